@@ -1,0 +1,95 @@
+"""Bad input becomes one sentence: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` is known only when the program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    known = tuple(choices)
+    if value not in known:
+        listed = ", ".join(map(repr, known))
+        raise ValueError(f"{owner}: {name}={value!r} is unknown; use one of {listed}.")
+
+
+def number(
+    owner: str, *, minimum: float | None = None, positive: bool = False, **numbers: Any
+) -> None:
+    """Raise unless each concrete number is finite and not below its minimum."""
+    for name, value in numbers.items():
+        if value is None or is_traced(value):
+            continue
+        if not math.isfinite(value):
+            raise ValueError(f"{owner}: {name}={value!r} must be a finite number.")
+        if positive and not value > 0:
+            raise ValueError(f"{owner}: {name}={value!r} must be greater than zero.")
+        if minimum is not None and value < minimum:
+            raise ValueError(f"{owner}: {name}={value!r} must be at least {minimum:g}.")
+
+
+def integer(owner: str, *, minimum: int = 1, **numbers: Any) -> None:
+    """Raise unless each value is an integer of at least `minimum`."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{owner}: {name}={value!r} must be an integer.")
+        if value < minimum:
+            raise ValueError(f"{owner}: {name}={value!r} must be at least {minimum}.")
+
+
+def interval(owner: str, lower: Any, upper: Any, names: tuple[str, str]) -> None:
+    """Raise unless lower < upper, where both are concrete."""
+    if is_traced(lower) or is_traced(upper):
+        return
+    if not lower < upper:
+        low, high = names
+        raise ValueError(
+            f"{owner}: {low}={lower!r} must be less than {high}={upper!r}; "
+            "swap or widen the bounds."
+        )
+
+
+def axes(owner: str, **named: Any) -> None:
+    """Raise unless each value is an integer or a sequence of distinct integers."""
+    for name, value in named.items():
+        items = (value,) if isinstance(value, int) else value
+        if not isinstance(items, Sequence) or not all(
+            isinstance(i, int) for i in items
+        ):
+            raise TypeError(
+                f"{owner}: {name}={value!r} must be an integer or a tuple of integers."
+            )
+        if len(set(items)) != len(items):
+            raise ValueError(f"{owner}: {name}={value!r} names an axis twice.")
+
+
+def normalized_axes(
+    owner: str, shape: Sequence[int], **named: Any
+) -> tuple[tuple[int, ...], ...]:
+    """Return each axis argument as non-negative axes of `shape`, or raise."""
+    rank = len(shape)
+    result = []
+    for name, value in named.items():
+        items = (value,) if isinstance(value, int) else tuple(value)
+        for axis in items:
+            if not -rank <= axis < rank:
+                raise ValueError(
+                    f"{owner}: {name}={value!r} is out of range for a kernel of shape "
+                    f"{tuple(shape)}, which has {rank} axes."
+                )
+        normalized = tuple(axis % rank for axis in items)
+        if len(set(normalized)) != len(normalized):
+            raise ValueError(
+                f"{owner}: {name}={value!r} names an axis of {tuple(shape)} twice."
+            )
+        result.append(normalized)
+    return tuple(result)

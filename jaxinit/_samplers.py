@@ -1,0 +1,172 @@
+"""Draws of mean 0 and a given variance, in float32 or wider.
+
+Every sampler takes `(key, shape, dtype, ...)` with a real or complex work dtype and
+uses the random bits as `jax.random` does, so that a scheme shared with
+`jax.nn.initializers` gives the same values for the same key. What is multiplied is
+multiplied in the same order, for the same last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxinit._types import Array, DType, Key, Numeric
+
+CUT = 2.0
+"""Where the truncated schemes cut, in standard deviations before truncation."""
+
+REACH = 6.0
+"""No float32 normal of `jax.random` lies further out: the stand-in for infinity."""
+
+
+def is_complex(dtype: DType) -> bool:
+    """Whether `dtype` is complex."""
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def real_dtype(dtype: DType) -> np.dtype:
+    """The dtype of the real part of `dtype`."""
+    return jnp.finfo(dtype).dtype
+
+
+def rounded(x: Array) -> Array:
+    """Return real `x`, rounded to its dtype here and now.
+
+    XLA folds `(x * c) * stddev` into `x * (c * stddev)` and contracts `x * s + m`,
+    so that a jitted draw would differ from an eager one in its last bit. A clamp that
+    never binds stands in the way of both, and costs nothing in a fused loop.
+    """
+    limit = np.asarray(jnp.finfo(x.dtype).max, x.dtype)
+    return lax.clamp(-limit, x, limit)
+
+
+def scaled(x: Array, stddev: Numeric, mean: Numeric = 0.0) -> Array:
+    """`x * stddev + mean` for real or complex `x` and real `stddev`, rounded twice."""
+    if is_complex(x.dtype):
+        stddev = jnp.asarray(stddev, real_dtype(x.dtype))
+        return lax.complex(
+            scaled(x.real, stddev, jnp.real(mean)),
+            scaled(x.imag, stddev, jnp.imag(mean)),
+        )
+    x = x * jnp.asarray(stddev, x.dtype)
+    if isinstance(mean, float) and mean == 0.0:
+        return x
+    return rounded(x) + jnp.asarray(mean, x.dtype)
+
+
+def interval(
+    key: Key, shape: tuple[int, ...], dtype: DType, lower: Numeric, upper: Numeric
+) -> Array:
+    """Uniform on [lower, upper); if complex, so are both parts, independently."""
+    if is_complex(dtype):
+        real = real_dtype(dtype)
+        keys = jax.random.split(key)
+        return lax.complex(*(interval(k, shape, real, lower, upper) for k in keys))
+    return jax.random.uniform(key, shape, dtype, lower, upper)
+
+
+def uniform(key: Key, shape: tuple[int, ...], dtype: DType, variance: Array) -> Array:
+    """Uniform on +-sqrt(3 variance); if complex, on the disk of that variance."""
+    if is_complex(dtype):
+        key_modulus, key_angle = jax.random.split(key)
+        real = real_dtype(dtype)
+        modulus = jnp.sqrt(2 * jax.random.uniform(key_modulus, shape, real))
+        angle = jax.random.uniform(key_angle, shape, real)
+        return scaled(_polar(modulus, angle), jnp.sqrt(variance))
+    return jax.random.uniform(key, shape, dtype, -1) * jnp.sqrt(3 * variance)
+
+
+def standard_normal(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+    """N(0, 1); if complex, independent parts of variance 1/2."""
+    if is_complex(dtype):
+        real = real_dtype(dtype)
+        half = np.asarray(math.sqrt(2), real)
+        keys = jax.random.split(key)
+        return lax.complex(
+            *(rounded(standard_normal(k, shape, real) / half) for k in keys)
+        )
+    return rounded(jax.random.normal(key, shape, dtype))
+
+
+def normal(key: Key, shape: tuple[int, ...], dtype: DType, variance: Array) -> Array:
+    """N(0, variance), untruncated."""
+    return scaled(standard_normal(key, shape, dtype), jnp.sqrt(variance))
+
+
+def standard_truncated_normal(
+    key: Key, shape: tuple[int, ...], dtype: DType, lower: Numeric, upper: Numeric
+) -> Array:
+    """N(0, 1) given lower < x < upper; if complex, given a modulus below `upper`.
+
+    The variance before truncation is 1; `truncated_moments` says what is left of it.
+    """
+    if is_complex(dtype):
+        key_modulus, key_angle = jax.random.split(key)
+        real = real_dtype(dtype)
+        mass = -jnp.expm1(jnp.asarray(-(upper**2), real))
+        squared = -jnp.log1p(-mass * jax.random.uniform(key_modulus, shape, real))
+        return _polar(jnp.sqrt(squared), jax.random.uniform(key_angle, shape, real))
+    lower = -REACH if isinstance(lower, float) and lower == -math.inf else lower
+    upper = REACH if isinstance(upper, float) and upper == math.inf else upper
+    return jax.random.truncated_normal(key, lower, upper, shape, dtype)
+
+
+def truncated_normal(
+    key: Key, shape: tuple[int, ...], dtype: DType, variance: Array
+) -> Array:
+    """Normal cut at two standard deviations, then scaled to the variance."""
+    stddev = truncated_moments(-CUT, CUT, modulus=is_complex(dtype))[1]
+    x = standard_truncated_normal(key, shape, dtype, -CUT, CUT)
+    return scaled(x, jnp.sqrt(variance) / jnp.asarray(stddev, variance.dtype))
+
+
+DISTRIBUTIONS = {
+    "truncated_normal": truncated_normal,
+    "normal": normal,
+    "uniform": uniform,
+}
+"""What a variance scheme may draw from: `(key, shape, dtype, variance) -> Array`."""
+
+
+def truncated_moments(
+    lower: Numeric, upper: Numeric, *, modulus: bool = False
+) -> tuple[Numeric, Numeric]:
+    r"""Mean and standard deviation of N(0, 1) given lower < x < upper.
+
+    By Gauss-Legendre quadrature of $e^{-(x^2 - c^2)/2}$, where $c$ is the point of the
+    interval nearest to 0, over the part of the interval where that is above
+    $e^{-45}$: no term cancels, so it holds in the far tail, and for traced bounds.
+    A complex normal given a `modulus` $|z| < b$ has $|z|^2$ exponential given
+    $|z|^2 < b^2$: mean 0 and variance $1 - b^2 / (e^{b^2} - 1)$.
+    """
+    np_or_jnp = jnp if isinstance(lower + upper, jax.Array) else np
+    if modulus:
+        squared = upper**2
+        return 0.0, np_or_jnp.sqrt(1 - squared / np_or_jnp.expm1(squared))
+    near = np_or_jnp.clip(0.0, lower, upper)
+    reach = np_or_jnp.sqrt(near**2 + 90)
+    start = np_or_jnp.clip(lower, -reach, None)
+    length = np_or_jnp.clip(upper, None, reach) - start
+    nodes, weights = _legendre()
+    x = start + length * nodes
+    mass = weights * np_or_jnp.exp((near - x) * (near + x) / 2)
+    total = mass.sum()
+    mean = (mass * x).sum() / total
+    return mean, np_or_jnp.sqrt((mass * (x - mean) ** 2).sum() / total)
+
+
+@functools.cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(128)
+    return (nodes + 1) / 2, weights / 2
+
+
+def _polar(modulus: Array, turns: Array) -> Array:
+    angle = 2 * np.pi * turns
+    return lax.complex(modulus * jnp.cos(angle), modulus * jnp.sin(angle))

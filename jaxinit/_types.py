@@ -1,0 +1,26 @@
+"""Aliases that every room shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array
+"""A PRNG key: typed (`jax.random.key`) or raw uint32 (`jax.random.PRNGKey`)."""
+Shape: TypeAlias = Sequence[int]
+DType: TypeAlias = Any
+Axis: TypeAlias = int | Sequence[int]
+OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
+
+Numeric: TypeAlias = Any
+"""A real number that may be traced: a float, a 0-d array or a tracer."""
+
+Draw: TypeAlias = Callable[[Key, tuple[int, ...], Any], Array]
+"""`draw(key, shape, dtype)`: a scheme's formula, with float32 or wider work dtype."""
+
+Mode: TypeAlias = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+Distribution: TypeAlias = Literal["truncated_normal", "normal", "uniform"]

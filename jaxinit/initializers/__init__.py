@@ -1,0 +1,21 @@
+"""The schemes, one family a file."""
+
+from jaxinit.initializers.basic import constant as constant
+from jaxinit.initializers.basic import normal as normal
+from jaxinit.initializers.basic import ones as ones
+from jaxinit.initializers.basic import truncated_normal as truncated_normal
+from jaxinit.initializers.basic import uniform as uniform
+from jaxinit.initializers.basic import zeros as zeros
+from jaxinit.initializers.named import glorot_normal as glorot_normal
+from jaxinit.initializers.named import glorot_uniform as glorot_uniform
+from jaxinit.initializers.named import he_normal as he_normal
+from jaxinit.initializers.named import he_uniform as he_uniform
+from jaxinit.initializers.named import kaiming_normal as kaiming_normal
+from jaxinit.initializers.named import kaiming_uniform as kaiming_uniform
+from jaxinit.initializers.named import lecun_normal as lecun_normal
+from jaxinit.initializers.named import lecun_uniform as lecun_uniform
+from jaxinit.initializers.named import xavier_normal as xavier_normal
+from jaxinit.initializers.named import xavier_uniform as xavier_uniform
+from jaxinit.initializers.orthogonal import delta_orthogonal as delta_orthogonal
+from jaxinit.initializers.orthogonal import orthogonal as orthogonal
+from jaxinit.initializers.variance import variance_scaling as variance_scaling
