@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
+from jax.core import Tracer
 
 
 def is_traced(value: Any) -> bool:
     """Whether `value` is known only when the program runs."""
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)
 
 
 def choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:

@@ -341,11 +341,13 @@ def _cast(x: Array, dtype: np.dtype) -> Array:
     return x.astype(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _constrained(
     init: Initializer, key: Any, shape: Any, dtype: Any, sharding: NamedSharding
 ) -> Array:
     return jax.lax.with_sharding_constraint(init._array(key, shape, dtype), sharding)
+
+
+_jitted = jax.jit(_constrained, static_argnums=(0, 2, 3, 4))
 
 
 def _sharded(
@@ -366,11 +368,12 @@ def _sharded(
     )
     if explicit:
         draw = functools.partial(init._array, shape=shape, dtype=dtype)
-        return jax.sharding.auto_axes(draw, axes=explicit, out_sharding=sharding)(key)
+        auto = jax.sharding.auto_axes(draw, axes=explicit, out_sharding=sharding)
+        return cast(Array, auto(key))
     if any(map(_checks.is_traced, init.arguments.values())):
         # A traced parameter belongs to the trace around us: no static argument.
-        return _constrained.__wrapped__(init, key, shape, dtype, sharding)
-    return _constrained(init, key, shape, dtype, sharding)
+        return _constrained(init, key, shape, dtype, sharding)
+    return _jitted(init, key, shape, dtype, sharding)
 
 
 def _named_sharding(owner: str, sharding: Any) -> NamedSharding:

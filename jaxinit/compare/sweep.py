@@ -1,0 +1,326 @@
+"""Schemes x learning rates x seeds -> runs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from jaxinit import _checks
+from jaxinit._initializer import Initializer
+from jaxinit._parse import parse
+from jaxinit._types import Key
+from jaxinit.compare import report, store
+from jaxinit.compare.engine import Engine, use_all_cores
+from jaxinit.compare.tasks import TASKS, Task
+from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
+from jaxinit.trace import kernels, layers
+from jaxinit.tree import draw_kernels
+
+Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
+"""An initializer for every kernel, or `(key, params, apply, batch) -> params`."""
+
+DEFAULT_SCHEMES = (
+    "normal(stddev=0.01)",
+    "normal(stddev=1.0)",
+    "lecun_normal()",
+    "glorot_normal()",
+    "he_normal()",
+    "orthogonal(scale=1.4142)",
+)
+DEFAULT_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+DEFAULT_SEEDS = 5
+
+_PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def compare(
+    task: Task | str = "digits-mlp",
+    schemes: Sequence[Scheme | str] = DEFAULT_SCHEMES,
+    learning_rates: Sequence[float] = DEFAULT_LEARNING_RATES,
+    seeds: int = DEFAULT_SEEDS,
+    *,
+    steps: int = 500,
+    eval_every: int = 25,
+    batch_size: int = 64,
+    optimizer: str = "momentum",
+    out: str | pathlib.Path | None = None,
+    quiet: bool = False,
+) -> report.Result:
+    """Train a task from every scheme at every learning rate and seed, side by side.
+
+    Seed k has the same initialization key and the same data order in every scheme and
+    at every learning rate, so that differences between schemes are paired. A run's
+    numbers do not depend on which other runs there are.
+
+    Args:
+        task: a task from `make_task`, or the name of a built-in one.
+        schemes: initializers, drawn for every kernel of the model as the model's use
+            of it says; or their texts; or functions
+            `(key, params, apply, batch) -> params` where `apply(params, x)` gives
+            logits and `batch` is (inputs, labels), named by their `__name__`.
+        learning_rates: the grid, each positive.
+        seeds: runs for each scheme and rate, numbered from 0.
+        steps: optimizer steps of each run.
+        eval_every: steps between two evaluations on the validation data.
+        batch_size: examples in a step.
+        optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
+        out: folder for the results; None writes nothing.
+        quiet: neither progress nor table on the screen.
+
+    Returns:
+        The `Result`.
+
+    Raises:
+        ValueError: a setting is out of range.
+        TypeError: a scheme is no scheme.
+        FileExistsError: `out` holds something else.
+
+    Example:
+        >>> from jaxinit.compare import compare, digits_mlp
+        >>> result = compare(
+        ...     digits_mlp(depth=2, width=16), ["he_normal", "normal"], [0.1], seeds=2,
+        ...     steps=50, quiet=True,
+        ... )
+        >>> result.ranking()[0].scheme
+        'he_normal()'
+    """
+    use_all_cores()
+    task = _task(task)
+    config = Config(steps, eval_every, batch_size, optimizer)
+    config.check(task)
+    named = _named_schemes(schemes)
+    rates = _checked_rates(learning_rates)
+    _checks.integer("compare", seeds=seeds)
+    settings = _settings(task, config, list(named), rates, seeds)
+    if out is not None:
+        out = pathlib.Path(out)
+        store.claim(out, settings)
+
+    began = time.perf_counter()
+    grid = [(s, r, k) for s in named for r in rates for k in range(seeds)]
+    init_keys, train_keys = seed_keys(seeds)
+    starts, states = _starts(task, named.values(), config, init_keys)
+    scheme_of_run, _, seed_of_run = np.indices((len(named), len(rates), seeds))
+    seed_of_run = seed_of_run.ravel()
+    start_of_run = scheme_of_run.ravel() * seeds + seed_of_run
+    curves: list[Metrics] = []
+    with report.Progress(len(grid), config.steps, quiet) as progress:
+
+        def watch(step: int, point: Metrics) -> None:
+            curves.append(point)
+            progress.update(step, int(_dead(curves).sum()))
+
+        engine = Engine(make_trainer(task, config), config, task_data(task))
+        try:
+            engine.train(
+                jax.tree.map(lambda leaf: leaf[start_of_run], starts),
+                jax.tree.map(lambda leaf: leaf[seed_of_run], states),
+                train_keys[seed_of_run],
+                Hparams(jnp.array([rate for _, rate, _ in grid], jnp.float32)),
+                watch,
+            )
+        except KeyboardInterrupt:
+            if out is not None and curves:
+                # A diverged run is a result whatever the remaining steps would be.
+                table = _table(task, config, grid, curves)
+                table = table.filter(pa.array(_dead(curves)))
+                store.write_runs(out, table)
+            raise
+    result = report.Result(
+        _table(task, config, grid, curves), settings, time.perf_counter() - began
+    )
+    if out is not None:
+        result.save(out)
+    if not quiet:
+        result.show()
+    return result
+
+
+def seed_keys(seeds: int) -> tuple[Key, Key]:
+    """Initialization keys and training keys of seeds 0, 1, ..., each (seeds,)."""
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
+        jnp.arange(seeds)
+    )
+    return keys[:, 0], keys[:, 1]
+
+
+def _task(task: Task | str) -> Task:
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise ValueError(
+            f"compare: task={task!r} is unknown; use one of {', '.join(TASKS)}, or a "
+            "task from make_task."
+        )
+    return TASKS[task]()
+
+
+def _named_schemes(schemes: Sequence[Scheme | str]) -> dict[str, Scheme]:
+    if isinstance(schemes, (str, Initializer)) or callable(schemes):
+        schemes = [schemes]  # type: ignore[list-item]
+    named: dict[str, Scheme] = {}
+    for scheme in schemes:
+        if isinstance(scheme, str):
+            scheme = parse(scheme)
+        if not callable(scheme):
+            raise TypeError(
+                f"compare: scheme {scheme!r} must be an initializer, its text, or a "
+                "function (key, params, apply, batch) -> params."
+            )
+        name = (
+            repr(scheme)
+            if isinstance(scheme, Initializer)
+            else getattr(scheme, "__name__", repr(scheme))
+        )
+        if name in named:
+            raise ValueError(f"compare: scheme {name} is given twice.")
+        named[name] = scheme
+    if not named:
+        raise ValueError("compare: no scheme is given; name at least one.")
+    return named
+
+
+def _checked_rates(learning_rates: Sequence[float]) -> list[float]:
+    rates = sorted(map(float, learning_rates))
+    if not rates or len(set(rates)) < len(rates):
+        raise ValueError(
+            f"compare: learning_rates={learning_rates!r} must be one or more different "
+            "numbers."
+        )
+    for rate in rates:
+        _checks.number("compare", positive=True, learning_rate=rate)
+    return rates
+
+
+def _settings(
+    task: Task, config: Config, schemes: list[str], rates: list[float], seeds: int
+) -> dict[str, Any]:
+    """All that decides the runs, and where they were made."""
+    return {
+        "task": task.name,
+        "task_fingerprint": task.fingerprint,
+        "target": task.target,
+        "schemes": schemes,
+        "learning_rates": rates,
+        "seeds": seeds,
+        **config._asdict(),
+        "versions": _versions(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "uninstalled"
+    return versions
+
+
+def _run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> str:
+    """The name of a run, made from all that decides its numbers, and nothing else."""
+    content = {
+        "task": task.fingerprint,
+        "target": task.target,
+        "scheme": scheme,
+        "learning_rate": rate,
+        "seed": seed,
+        **config._asdict(),
+        "versions": _versions(),
+    }
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _starts(
+    task: Task, schemes: Iterable[Scheme], config: Config, keys: Key
+) -> tuple[Any, Any]:
+    """Initial parameters, (scheme x seed) leading, and model states, seed leading."""
+    x, y = task.x_train[: config.batch_size], task.y_train[: config.batch_size]
+    model = task.model
+    abstract = jax.eval_shape(model.init, jax.random.key(0), x)
+
+    def logits(params: Any, state: Any, x: Any) -> Any:
+        return model.apply(params, state, x, jax.random.key(0), False)[0]
+
+    found = layers(logits, *abstract, x)
+    if not kernels(found):
+        raise ValueError(
+            f"compare: the model of task {task.name} has no kernel: no parameter "
+            "enters a product or a convolution with its inputs."
+        )
+
+    # Not under one jit: op by op, the schemes share what JAX has compiled already.
+    own, states = jax.vmap(lambda key: model.init(key, x))(keys)
+
+    def draw(key: Key, params: Any, state: Any, scheme: Scheme) -> Any:
+        if isinstance(scheme, Initializer):
+            return draw_kernels(key, params, found, scheme)
+        return jax.jit(scheme, static_argnums=2)(
+            key, params, lambda p, x: logits(p, state, x), (x, y)
+        )
+
+    drawn = [
+        jax.vmap(functools.partial(draw, scheme=scheme))(keys, own, states)
+        for scheme in schemes
+    ]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn), states
+
+
+def _dead(curves: list[Metrics]) -> np.ndarray:
+    """Which runs have diverged: a loss that is not finite, at any point so far."""
+    losses = [(point.train_loss, point.valid_loss) for point in curves]
+    return np.any(~np.isfinite(losses), axis=(0, 1))
+
+
+def _table(
+    task: Task,
+    config: Config,
+    grid: list[tuple[str, float, int]],
+    curves: list[Metrics],
+) -> pa.Table:
+    train_loss, valid_loss, accuracy = (
+        np.stack(column, axis=1).astype(float) for column in zip(*curves, strict=True)
+    )
+    dead = _dead(curves)
+    eval_steps = [config.eval_every * i for i in range(len(curves))]
+    reached = accuracy >= task.target
+    hit = reached.any(axis=1) & ~dead
+    first = np.array(eval_steps)[reached.argmax(axis=1)]
+    return pa.table(
+        {
+            "run_id": [_run_id(task, config, *run) for run in grid],
+            "task": [task.name] * len(grid),
+            "scheme": [scheme for scheme, _, _ in grid],
+            "learning_rate": [rate for _, rate, _ in grid],
+            "seed": [seed for _, _, seed in grid],
+            "status": ["diverged" if d else "finished" for d in dead],
+            "steps_to_target": [
+                int(s) if h else None for s, h in zip(first, hit, strict=True)
+            ],
+            "final_train_loss": train_loss[:, -1],
+            "final_valid_loss": valid_loss[:, -1],
+            "final_valid_accuracy": accuracy[:, -1],
+            "best_valid_accuracy": accuracy.max(axis=1),
+            "eval_steps": [eval_steps] * len(grid),
+            "train_loss": list(train_loss),
+            "valid_loss": list(valid_loss),
+            "valid_accuracy": list(accuracy),
+        },
+        schema=store.SCHEMA,
+    )

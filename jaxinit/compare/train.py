@@ -1,0 +1,250 @@
+"""The training of one run, as pure functions that a sweep can batch and shard."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxinit import _checks
+from jaxinit._types import Array, Key
+from jaxinit.compare.models import Params, State
+from jaxinit.compare.tasks import Task
+
+OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+}
+"""Optimizers by name, each a function of the learning rate, which may be traced."""
+
+
+class Config(NamedTuple):
+    """What all runs of a sweep share.
+
+    Attributes:
+        steps: number of optimizer steps, a multiple of `eval_every`.
+        eval_every: steps between evaluations: one segment.
+        batch_size: examples in a step.
+        optimizer: a name of `OPTIMIZERS`.
+    """
+
+    steps: int = 500
+    eval_every: int = 25
+    batch_size: int = 64
+    optimizer: str = "momentum"
+
+    def check(self, task: Task) -> None:
+        """Raise if a value is out of range for the task."""
+        _checks.integer(
+            "compare",
+            steps=self.steps,
+            eval_every=self.eval_every,
+            batch_size=self.batch_size,
+        )
+        _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
+        if self.steps % self.eval_every:
+            raise ValueError(
+                f"compare: steps={self.steps} must be a multiple of "
+                f"eval_every={self.eval_every}."
+            )
+        if self.batch_size > len(task.x_train):
+            raise ValueError(
+                f"compare: batch_size={self.batch_size} exceeds the "
+                f"{len(task.x_train)} training examples."
+            )
+
+
+class Hparams(NamedTuple):
+    """What differs from run to run besides the start.
+
+    Attributes:
+        learning_rate: scalar, float32.
+    """
+
+    learning_rate: Any
+
+
+class Data(NamedTuple):
+    """The arrays of a task on the device, shared by all runs.
+
+    Attributes:
+        x_train: (n, ...). y_train: (n,). x_valid: (m, ...). y_valid: (m,).
+    """
+
+    x_train: Any
+    y_train: Any
+    x_valid: Any
+    y_valid: Any
+
+
+class RunState(NamedTuple):
+    """A run between two segments.
+
+    Attributes:
+        params: the parameters.
+        model_state: batch statistics and the like.
+        opt_state: the optimizer's state.
+        key: the run's key; of it come the data order and the dropout, by step.
+        step: steps done, int32.
+        hparams: the run's hyperparameters.
+    """
+
+    params: Params
+    model_state: State
+    opt_state: Any
+    key: Key
+    step: Any
+    hparams: Hparams
+
+
+class Metrics(NamedTuple):
+    """One point of a run's curves; scalars, or with leading axes when stacked.
+
+    Attributes:
+        train_loss: mean cross-entropy, in nats, of the segment's minibatches, each
+            before its step; at step 0, of the first minibatch.
+        valid_loss: mean cross-entropy over the validation data, in nats.
+        valid_accuracy: fraction of the validation data classified right.
+    """
+
+    train_loss: Any
+    valid_loss: Any
+    valid_accuracy: Any
+
+
+class Trainer(NamedTuple):
+    """The training of a run, cut where the host may look.
+
+    Attributes:
+        start: `start(data, params, model_state, key, hparams) -> (state, metrics)`.
+        segment: `segment(data, state) -> (state, metrics)`, `eval_every` steps on.
+    """
+
+    start: Callable[..., tuple[RunState, Metrics]]
+    segment: Callable[[Data, RunState], tuple[RunState, Metrics]]
+
+
+def task_data(task: Task) -> Data:
+    """The task's arrays."""
+    return Data(task.x_train, task.y_train, task.x_valid, task.y_valid)
+
+
+def make_trainer(task: Task, config: Config) -> Trainer:
+    """Build the pure functions that start a run and train it for one segment."""
+    apply = task.model.apply
+    optimizer = OPTIMIZERS[config.optimizer]
+
+    def losses(logits: Array, y: Array) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+    def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
+        logits, model_state = apply(params, model_state, x, key, True)
+        return losses(logits, y).mean(), model_state
+
+    def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
+        logits, _ = apply(
+            state.params, state.model_state, data.x_valid, state.key, False
+        )
+        accuracy = (logits.argmax(axis=-1) == data.y_valid).mean()
+        return losses(logits, data.y_valid).mean(), accuracy
+
+    def start(
+        data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
+    ) -> tuple[RunState, Metrics]:
+        opt_state = optimizer(hparams.learning_rate).init(params)
+        state = RunState(params, model_state, opt_state, key, jnp.int32(0), hparams)
+        order, dropout = _batches(data, state, config, steps=1)
+        x, y = data.x_train[order[0]], data.y_train[order[0]]
+        loss, _ = train_loss(params, model_state, x, y, dropout[0])
+        return state, Metrics(loss, *evaluate(data, state))
+
+    def segment(data: Data, state: RunState) -> tuple[RunState, Metrics]:
+        update = optimizer(state.hparams.learning_rate).update
+
+        def step(carry: Any, batch: Any) -> tuple[Any, Array]:
+            params, model_state, opt_state = carry
+            order, key = batch
+            (loss, model_state), grads = jax.value_and_grad(train_loss, has_aux=True)(
+                params, model_state, data.x_train[order], data.y_train[order], key
+            )
+            updates, opt_state = update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), model_state, opt_state), loss
+
+        carry = (state.params, state.model_state, state.opt_state)
+        batches = _batches(data, state, config, steps=config.eval_every)
+        carry, loss = lax.scan(step, carry, batches)
+        params, model_state, opt_state = carry
+        state = state._replace(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            step=state.step + config.eval_every,
+        )
+        return state, Metrics(loss.mean(), *evaluate(data, state))
+
+    return Trainer(start, segment)
+
+
+def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
+    """The whole training of a run as one pure function.
+
+    Args:
+        task: what is learned.
+        config: what all runs share.
+
+    Returns:
+        `train(params, key, hparams) -> Metrics`, the curves, each of shape
+        (steps / eval_every + 1,), the first point at step 0. `params` are the initial
+        parameters; `key` gives the data order (and dropout); it works under jit and
+        vmap.
+    """
+    config.check(task)
+    trainer = make_trainer(task, config)
+
+    def train(params: Params, key: Key, hparams: Hparams) -> Metrics:
+        data = jax.tree.map(jnp.asarray, task_data(task))
+        model_state = task.model.init(key, data.x_train[:1])[1]
+        state, first = trainer.start(data, params, model_state, key, hparams)
+        _, rest = lax.scan(
+            lambda state, _: trainer.segment(data, state),
+            state,
+            length=config.steps // config.eval_every,
+        )
+        return jax.tree.map(
+            lambda head, tail: jnp.concatenate([head[None], tail]), first, rest
+        )
+
+    return train
+
+
+def _batches(
+    data: Data, state: RunState, config: Config, *, steps: int
+) -> tuple[Array, Array]:
+    """Example indices (steps, batch_size) and dropout keys (steps,) of the next steps.
+
+    Each epoch is a fresh permutation from the run's key, its last partial batch left
+    out; a run's data order depends on its key and step alone.
+    """
+    examples = len(data.x_train)
+    per_epoch = examples // config.batch_size
+    order_key, dropout_key = jax.random.split(state.key)
+    step = state.step + jnp.arange(steps)
+    first = state.step // per_epoch
+    epochs = first + jnp.arange((steps + per_epoch - 2) // per_epoch + 1)
+    permutations = jax.vmap(
+        lambda epoch: jax.random.permutation(
+            jax.random.fold_in(order_key, epoch), examples
+        )
+    )(epochs)
+    batches = permutations[:, : per_epoch * config.batch_size].reshape(
+        -1, config.batch_size
+    )
+    order = batches[step - first * per_epoch]
+    return order, jax.vmap(lambda s: jax.random.fold_in(dropout_key, s))(step)

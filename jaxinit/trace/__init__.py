@@ -1,0 +1,13 @@
+"""The layers of any JAX function, found by how its jaxpr uses each parameter.
+
+A shape does not say which axes of a kernel are summed over; the computation does.
+`layers` walks the jaxpr of `apply(params, *inputs)`, follows every leaf through
+reshapes, transposes and slices to the product it enters, and reads the fans there.
+"""
+
+from ._layer import Layer as Layer
+from ._layer import Use as Use
+from ._layer import kernels as kernels
+from ._trace import layers as layers
+
+__all__ = ["Layer", "Use", "kernels", "layers"]

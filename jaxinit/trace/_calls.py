@@ -1,0 +1,206 @@
+"""Rules of the operations that hold programs: calls, branches and loops."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from . import _view
+from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
+from ._value import ANY, CONST, Value, join_infos, join_views, renew, with_act
+from ._view import View
+from ._walk import Trace, rule
+
+
+def _body(inner: ClosedJaxpr | Jaxpr) -> Jaxpr:
+    """The jaxpr; its constants are not parameters, so nothing is lost."""
+    return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+
+
+_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
+
+
+@rule(
+    *"custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr closed_call core_call call "
+    "remat remat2 checkpoint remat_opt composite custom_vmap_call linear_call "
+    "compute_on xla_metadata_call".split()
+)
+def _call(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    inner = next(eqn.params[name] for name in _INNER if name in eqn.params)
+    return trace.run(_body(inner), values)
+
+
+@rule("jit", "pjit")
+def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    name = activation_name(eqn.params["name"])
+    data = [value for value in values if not value.is_const]
+    if name is None or len(data) != 1 or len(eqn.outvars) != 1:
+        return trace.run(_body(eqn.params["jaxpr"]), values)
+    if data[0].is_param:
+        # A function of each entry, such as the softplus of a scale.
+        if name in ENTRYWISE:
+            return [data[0]]
+        return trace.run(_body(eqn.params["jaxpr"]), values)
+    info = trace.settle(data[0]).info
+    assert info is not None
+    if name in OVER_AXIS:
+        bent = trace.bend(info, name)
+        return [Value(info=with_act(renew(bent, trace.site), name))]
+    info = info._replace(ops=info.ops | {name})
+    return [Value(info=trace.bend(info, curve_name(info.ops)))]
+
+
+def _settle_active(trace: Trace, values: Sequence[Value]) -> list[Value]:
+    """Activations without pending leaves; parameter arrays stay as they are."""
+    return [trace.settle(value) if value.info else value for value in values]
+
+
+def _join(trace: Trace, values: Sequence[Value], number: int) -> Value:
+    """What is known of an array that is one of several values."""
+    values = [value for value in values if not value.is_const]
+    if not values:
+        return CONST
+    if not any(value.info for value in values):
+        leaves: dict[int, set[Any]] = {}
+        for value in values:
+            for view in value.views:
+                leaves.setdefault(view.leaf, set()).add(view.dims)
+        views = join_views(view for value in values for view in value.views)
+        return Value(
+            tuple(
+                _view.blur(view, "A loop or a branch moves it about.")
+                if len(leaves[view.leaf]) > 1
+                else view
+                for view in views
+            )
+        )
+    infos = [info for value in values if (info := trace.settle(value).info)]
+    return Value(info=join_infos(infos, (*trace.site, -1 - number)))
+
+
+@rule("cond")
+def _cond(trace: Trace, eqn: JaxprEqn, index: Value, *values: Value) -> list[Value]:
+    values = tuple(_settle_active(trace, values))
+    results: list[list[Value]] = []
+    for number, branch in enumerate(eqn.params["branches"]):
+        outer = trace.inside(number)
+        results.append(trace.run(_body(branch), values))
+        trace.site = outer
+    outs = [_join(trace, outs, k) for k, outs in enumerate(zip(*results, strict=True))]
+    chosen = Value(info=index.info)
+    return [chosen if out.is_const and index.info else out for out in outs]
+
+
+def _fixed_point(
+    trace: Trace, carry: Sequence[Value], step: Callable[[Sequence[Value]], list[Value]]
+) -> list[Value]:
+    """What is known of a loop's carry at any turn, found by turning it dry."""
+
+    def enter(values: Sequence[Value]) -> list[Value]:
+        return [
+            value._replace(info=value.info._replace(roots=trace.token(k)))
+            if value.info
+            else value
+            for k, value in enumerate(values)
+        ]
+
+    start = [_join(trace, [v], k) if v.info else v for k, v in enumerate(carry)]
+    current = enter(start)
+    # What is known only grows, a layer's distance a turn; the records are made after.
+    for turn in range(8):
+        saved = trace.save()
+        after = step(current)
+        trace.restore(saved)
+        # The first guess of a carry that begins as zeros is no more than a guess.
+        past = start if turn == 1 else current
+        groups = zip(start, past, after, strict=True)
+        joined = enter([_join(trace, group, k) for k, group in enumerate(groups)])
+        if turn == 0:
+            joined = [
+                Value(info=with_act(new.info, ANY))
+                if old.is_const and new.info
+                else new
+                for old, new in zip(start, joined, strict=True)
+            ]
+        if joined == current:
+            break
+        current = joined
+    return current
+
+
+@rule("scan")
+def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    body = _body(eqn.params["jaxpr"])
+    n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    active = _settle_active(trace, values)
+    consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
+
+    def first(value: Value) -> Value:
+        views = (v if v.reason else _view.drop(v, (0,)) for v in value.views)
+        return value._replace(views=tuple(views))
+
+    slices = [first(value) for value in active[n_consts + n_carry :]]
+
+    def step(current: Sequence[Value]) -> list[Value]:
+        return trace.run(body, [*consts, *current, *slices])[:n_carry]
+
+    current = _fixed_point(trace, carry, step)
+    outs = trace.run(body, [*consts, *current, *slices])
+    # A carry that no turn changes leaves as it came; the others hold the last turn's.
+    results = _settle_active(trace, outs)
+    length = eqn.params["length"]
+
+    def stack(view: View) -> View:
+        return view if view.reason else _view.insert(view, 0, length)
+
+    stacked = [
+        value._replace(views=tuple(stack(view) for view in value.views), scalar=None)
+        for value in results[n_carry:]
+    ]
+    return [*results[:n_carry], *stacked]
+
+
+@rule("while")
+def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    body, test = _body(eqn.params["body_jaxpr"]), _body(eqn.params["cond_jaxpr"])
+    n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    active = _settle_active(trace, values)
+    test_consts, body_consts = active[:n_test], active[n_test : n_test + n_body]
+
+    def step(current: Sequence[Value]) -> list[Value]:
+        return trace.run(body, [*body_consts, *current])
+
+    outer = trace.inside(0)
+    current = _fixed_point(trace, active[n_test + n_body :], step)
+    outs = _settle_active(trace, step(current))
+    trace.site = outer
+    outer = trace.inside(1)
+    trace.run(test, [*test_consts, *current])
+    trace.site = outer
+    pairs = zip(current, outs, strict=True)
+    return [_join(trace, pair, k) for k, pair in enumerate(pairs)]
+
+
+@rule("shard_map")
+def _shard_map(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    sizes = dict(eqn.params["mesh"].shape)
+    inner: list[Value] = []
+    for value, spec in zip(values, eqn.params["in_specs"], strict=True):
+        names = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
+        counts = [math.prod(sizes.get(n, 1) for n in entry if n) for entry in names]
+        views = (_view.share(view, counts) for view in value.views)
+        inner.append(value._replace(views=tuple(views)))
+    outs = trace.run(_body(eqn.params["jaxpr"]), inner)
+    return _settle_active(trace, outs)
+
+
+@rule("all_gather")
+def _all_gather(trace: Trace, eqn: JaxprEqn, value: Value) -> list[Value]:
+    if value.info is not None:
+        settled = trace.settle(value).info
+        assert settled is not None
+        return [Value(info=renew(settled, trace.site))]
+    axis, count = eqn.params["all_gather_dimension"], eqn.params["axis_size"]
+    views = (_view.gather(v, axis, count, eqn.params["tiled"]) for v in value.views)
+    return [Value(tuple(views))]

@@ -1,0 +1,140 @@
+"""From the role of each dimension to the role of each leaf axis, and the fans."""
+
+import math
+from collections.abc import Sequence
+
+from ._layer import Use
+from ._view import Dim, View
+
+IN, OUT, BATCH, RECEPTIVE = "in", "out", "batch", "receptive"
+
+
+def _axis_roles(view: View, roles: Sequence[str], rank: int) -> list[dict[str, int]]:
+    """For each leaf axis the roles of its pieces, with their sizes."""
+    found: list[dict[str, int]] = [{} for _ in range(rank)]
+    for dim, role in zip(view.dims, roles, strict=True):
+        for factor in dim.factors:
+            for axis in factor.axes:
+                found[axis][role] = found[axis].get(role, 1) * factor.size
+    return found
+
+
+def _one_role(pieces: dict[str, int]) -> str | None:
+    """The role of an axis whose pieces have these roles; None if there is none."""
+    if pieces.get(IN, 1) > 1 and pieces.get(OUT, 1) > 1:
+        return None
+    # An axis that holds the group as well as the feature counts as the feature's, as
+    # in a grouped convolution; so does one that holds window and feature.
+    large = {role for role, size in pieces.items() if size > 1} - {BATCH}
+    return next(r for r in (IN, OUT, RECEPTIVE, BATCH) if r in (large or pieces))
+
+
+def _fan(dims: Sequence[Dim], roles: Sequence[str], wanted: str) -> int:
+    """How many terms the dimensions of one role hold, repeated ones included."""
+    chosen = (dim for dim, role in zip(dims, roles, strict=True) if role == wanted)
+    return math.prod(dim.length for dim in chosen)
+
+
+def _shards(view: View, axes: Sequence[int]) -> int:
+    """How many times longer the axes are than this device's part of them."""
+    return math.prod(n for axis, n in view.shards if axis in axes)
+
+
+def kernel_use(
+    view: View,
+    shape: Sequence[int],
+    kind: str,
+    roles: Sequence[str],
+    *,
+    window: Sequence[int] = (),
+    stride: tuple[int, ...] = (),
+    upsample: tuple[int, ...] = (),
+    dilation: tuple[int, ...] = (),
+    before: str | None = None,
+) -> Use:
+    """The use of a leaf as (a part of) a kernel.
+
+    Args:
+        view: the kernel's view of the leaf.
+        shape: the leaf's shape.
+        kind: "dense" or "conv".
+        roles: for each dimension of the kernel its role.
+        window: sizes of the receptive field.
+        stride: window strides.
+        upsample: input dilation.
+        dilation: kernel dilation.
+        before: the nonlinearity before the kernel.
+
+    Returns:
+        The use; of kind "unknown" where one leaf axis is both input and output.
+    """
+    pieces = _axis_roles(view, roles, len(shape))
+    by_role: dict[str, list[int]] = {IN: [], OUT: [], BATCH: [], RECEPTIVE: []}
+    left_out: list[int] = []
+    groups = 1
+    for axis, found in enumerate(pieces):
+        if not found:
+            left_out.append(axis)
+            continue
+        role = _one_role(found)
+        if role is None:
+            reason = f"Axis {axis} is summed over in part and kept in part."
+            return Use("unknown", activation_before=before, reason=reason)
+        if role != BATCH:
+            groups *= found.get(BATCH, 1)
+        by_role[role].append(axis)
+    for axis in left_out:
+        # A loop, an index or a slice took one place of a longer axis. An axis of size
+        # 1 was squeezed away: it can be whatever is missing.
+        spare = [role for role in (IN, OUT) if not by_role[role]]
+        role = spare[0] if spare and shape[axis] == 1 else BATCH
+        by_role[role].append(axis)
+    axes = {role: tuple(sorted(found)) for role, found in by_role.items()}
+    field = _fan(view.dims, roles, RECEPTIVE) * _shards(view, axes[RECEPTIVE])
+    fan_in = _fan(view.dims, roles, IN) * _shards(view, axes[IN])
+    fan_out = _fan(view.dims, roles, OUT) * _shards(view, axes[OUT])
+    return Use(
+        kind,
+        in_axes=axes[IN],
+        out_axes=axes[OUT],
+        batch_axes=axes[BATCH],
+        receptive_axes=axes[RECEPTIVE],
+        fan_in=fan_in * field / _thinning(window, upsample),
+        fan_out=fan_out * field / _thinning(window, stride),
+        groups=groups,
+        stride=stride,
+        upsample=upsample,
+        dilation=dilation,
+        activation_before=before,
+    )
+
+
+def _thinning(sizes: Sequence[int], strides: Sequence[int]) -> float:
+    """By how much strides thin out the places that a window meets."""
+    pairs = zip(sizes, strides, strict=False)
+    return math.prod(max(1.0, min(float(s), float(k))) for k, s in pairs)
+
+
+def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> Use:
+    """The use of a leaf whose entries meet, or become, activations one by one."""
+    seen = {axis for dim in view.dims for f in dim.factors for axis in f.axes}
+    if kind == "unknown":
+        return Use(kind, reason=reason)
+    looked = set(view.looked) if kind == "embedding" else set[int]()
+    batch = [a for a, n in enumerate(shape) if a not in seen | looked and n > 1]
+    batch = sorted({*batch, *view.stacked} - looked)
+    out = [a for a in range(len(shape)) if a not in looked and a not in batch]
+    fan_out = math.prod(
+        factor.size
+        for dim in view.dims
+        for factor in dim.factors
+        if factor.axes and not set(factor.axes) <= set(batch)
+    )
+    return Use(
+        kind,
+        in_axes=tuple(sorted(looked)),
+        out_axes=tuple(out),
+        batch_axes=tuple(batch),
+        fan_in=1.0,
+        fan_out=float(fan_out * _shards(view, out)) if kind == "embedding" else 1.0,
+    )

@@ -1,0 +1,267 @@
+"""Rules of the products: where a leaf shows itself to be a kernel."""
+
+import math
+from collections.abc import Sequence
+
+from jax.extend.core import JaxprEqn
+
+from ._roles import BATCH, IN, OUT, RECEPTIVE, entry_use, kernel_use
+from ._value import (
+    CONST,
+    GATES,
+    Info,
+    Span,
+    Value,
+    blur_all,
+    join_infos,
+    join_views,
+    with_act,
+)
+from ._view import Dim, Factor, View
+from ._walk import Trace, mixed, rule, shape_of, unreadable
+
+
+def _as_kernel(value: Value, other: Value) -> bool:
+    """Whether a product shows pending views to be a kernel that something modulates.
+
+    It does if the other side is activations, and no leaf is repeated along an axis of
+    the activations, as the scale of a normalisation is.
+    """
+    if not value.views or value.info is None or other.views or other.info is None:
+        return False
+    for view in value.views:
+        looked_up = view.pending == "embedding" and not view.reason
+        noise = view.pending != "bias" or not value.info.sources
+        if not looked_up and (view.reason or view.has_foreign() or not noise):
+            return False
+    return True
+
+
+def _data_like(value: Value) -> bool:
+    """Whether leaves were repeated over examples, and so stand for activations."""
+    return all(view.has_foreign() for view in value.views if not view.reason)
+
+
+def _two_params(
+    trace: Trace, eqn: JaxprEqn, left: Value, right: Value
+) -> tuple[Value, Value] | list[Value]:
+    """Two leaves multiplied: activations if one is, else which is what is open."""
+    if _data_like(left) != _data_like(right):
+        if _data_like(left):
+            return trace.settle(left), right
+        return left, trace.settle(right)
+    leaves = {view.leaf for view in left.views} & {view.leaf for view in right.views}
+    if leaves:
+        views = join_views((*left.views, *right.views))
+        reason = "It is only seen through products with itself."
+        return [blur_all(Value(views), reason)]
+    reason = (
+        "It is multiplied with another parameter before it meets activations, so that "
+        "its use does not tell input from output."
+    )
+    return [mixed(trace, (left, right), reason)]
+
+
+@rule("dot_general")
+def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list[Value]:
+    if left.is_const and right.is_const:
+        return [CONST]
+    if left.is_param and right.is_param:
+        sides = _two_params(trace, eqn, left, right)
+        if isinstance(sides, list):
+            return sides
+        left, right = sides
+    if left.is_const or right.is_const:
+        value = right if left.is_const else left
+        if value.is_param:
+            reason = "It is only seen through a product with a constant array."
+            return [blur_all(value, reason)]
+        return [mixed(trace, (value,))]
+    if left.is_param or (not right.is_param and _as_kernel(left, right)):
+        kernel, data, side = left, right, 0
+    elif right.is_param or _as_kernel(right, left):
+        kernel, data, side = right, left, 1
+    else:
+        infos = [info for v in (left, right) if (info := trace.settle(v).info)]
+        joined = join_infos(infos, trace.site, gated=True)
+        if joined.act in GATES:
+            # Attention weights average: what they average decides.
+            let = (info.act for info in infos if info.act not in GATES)
+            joined = with_act(joined, next(let, None))
+        return [Value(info=joined)]
+    contract, batch = eqn.params["dimension_numbers"]
+    rank = len(shape_of(eqn.invars[side]))
+    roles = [OUT] * rank
+    for dim in contract[side]:
+        roles[dim] = IN
+    for dim in batch[side]:
+        roles[dim] = BATCH
+    out = _apply(trace, kernel, data, "dense", roles)
+    assert out.info is not None
+    return [Value(info=out.info._replace(spans=_spans(eqn, kernel, side, roles)))]
+
+
+def _spans(
+    eqn: JaxprEqn, kernel: Value, side: int, roles: Sequence[str]
+) -> tuple[Span, ...]:
+    """Where kernels that were concatenated before the product put their outputs."""
+    free = [dim for dim, role in enumerate(roles) if role == OUT]
+    # The output has the batch dimensions, those left of the left side, then the right.
+    last = len(shape_of(eqn.outvars[0])) - len(free)
+    first = last if side == 1 else roles.count(BATCH)
+    return tuple(
+        (view.leaf, first + k, dim.start, dim.start + dim.length)
+        for view in kernel.views
+        if not view.reason
+        for k, dim in enumerate(view.dims[d] for d in free)
+        if not dim.whole
+    )
+
+
+def _apply(
+    trace: Trace,
+    kernel: Value,
+    data: Value,
+    kind: str,
+    roles: Sequence[str],
+    **geometry: tuple[int, ...],
+) -> Value:
+    """Activations after a kernel; each of its leaves is one, with its own fans."""
+    info = trace.settle(data).info
+    assert info is not None
+    sources = set[int](kernel.info.sources if kernel.info else ())
+    for view in kernel.views:
+        shape = trace.shapes[view.leaf]
+        if view.reason:
+            trace.hints.setdefault(view.leaf, view.reason)
+            sources.add(view.leaf)
+            continue
+        use = kernel_use(view, shape, kind, roles, before=info.act, **geometry)
+        if info.act == "one_hot" and kind == "dense":
+            looked = view._replace(looked=use.in_axes)
+            use = entry_use(_without(looked, roles), shape, "embedding")
+        trace.kernel(view, use, info)
+        sources.add(view.leaf)
+    found = frozenset(sources)
+    return Value(info=Info(found, base=trace.site, roots=found))
+
+
+def _without(view: View, roles: Sequence[str]) -> View:
+    """The view without the dimensions that a one-hot product looks up."""
+    dims = zip(view.dims, roles, strict=True)
+    return view._replace(dims=tuple(dim for dim, role in dims if role != IN))
+
+
+def _split_groups(dim: Dim, groups: int) -> tuple[Dim, Dim]:
+    """The output channels of a grouped convolution as groups and channels in one.
+
+    Leaf axes that are groups through and through are layers side by side, as `vmap`
+    makes them; the last factor keeps the channels, though there be only one.
+    """
+    if not dim.whole or groups == 1:
+        return Dim((), 1), dim
+    major: list[Factor] = []
+    minor = list(dim.factors)
+    while groups > 1 and minor:
+        head = minor[0]
+        if groups % head.size == 0 and len(minor) > 1:
+            major.append(minor.pop(0))
+            groups //= head.size
+            continue
+        n = math.gcd(groups, head.size)
+        major.append(Factor(head.axes, n))
+        minor[0] = Factor(head.axes, head.size // n)
+        break
+    sizes = [math.prod(factor.size for factor in part) for part in (major, minor)]
+    return Dim(tuple(major), sizes[0]), Dim(tuple(minor), sizes[1])
+
+
+@rule("ragged_dot_general")
+def _ragged_dot(
+    trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value, sizes: Value
+) -> list[Value]:
+    if not kernel.is_param or data.info is None:
+        return unreadable(trace, eqn, data, kernel, sizes)
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    contract, batch = numbers.dot_dimension_numbers
+    roles = [OUT] * len(shape_of(eqn.invars[1]))
+    for dim in contract[1]:
+        roles[dim] = IN
+    for dim in (*batch[1], *numbers.rhs_group_dimensions):
+        roles[dim] = BATCH
+    return [_apply(trace, kernel, data, "dense", roles)]
+
+
+@rule("conv_general_dilated")
+def _conv(trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value) -> list[Value]:
+    if data.is_const and kernel.is_const:
+        return [CONST]
+    if data.is_param and kernel.is_param:
+        data = trace.settle(data)
+    if not kernel.is_param and not _as_kernel(kernel, data):
+        return [mixed(trace, (data, kernel))]
+    if data.is_const:
+        reason = "It is only seen through a convolution of a constant array."
+        return [blur_all(kernel, reason)]
+    numbers = eqn.params["dimension_numbers"]
+    out_dim, in_dim, *spatial = numbers.rhs_spec
+    groups = eqn.params["feature_group_count"] * eqn.params["batch_group_count"]
+    roles = [RECEPTIVE] * len(numbers.rhs_spec)
+    roles[in_dim] = IN
+    roles[out_dim] = BATCH
+    shape = shape_of(eqn.invars[1])
+    views: list[View] = []
+    for view in kernel.views:
+        if not view.reason:
+            part, channels = _split_groups(view.dims[out_dim], groups)
+            dims = list(view.dims)
+            dims[out_dim] = part
+            view = view._replace(dims=(*dims, channels))
+        views.append(view)
+    out = _apply(
+        trace,
+        kernel._replace(views=tuple(views)),
+        data,
+        "conv",
+        [*roles, OUT],
+        window=tuple(shape[dim] for dim in spatial),
+        stride=tuple(eqn.params["window_strides"]),
+        upsample=tuple(eqn.params["lhs_dilation"]),
+        dilation=tuple(eqn.params["rhs_dilation"]),
+    )
+    return [out]
+
+
+def contract(trace: Trace, eqn: JaxprEqn, value: Value) -> Value | None:
+    """A product by hand: leaves times activations entry by entry, then summed.
+
+    Args:
+        trace: the walk.
+        eqn: a reduction.
+        value: what is reduced.
+
+    Returns:
+        The activations after the kernels that the leaves are; None if they are scales,
+        since the sum is not over their own entries.
+    """
+    axes, info = eqn.params["axes"], value.info
+    readable = all(v.pending == "scale" and not v.reason for v in value.views)
+    if eqn.primitive.name != "reduce_sum" or info is None or not readable:
+        return None
+    if not value.views:
+        return None
+    if any(all(v.dims[axis].own == 1 for axis in axes) for v in value.views):
+        return None
+    for view in value.views:
+        # Where the activations are repeated they have no axis: the output gets one.
+        roles = [
+            (IN if dim.own > 1 else BATCH)
+            if k in axes
+            else (OUT if k in info.spread else BATCH)
+            for k, dim in enumerate(view.dims)
+        ]
+        shape = trace.shapes[view.leaf]
+        use = kernel_use(view, shape, "dense", roles, before=info.act)
+        trace.kernel(view, use, info, view.site)
+    found = info.sources | {view.leaf for view in value.views}
+    return Value(info=Info(found, base=trace.site, roots=found))

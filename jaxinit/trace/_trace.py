@@ -1,0 +1,181 @@
+"""`layers`: from a function and its parameters to the list of its layers."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+import jax
+
+# Imported for the rules they enter.
+from . import _calls, _entrywise, _index, _layout, _sinks  # noqa: F401
+from ._layer import Layer, Use
+from ._value import CONST, Info, Value
+from ._view import whole_leaf
+from ._walk import Record, Trace
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
+    """The layers of `apply(params, *inputs)`, by how it uses each parameter.
+
+    Nothing is computed and nothing allocated: the function is traced once, from
+    shapes. It may be any that JAX can trace, of any framework or none.
+
+    Args:
+        apply: the function, called as `apply(params, *inputs)`.
+        params: a pytree whose array leaves, concrete or `jax.ShapeDtypeStruct`, are
+            the parameters. Leaves that are neither, such as an Equinox module's
+            functions, are passed on as they are.
+        inputs: pytrees of the same, the function's inputs (typed keys included). With
+            none, the arrays that `apply` closes over count as inputs.
+
+    Returns:
+        One `Layer` for each array leaf of `params`, in order of execution; those that
+        are not used, or in no readable way, come last, of kind "unknown" with the
+        reason.
+
+    Raises:
+        TypeError: if `params` has no array leaf.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxinit.trace import layers
+        >>> params = {"q": jax.ShapeDtypeStruct((16, 4, 8), jnp.float32)}
+        >>> def heads(params, x):
+        ...     return jnp.einsum("bd,dhk->bhk", x, params["q"])
+        >>> (q,) = layers(heads, params, jax.ShapeDtypeStruct((2, 16), jnp.float32))
+        >>> q.kind, q.in_axes, q.out_axes, q.fan_in, q.fan_out
+        ('dense', (0,), (1, 2), 16.0, 32.0)
+    """
+    flat, tree = jax.tree_util.tree_flatten_with_path((params, *inputs))
+    dynamic = [leaf for _, leaf in flat if _is_array(leaf)]
+    if not any(_is_array(leaf) for leaf in jax.tree_util.tree_leaves(params)):
+        raise TypeError(
+            "params holds no arrays; pass a pytree of arrays or ShapeDtypeStructs, "
+            "for instance the result of jax.eval_shape(model.init, key, x)."
+        )
+
+    def call(*arrays: Any) -> list[Any]:
+        given = iter(arrays)
+        leaves = [next(given) if _is_array(leaf) else leaf for _, leaf in flat]
+        params, *inputs = jax.tree_util.tree_unflatten(tree, leaves)
+        out = apply(params, *inputs)
+        return [leaf for leaf in jax.tree_util.tree_leaves(out) if _is_array(leaf)]
+
+    jaxpr = jax.make_jaxpr(call)(*dynamic).jaxpr
+    count = len([x for x in jax.tree_util.tree_leaves(params) if _is_array(x)])
+    paths = [path[1:] for path, leaf in flat if _is_array(leaf)][:count]
+    shapes = [tuple(leaf.shape) for leaf in dynamic[:count]]
+    trace = Trace(shapes)
+    values = [Value((whole_leaf(k, shape),)) for k, shape in enumerate(shapes)]
+    for number in range(len(dynamic) - count):
+        values.append(Value(info=Info(roots=trace.token(number, (0,)))))
+    closed = (
+        Value(info=Info(roots=trace.token(-1))) if len(dynamic) == count else Value()
+    )
+    consts = [closed if var.aval.shape else CONST for var in jaxpr.constvars]
+    for out in trace.run(jaxpr, values, consts):
+        reason = "" if out.info else "It is returned as it is."
+        trace.settle(out, reason)
+    names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+    return _assemble(trace, names, dynamic[:count])
+
+
+def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
+    """The records of each leaf as one layer, in order of the first."""
+    of_leaf: dict[int, list[tuple[int, Record]]] = {}
+    for order, ((_, leaf), record) in enumerate(trace.records.items()):
+        of_leaf.setdefault(leaf, []).append((order, record))
+    placed: list[tuple[int, Layer]] = []
+    residual = _residual(trace)
+    learned = {
+        leaf
+        for leaf, found in of_leaf.items()
+        if any(r.use.kind in ("dense", "conv", "embedding") for _, r in found)
+    }
+    order_of_kernel = {leaf: found[0][0] for leaf, found in of_leaf.items()}
+    for leaf, name in enumerate(names):
+        found = of_leaf.get(leaf, [])
+        # A known use tells more than an earlier unknown one.
+        found.sort(key=lambda pair: pair[1].use.kind == "unknown")
+        if leaf in trace.normalised:
+            # Products before it, as in a spectral norm, only measure the kernel.
+            last = [p for p in found if p[1].use.kind in ("dense", "conv")][-1:]
+            found = last + [p for p in found if p not in last]
+        uses = [_named(record, names, learned) for _, record in found]
+        if not uses:
+            reason = trace.hints.get(leaf, "It is never used.")
+            uses = [Use("unknown", reason=reason)]
+        first = {field.name: getattr(uses[0], field.name) for field in fields(Use)}
+        fed = trace.feeds.get(leaf, {}) if leaf in learned else {}
+        fed = sorted(fed.keys() & learned, key=lambda k: order_of_kernel.get(k, 0))
+        after = trace.after.get(leaf) if leaf in learned else None
+        layer = Layer(
+            **first,
+            path=name,
+            shape=tuple(leaves[leaf].shape),
+            dtype=leaves[leaf].dtype,
+            uses=_count([record for _, record in found]),
+            feeds=tuple(names[k] for k in fed),
+            activation_after=after[1] if after else None,
+            residual=leaf in residual,
+            other_uses=tuple(uses[1:]),
+        )
+        place = found[0][0] if found else len(trace.records) + leaf
+        placed.append((place, layer))
+    return [layer for _, layer in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _residual(trace: Trace) -> set[int]:
+    """The kernels that end a residual branch.
+
+    Their output is added to a trunk that holds, unprocessed by any kernel, a root from
+    which the kernel's own input was computed, or holds it after one kernel (a
+    projection) while the branch takes more.
+    """
+    reach = trace.reach
+    # Sets of roots as the bits of one number, since deep models have many.
+    bits: dict[int, int] = {}
+
+    def pack(roots: Iterable[int]) -> int:
+        return sum(1 << bits.setdefault(root, len(bits)) for root in set(roots))
+
+    direct = {kernel: pack(roots) for kernel, roots in reach.items()}
+    past = dict(direct)
+    changed = True
+    while changed:
+        changed = False
+        for kernel, roots in reach.items():
+            more = past[kernel]
+            for root in roots:
+                more |= past.get(root, 0)
+            if more != past[kernel]:
+                past[kernel] = more
+                changed = True
+    ends: set[int] = set()
+    for trunk, branch in trace.sums:
+        skip = pack(trunk)
+        projected = 0
+        for root in trunk:
+            projected |= direct.get(root, 0)
+        for kernel in branch - trunk:
+            deeper = past.get(kernel, 0) & ~direct.get(kernel, 0)
+            if skip & past.get(kernel, 0) or projected & deeper:
+                ends.add(kernel)
+    return ends
+
+
+def _count(records: list[Record]) -> int:
+    """How often a leaf is used, parts added up to wholes."""
+    if not records:
+        return 0
+    return max(1, round(sum(record.fraction for record in records)))
+
+
+def _named(record: Record, names: list[str], learned: set[int]) -> Use:
+    """The finished use."""
+    acts_on = tuple(names[leaf] for leaf in sorted(record.acts_on & learned))
+    return replace(record.use, acts_on=acts_on)

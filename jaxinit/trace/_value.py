@@ -1,0 +1,168 @@
+"""Values: what the trace knows of an array, in place of its entries.
+
+A constant is neither made of parameters nor of inputs; a parameter array has views of
+leaves; activations depend on inputs. An array may be both for a while: a leaf times
+activations is a scale, unless a product with other activations follows, which shows
+it to be a kernel that something modulates. Such views wait as `pending`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ._view import Site, View, blur
+
+Span = tuple[int, int, int, int]
+
+# The nonlinearity of a loop's carry while its first turn is not known.
+ANY = "any"
+
+# Nonlinearities whose values weigh others.
+GATES = frozenset({"sigmoid", "softmax"})
+
+
+class Info(NamedTuple):
+    """What is known of activations.
+
+    Attributes:
+        sources: numbers of the kernels and embeddings whose output this is, with no
+            other kernel on the way.
+        act: the last nonlinearity on the way, None if there is none.
+        base: the value of which this is a function entry by entry.
+        base_act: the nonlinearity before `base`.
+        ops: the names of the operations between `base` and here.
+        roots: the same as `sources` for finding where a residual branch begins: with
+            inputs and the carries of loops, numbered below 0, and without what a loop
+            computed in earlier turns.
+        reduced: whether it is a statistic, such as a variance that a threshold guards.
+        gated: whether a gate scales it, so that it is no plain skip connection.
+        spread: dimensions along which broadcasting has just repeated it.
+        spans: where the outputs of kernels that were joined side by side lie: tuples
+            of source, dimension, start and stop.
+    """
+
+    sources: frozenset[int] = frozenset()
+    act: str | None = None
+    base: Site = ()
+    base_act: str | None = None
+    ops: frozenset[str] = frozenset()
+    roots: frozenset[int] = frozenset()
+    reduced: bool = False
+    gated: bool = False
+    spread: frozenset[int] = frozenset()
+    spans: tuple[Span, ...] = ()
+
+
+class Value(NamedTuple):
+    """What is known of one array of the program.
+
+    Attributes:
+        views: the leaves whose entries are in it.
+        info: what is known of it as activations; None if no input reaches it.
+        scalar: the number that a constant repeats, if known.
+    """
+
+    views: tuple[View, ...] = ()
+    info: Info | None = None
+    scalar: float | None = None
+
+    @property
+    def is_param(self) -> bool:
+        """Whether it is made of parameters alone."""
+        return bool(self.views) and self.info is None
+
+    @property
+    def is_const(self) -> bool:
+        """Whether it is made of neither parameters nor inputs."""
+        return not self.views and self.info is None
+
+
+CONST = Value()
+
+
+def join_acts(acts: Iterable[str | None]) -> str | None:
+    """The nonlinearity of a sum: the one that all terms share."""
+    distinct = set(acts)
+    if len(distinct) > 1:
+        distinct.discard(ANY)
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def join_gated(acts: Iterable[str | None]) -> str | None:
+    """The nonlinearity of a product: that of what is let through, not of the gate."""
+    distinct = set(acts) - {None}
+    if len(distinct) > 1:
+        distinct -= GATES
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def renew(info: Info, site: Site) -> Info:
+    """The same activations elsewhere: a new base of entry-by-entry functions."""
+    moved = info._replace(base=site, base_act=info.act, ops=frozenset())
+    return moved._replace(spans=(), spread=frozenset())
+
+
+def with_act(info: Info, act: str | None) -> Info:
+    """The activations with their nonlinearity told."""
+    return info._replace(act=act, base_act=act)
+
+
+def join_infos(
+    infos: Sequence[Info], site: Site, gated: bool = False, entrywise: bool = False
+) -> Info:
+    """The activations made of several, no longer a function of one of them.
+
+    Args:
+        infos: what they are made of.
+        site: where.
+        gated: whether it is a product.
+        entrywise: whether the entries stay where they are.
+    """
+    sources = frozenset[int]().union(*(info.sources for info in infos))
+    # A one-hot vector looks rows up only while it is one.
+    acts = [None if info.act == "one_hot" else info.act for info in infos]
+    spans = (span for info in infos for span in info.spans) if entrywise else ()
+    act = join_gated(acts) if gated else join_acts(acts)
+    # A gate is no part of the branch that it lets through.
+    let = [info for info in infos if not (gated and info.act in GATES)] or infos
+    roots = frozenset[int]().union(*(info.roots for info in let))
+    reduced = all(info.reduced for info in infos)
+    return Info(
+        sources,
+        act,
+        site,
+        act,
+        roots=roots,
+        reduced=reduced,
+        gated=len(let) < len(infos) or any(info.gated for info in infos),
+        spans=tuple(spans),
+    )
+
+
+def cut(info: Info, dim: int, start: int, stop: int) -> Info:
+    """Activations from `start` to `stop`, without the sources that lie elsewhere."""
+    gone = {
+        source
+        for source, at, begin, end in info.spans
+        if at == dim and not (start < end and begin < stop)
+    }
+    return info._replace(sources=info.sources - gone)
+
+
+def join_views(views: Iterable[View]) -> tuple[View, ...]:
+    """Views of one array that came along several ways, one for each leaf.
+
+    A statistic of a leaf, such as its norm, gives way to the leaf's entries.
+    """
+    joined: dict[int, View] = {}
+    for view in views:
+        other = joined.get(view.leaf)
+        if other is None or (other.reason and not view.reason):
+            joined[view.leaf] = view
+        elif not view.reason and view.dims != other.dims:
+            joined[view.leaf] = other._replace(fraction=other.fraction + view.fraction)
+    return tuple(joined.values())
+
+
+def blur_all(value: Value, reason: str) -> Value:
+    """The parameter array of which only a mixture is left."""
+    return Value(tuple(blur(view, reason) for view in value.views))

@@ -1,0 +1,275 @@
+"""The sweep: what a run's numbers depend on, its files, and bad input."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxinit as ji
+from jaxinit.compare import cli, compare, make_task, read_runs, report
+
+RNG = np.random.default_rng(0)
+Y = RNG.integers(3, size=96)
+X = (RNG.normal(size=(96, 5)) + 2 * np.eye(5)[Y]).astype(np.float32)
+TRAIN, VALID = (X[:64], Y[:64]), (X[64:], Y[64:])
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(x)))
+
+
+def task(**kwargs):
+    return make_task(Net(), TRAIN, VALID, **{"target": 0.9, **kwargs})
+
+
+def sweep(schemes=("he_normal", "normal(1)"), rates=(0.01, 0.1), seeds=2, **kwargs):
+    settings = {"steps": 20, "eval_every": 5, "batch_size": 16, "quiet": True}
+    return compare(task(), schemes, rates, seeds, **{**settings, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def small():
+    return sweep()
+
+
+def by_id(result):
+    rows = result.runs.to_pylist()
+    assert len({row["run_id"] for row in rows}) == len(rows)
+    return {row.pop("run_id"): row for row in rows}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"schemes": ("zeros", "he_normal", "orthogonal", "normal(1)")},
+        {"rates": (0.003, 0.01, 0.03, 0.1)},
+        {"seeds": 5},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_more_runs_change_no_other_runs_numbers(small, more):
+    before, after = by_id(small), by_id(sweep(**more))
+    assert set(before) < set(after)
+    for name, row in before.items():
+        for column, value in row.items():
+            if isinstance(value, (float, list)):
+                value = pytest.approx(value, rel=1e-5)
+            assert after[name][column] == value, column
+
+
+def test_seeds_are_paired(small):
+    # zeros ignores the key, so seeds differ in the data order alone: the same in
+    # every scheme. One scheme under two names gives one run.
+    def he(key, params, apply, batch):
+        return params
+
+    def also_he(key, params, apply, batch):
+        return params
+
+    rows = sweep([he, also_he], [0.1], 3).runs.to_pylist()
+    for seed in range(3):
+        a, b = rows[seed], rows[3 + seed]
+        assert (a["scheme"], b["scheme"]) == ("he", "also_he")
+        assert a["train_loss"] == b["train_loss"]
+    assert rows[0]["train_loss"] != rows[1]["train_loss"]
+
+
+def test_another_task_or_setting_is_another_run(small):
+    other = compare(
+        task(target=0.8), ["he_normal"], [0.01], 2, steps=20, eval_every=5,
+        batch_size=16, quiet=True,
+    )  # fmt: skip
+    assert not set(by_id(small)) & set(by_id(other))
+
+
+def test_a_scheme_as_function_sees_model_and_batch():
+    def unit_logits(key, params, apply, batch):
+        x, y = batch
+        assert y.shape == (16,)
+        scale = apply(params, x).std()
+        kernel = params["Dense_1"]["kernel"] / scale
+        return {**params, "Dense_1": {**params["Dense_1"], "kernel": kernel}}
+
+    row = sweep([unit_logits], [1e-9], 1).runs.to_pylist()[0]
+    assert row["scheme"] == "unit_logits"
+    # Logits of unit deviation cost more than ln 3 but far less than wild ones.
+    assert 1.0 < row["train_loss"][0] < 1.8
+
+
+def test_schemes_draw_kernels_and_leave_biases():
+    class Biased(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3, bias_init=nn.initializers.constant(5.0))(x)
+
+    seen = {}
+
+    def look(key, params, apply, batch):
+        seen.update(jax.tree.map(lambda x: x.shape, params["Dense_0"]))
+        return params
+
+    biased = make_task(Biased(), TRAIN, VALID, target=0.9)
+    result = compare(
+        biased, ["zeros", look], [1e-9], 1, steps=5, eval_every=5, batch_size=16,
+        quiet=True,
+    )  # fmt: skip
+    assert seen == {"kernel": (5, 3), "bias": (3,)}
+    # Zero kernels and equal biases: every class is as likely as the others.
+    assert result.runs["valid_loss"][0].as_py()[0] == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_diverged_runs_are_results():
+    result = sweep(["normal(1e30)", "he_normal"], [0.1], 2)
+    rows = result.runs.to_pylist()
+    assert [row["status"] for row in rows] == ["diverged"] * 2 + ["finished"] * 2
+    assert all(row["steps_to_target"] is None for row in rows[:2])
+    best, worst = result.ranking()
+    assert (best.scheme, worst.scheme) == ("he_normal()", "normal(stddev=1e+30)")
+    assert worst.diverged == worst.runs == 2 and worst.reached == 0
+
+
+def test_files(tmp_path, capsys):
+    result = sweep(out=tmp_path / "out", quiet=False)
+    assert "he_normal()" in capsys.readouterr().out
+    names = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.*")}
+    assert names >= {"summary.json", "curves.png", "learning_rates.png"}
+    assert [n for n in names if n.endswith(".parquet")] == ["runs/runs.parquet"]
+    assert read_runs(tmp_path / "out").equals(result.runs)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["runs"] == 8 and summary["ranking"][0]["scheme"]
+    for figure in ("curves.png", "learning_rates.png"):
+        assert (tmp_path / "out" / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_results_are_never_overwritten(tmp_path):
+    sweep(out=tmp_path / "a")
+    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*.*") if p.is_file()}
+    sweep(out=tmp_path / "a")  # the same sweep may run again
+    with pytest.raises(FileExistsError, match="results of another sweep"):
+        sweep(seeds=3, out=tmp_path / "a")
+    assert all(p.read_bytes() == b for p, b in before.items() if p.suffix == ".parquet")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match="holds no sweep of jaxinit"):
+        sweep(out=tmp_path / "b")
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+    with pytest.raises(FileNotFoundError, match="no finished runs"):
+        read_runs(tmp_path / "b")
+
+
+def test_ctrl_c_leaves_what_is_finished_readable(tmp_path, monkeypatch, capsys):
+    real = report.Progress.update
+
+    def interrupted_at_ten(self, step, diverged):
+        real(self, step, diverged)
+        if step == 10:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.Progress, "update", interrupted_at_ten)
+    out = tmp_path / "out"
+    settings = "--depth 2 --width 8 --seeds 1 --steps 20 --eval-every 5 --quiet".split()
+    schemes = ["--schemes", "he_normal", "normal(1e30)", "--learning-rates", "0.1"]
+    assert cli.run(["compare", *settings, *schemes, "--out", str(out)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    rows = read_runs(out).to_pylist()
+    assert [(row["scheme"], row["status"]) for row in rows] == [
+        ("normal(stddev=1e+30)", "diverged")
+    ]
+    assert sorted(path.name for path in out.iterdir()) == ["runs", "sweep.json"]
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = "--depth 1 --width 8 --activation tanh --steps 10 --eval-every 5".split()
+    settings += "--batch-size 32 --optimizer sgd --target 0.5 --seeds 1".split()
+    settings += ["--schemes", "lecun_normal(gain=2)", "--learning-rates", "0.01", "0.1"]
+    assert cli.run(["compare", *settings]) == 0
+    assert "lecun_normal(gain=2.0)" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "results/digits-mlp/summary.json").read_text())
+    assert saved["settings"]["optimizer"] == "sgd" and saved["runs"] == 2
+    assert saved["settings"]["task"].endswith("(depth=1, width=8, activation='tanh')")
+    assert cli.run(["compare", *settings, "--seeds", "2"]) == 2
+    assert "another sweep" in capsys.readouterr().err
+    assert cli.run(["compare", "--schemes", "he_norml"]) == 2
+    error = capsys.readouterr().err
+    assert "nearest is 'he_normal'" in error and error.count("\n") == 1
+    assert cli.run(["compare", "--platform", "tpu"]) == 2
+
+
+def bad_data(x=X[:64], y=Y[:64], model=None, target=0.9):
+    return lambda: make_task(model or Net(), (x, y), VALID, target=target)
+
+
+NAN = X[:64].copy()
+NAN[7, 2] = np.nan
+
+BAD = [
+    (bad_data(x=NAN), "NaN or infinity in 1 of 64 examples, the first at index 7"),
+    (bad_data(y=Y[:60]), "64 inputs and 60 labels"),
+    (bad_data(y=Y[:64] + 1), "labels reach 3, but the model has 3 outputs"),
+    (bad_data(y=Y[:64] - 1), "labels start at -1"),
+    (bad_data(y=Y[:64] * 0.5), "integer classes"),
+    (bad_data(x=X[:64, :4]), "they must be the same"),
+    (bad_data(x=X[:0], y=Y[:0]), "at least one"),
+    (bad_data(target=1.5), "target=1.5"),
+    (bad_data(model=nn.Sequential([nn.Dense(3), jnp.ravel])), "maps 2 inputs to"),
+    (lambda: sweep(["he_norml"]), "nearest is 'he_normal'"),
+    (lambda: sweep(["he_normal", "he_normal()"]), "given twice"),
+    (lambda: sweep([]), "no scheme is given"),
+    (lambda: sweep([3.0]), "must be an initializer, its text, or a function"),
+    (lambda: sweep(rates=[]), "one or more different numbers"),
+    (lambda: sweep(rates=[0.1, -0.1]), "learning_rate=-0.1"),
+    (lambda: sweep(seeds=0), "seeds=0"),
+    (lambda: sweep(steps=7), "steps=7 must be a multiple of eval_every=5"),
+    (lambda: sweep(batch_size=65), "exceeds the 64 training examples"),
+    (lambda: sweep(optimizer="lion"), "optimizer='lion'"),
+    (lambda: compare("mnist"), "task='mnist' is unknown"),
+    (
+        lambda: compare(
+            make_task(
+                (lambda key: {"b": jnp.zeros(3)}, lambda p, x: x[:, :3] + p["b"]),
+                TRAIN,
+                VALID,
+                target=0.9,
+            )
+        ),
+        "has no kernel",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_input_in_one_sentence(call, words):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    message = str(caught.value)
+    assert words in message and "\n" not in message and message.endswith(".")
+
+
+def test_a_plain_model_and_a_users_own_scheme():
+    @ji.initializer  # and so known by its name
+    def tenth(dtype=None):
+        return lambda key, shape, dtype: jnp.full(shape, 0.1, dtype)
+
+    pair = (
+        lambda key, x: {"w": jax.random.normal(key, (5, 3))},
+        lambda params, x: x @ params["w"],
+    )
+    result = compare(
+        make_task(pair, TRAIN, VALID, target=0.5),
+        ["tenth"],
+        [0.1],
+        1,
+        steps=5,
+        eval_every=5,
+        batch_size=16,
+        quiet=True,
+    )
+    assert result.runs["valid_loss"][0].as_py()[0] == pytest.approx(np.log(3), rel=1e-5)

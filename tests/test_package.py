@@ -1,0 +1,105 @@
+"""The package as a whole: imports, rooms, names, the command without its extra."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import jaxinit
+
+ROOT = pathlib.Path(jaxinit.__file__).parent
+
+ROOMS = [
+    "_types",
+    "_checks",
+    "_fans",
+    "_samplers",
+    "_haar",
+    "_initializer",
+    "_parse",
+    "initializers",
+    "trace",
+    "tree",
+    "compare.models",
+    "compare.tasks",
+    "compare.train",
+    "compare.engine",
+    "compare.store",
+    "compare.stats",
+    "compare.report",
+    "compare.sweep",
+    "compare.cli",
+]
+"""The flow of the house: a room imports only from rooms above it, or from its own."""
+
+
+def python(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_import_brings_jax_and_numpy_alone():
+    code = (
+        "import sys, json, jax, numpy; before = set(sys.modules); import jaxinit;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(json.dumps(sorted(new)))"
+    )
+    status, out, err = python(code)
+    assert status == 0, err
+    extra = set(json.loads(out)) - {"jaxinit", "jax", "jaxlib", "numpy"}
+    assert {name for name in extra if name not in sys.stdlib_module_names} == set()
+
+
+def test_compare_without_its_extra_says_what_to_install():
+    block = (
+        "import sys, importlib.util as u; real = u.find_spec;"
+        "u.find_spec = lambda name, *a: None if name == 'optax' else real(name, *a);"
+    )
+    status, _, err = python(block + "import jaxinit.compare")
+    assert status == 1
+    assert "needs optax; run: pip install 'jaxinit[compare]'" in err.splitlines()[-1]
+    status, _, err = python(block + "import jaxinit.__main__ as m; m.main()")
+    assert status == 1
+    assert err.strip().count("\n") == 0 and err.startswith("jaxinit: jaxinit.compare")
+
+
+def room_of(name):
+    """The room that a module below `jaxinit` belongs to."""
+    parts = name.split(".")
+    for room in (".".join(parts[:2]), parts[0]):
+        if room in ROOMS:
+            return room
+    return None
+
+
+def test_rooms_import_only_from_rooms_above():
+    for file in ROOT.rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        home = room_of(module)
+        if home is None:
+            assert module in ("__init__", "__main__", "compare.__init__"), module
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if node.module.split(".")[0] != "jaxinit":
+                continue
+            base = node.module.removeprefix("jaxinit").removeprefix(".")
+            for name in node.names:
+                room = room_of(f"{base}.{name.name}".strip(".")) or room_of(base)
+                assert room is not None, (module, name.name)
+                assert ROOMS.index(room) <= ROOMS.index(home), (module, room)
+
+
+def test_every_public_scheme_is_parsed_by_its_name():
+    from jaxinit._initializer import REGISTRY
+
+    public = {name for name in dir(jaxinit.initializers) if name in REGISTRY}
+    assert {"he_normal", "kaiming_normal", "zeros", "orthogonal"} <= public
+    for name in public:
+        assert getattr(jaxinit, name) is REGISTRY[name]
