@@ -23,6 +23,7 @@ ROOMS = [
     "initializers",
     "trace",
     "tree",
+    "compare.devices",
     "compare.models",
     "compare.tasks",
     "compare.train",

@@ -11,6 +11,7 @@ if _missing:
         name=_missing[0],
     )
 
+from jaxinit.compare.devices import use_all_cores as use_all_cores  # noqa: E402
 from jaxinit.compare.models import Model as Model  # noqa: E402
 from jaxinit.compare.models import as_model as as_model  # noqa: E402
 from jaxinit.compare.report import Result as Result  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from jaxinit.compare import sweep, tasks
+from jaxinit.compare import devices, sweep, tasks
 
 app = tyro.extras.SubcommandApp()
 
@@ -57,7 +57,7 @@ def compare_command(
     """
     if platform is not None:
         jax.config.update("jax_platforms", platform)
-    sweep.use_all_cores()
+    devices.use_all_cores()
     try:
         jax.devices()
     except RuntimeError:

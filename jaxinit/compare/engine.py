@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,15 +17,6 @@ RUNS = "runs"
 
 Progress = Callable[[int, Metrics], None]
 """Called after each segment with the steps done and the runs' newest metrics."""
-
-
-def use_all_cores() -> None:
-    """Make each core a JAX device, if JAX runs on the CPU and has not started yet."""
-    try:
-        if jax.config.jax_num_cpu_devices <= 0:  # pyright: ignore
-            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    except RuntimeError:
-        pass  # JAX has started: its devices are what there is.
 
 
 class Engine:

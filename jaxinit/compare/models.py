@@ -44,7 +44,7 @@ def as_model(model: Any) -> Model:
 
     Args:
         model: a `flax.linen.Module`; a `flax.nnx.Module`, whose biases and other
-            non-kernel parameters are then the same in every run; a function
+            non-kernel parameters are then the same in every run; a function or class
             `rngs -> nnx.Module`; or a pair `init(key, x) -> params` and
             `apply(params, x) -> outputs` (Haiku's transformed functions fit after
             fixing their key).
@@ -60,11 +60,12 @@ def as_model(model: Any) -> Model:
     if isinstance(model, linen.Module):
         return _linen(model)
     if isinstance(model, nnx.Module):
-        return _nnx(lambda rngs: cast(Any, nnx.clone(model)))
+        return _nnx(lambda rngs: cast(nnx.Module, nnx.clone(model)))
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         return _pair(*model)
-    if callable(model) and not isinstance(model, type):
-        return _nnx(model)
+    is_class = isinstance(model, type)
+    if callable(model) and (not is_class or issubclass(model, nnx.Module)):
+        return _nnx(cast(Any, model))
     raise TypeError(
         f"model={model!r} must be a Flax Linen or NNX module, a function from "
         "nnx.Rngs to an NNX module, or a pair (init, apply)."

@@ -22,7 +22,8 @@ from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
 from jaxinit._types import Key
 from jaxinit.compare import report, store
-from jaxinit.compare.engine import Engine, use_all_cores
+from jaxinit.compare.devices import use_all_cores
+from jaxinit.compare.engine import Engine
 from jaxinit.compare.tasks import TASKS, Task
 from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
 from jaxinit.trace import kernels, layers

@@ -14,6 +14,7 @@ from flax import linen
 from sklearn.datasets import load_digits
 
 from jaxinit import _checks
+from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.models import Model, as_model
 
 
@@ -85,6 +86,7 @@ def make_task(
         >>> make_task(nn.Dense(4), (x, y), (x, y), target=0.9).name
         'custom'
     """
+    use_all_cores()
     if not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be an accuracy in (0, 1].")
     x_train, y_train = _checked_split("train", *train)
