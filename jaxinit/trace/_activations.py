@@ -28,7 +28,7 @@ _ALIASES = {
 # Primitives that bend a curve. Roots and quotients are not among them: they belong to
 # normalisations, whose gain is not that of a nonlinearity.
 BENDS = frozenset(
-    "tanh logistic erf erfc exp exp2 expm1 log1p logaddexp max min clamp abs sin cos "
+    "tanh logistic erf erfc exp exp2 expm1 log1p max min clamp abs sin cos "
     "square integer_pow tan atan sinh cosh asinh sign floor round select_n".split()
 )
 COMPARISONS = frozenset("gt ge lt le".split())
@@ -41,7 +41,7 @@ _RULES: tuple[tuple[str, Callable[[Ops], bool]], ...] = (
     ("tanh", lambda ops: "tanh" in ops),
     ("sigmoid", lambda ops: "logistic" in ops),
     ("erf", lambda ops: bool(ops & {"erf", "erfc"})),
-    ("softplus", lambda ops: "logaddexp" in ops or {"exp", "log1p"} <= ops),
+    ("softplus", lambda ops: {"exp", "log1p"} <= ops),
     (
         "elu",
         lambda ops: bool(ops & {"exp", "expm1"}) and bool(ops & {"select_n", "max"}),

@@ -18,20 +18,19 @@ def _body(inner: ClosedJaxpr | Jaxpr) -> Jaxpr:
     return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
-_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
+_INNER = ("jaxpr", "call_jaxpr", "fwd_jaxpr", "call", "callee")
 
 
 @rule(
-    *"custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr closed_call core_call call "
-    "remat remat2 checkpoint remat_opt composite custom_vmap_call linear_call "
-    "compute_on xla_metadata_call".split()
+    *"custom_jvp_call custom_vjp_call closed_call call remat2 remat_opt composite "
+    "custom_vmap_call linear_call compute_on xla_metadata_call".split()
 )
 def _call(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     inner = next(eqn.params[name] for name in _INNER if name in eqn.params)
     return trace.run(_body(inner), values)
 
 
-@rule("jit", "pjit")
+@rule("jit")
 def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     name = activation_name(eqn.params["name"])
     data = [value for value in values if not value.is_const]
@@ -112,9 +111,7 @@ def _fixed_point(
         saved = trace.save()
         after = step(current)
         trace.restore(saved)
-        # The first guess of a carry that begins as zeros is no more than a guess.
-        past = start if turn == 1 else current
-        groups = zip(start, past, after, strict=True)
+        groups = zip(start, current, after, strict=True)
         joined = enter([_join(trace, group, k) for k, group in enumerate(groups)])
         if turn == 0:
             joined = [

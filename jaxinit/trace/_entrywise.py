@@ -12,17 +12,17 @@ from ._view import View, stretch
 from ._walk import Trace, mixed, rule, shape_of
 
 _LINEAR = (
-    "neg convert_element_type copy copy_p reduce_precision real stop_gradient "
-    "sharding_constraint layout_constraint reshard name pvary pbroadcast pcast "
-    "mesh_cast preduced reduced_vary_cast_p vary_unreduced_cast_p"
+    "neg convert_element_type copy reduce_precision real stop_gradient "
+    "sharding_constraint layout_constraint reshard name pvary pbroadcast preduced "
+    "reduced_vary_cast_p vary_unreduced_cast_p"
 ).split()
 _UNARY = (
     "tanh logistic erf erfc erf_inv exp exp2 expm1 log log1p abs sin cos tan atan sinh "
-    "cosh asinh acosh atanh asin acos sqrt rsqrt cbrt reciprocal square integer_pow "
+    "cosh asinh acosh atanh asin acos sqrt rsqrt cbrt square integer_pow "
     "sign floor ceil round is_finite not lgamma digamma imag conj population_count clz"
 ).split()
 _BINARY = (
-    "mul div add sub add_any max min pow atan2 rem nextafter logaddexp complex and or "
+    "mul div add sub add_any max min pow atan2 rem nextafter complex and or "
     "xor gt ge lt le eq ne shift_left shift_right_logical shift_right_arithmetic"
 ).split()
 _KINDS = {"mul": "scale", "div": "scale", "add": "bias", "sub": "bias"}
@@ -207,21 +207,23 @@ def _meet(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     return Value(tuple(views), info)
 
 
-def _is_modifier(view: View, others: Sequence[View]) -> bool:
+def _is_modifier(trace: Trace, view: View, others: Sequence[View]) -> bool:
     """Whether a leaf is repeated along a dimension that another leaf fills.
 
-    The gains of weight normalisation are, next to the kernel they scale.
+    The gains of weight normalisation are, next to the kernel they scale; they have
+    fewer axes even where the kernel's input is of size 1.
     """
     if view.reason:
         return False
-    wider = narrower = False
+    wider = narrower = lower = False
     for other in others:
         if other.reason or other.leaf == view.leaf:
             continue
+        lower |= len(trace.shapes[view.leaf]) < len(trace.shapes[other.leaf])
         for mine, its in zip(view.dims, other.dims, strict=True):
             wider |= mine.own < its.own and mine.length >= its.length
             narrower |= its.own < mine.own and its.length >= mine.length
-    return wider and not narrower
+    return (wider or lower) and not narrower
 
 
 def _merge(trace: Trace, name: str, values: Sequence[Value]) -> Value:
@@ -229,11 +231,13 @@ def _merge(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     views = join_views(view for value in values for view in value.views)
     kept: list[View] = []
     for view in views:
-        if _is_modifier(view, views) and name in _KINDS:
+        if _is_modifier(trace, view, views) and name in _KINDS:
             kind = _KINDS[name]
             trace.record(view, entry_use(view, trace.shapes[view.leaf], kind))
         else:
             kept.append(view)
+    if name in ("mul", "div") and sum(not view.reason for view in kept) > 1:
+        kept = [view._replace(multiplied=True) for view in kept]
     return Value(tuple(kept))
 
 

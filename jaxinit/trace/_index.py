@@ -11,7 +11,7 @@ from jax.extend.core import JaxprEqn, Literal
 
 from . import _view
 from ._layout import move
-from ._value import CONST, Info, Value, join_infos, renew, with_act
+from ._value import Info, Value, join_infos, renew, with_act
 from ._view import View
 from ._walk import Trace, mixed, rule, shape_of
 
@@ -66,8 +66,12 @@ def lookup(
     return Value(views, with_act(renew(info, trace.site), None))
 
 
-def _index_view(view: View, eqn: JaxprEqn) -> View:
-    """A view of `table[indices]`: indexed dimensions go, those of the index come."""
+def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:
+    """A view of `table[indices]`: indexed dimensions go, those of the index come.
+
+    A given index picks its own places of the leaf, one out of the activations picks
+    for every example anew.
+    """
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shared = dict(
         zip(
@@ -82,6 +86,8 @@ def _index_view(view: View, eqn: JaxprEqn) -> View:
         for k, (dim, size) in enumerate(zip(view.dims, sizes, strict=True))
         if k not in gone
     )
+    axes = {a for k in numbers.start_index_map for a in _view.axes_of(view.dims[k])}
+    own = tuple(sorted(axes)) if given else ()
     index = iter(range(len(shape_of(eqn.invars[1])) - 1))
     dims: list[_view.Dim] = []
     for place, size in enumerate(shape_of(eqn.outvars[0])):
@@ -89,24 +95,27 @@ def _index_view(view: View, eqn: JaxprEqn) -> View:
             dims.append(next(kept))
         else:
             k = next(index)
-            dims.append(view.dims[shared[k]] if k in shared else _view.repeated(size))
+            picked = _view.Dim((_view.Factor(own, size),), size)
+            dims.append(view.dims[shared[k]] if k in shared else picked)
     stacked = (axis for k in shared.values() for axis in _view.axes_of(view.dims[k]))
     return view._replace(dims=tuple(dims), stacked=(*view.stacked, *stacked))
 
 
 @rule("gather")
 def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Value]:
-    if table.info is not None or not table.views:
-        if table.is_const and index.is_const:
-            return [CONST]
-        index = index._replace(scalar=None)
-        return [mixed(trace, (table, index)) if table.info else mixed(trace, (index,))]
+    if not table.is_param:
+        return [mixed(trace, (table, index))]
     numbers = eqn.params["dimension_numbers"]
     places = shape_of(eqn.invars[1])[:-1]
     shared = numbers.start_indices_batching_dims
     count = math.prod(n for k, n in enumerate(places) if k not in shared)
-    picked = move(trace, table, lambda view: _index_view(view, eqn))
-    if index.info is None and count == 1:
+    given = index.info is None
+
+    def pick(view: View) -> View:
+        return _index_view(view, eqn, given)
+
+    picked = move(trace, table, pick)
+    if given and count == 1:
         return [picked]
     dims = [
         k

@@ -24,7 +24,9 @@ class Use:
         out_axes: leaf axes that the output keeps; for a scale or a bias, those that
             run along features.
         batch_axes: leaf axes along which there are separate, equal layers: scanned or
-            stacked layers, experts, vmapped ensembles, `batch_dims`.
+            stacked layers, experts, vmapped ensembles, `batch_dims`. A vmapped scale
+            or bias meets other entries one by one as any does: all its axes are
+            `out_axes`, as is the ensemble's of a table read at constant places.
         receptive_axes: a convolution's window axes. For "dense" and "conv" the four
             tuples hold every axis of the leaf once, each in ascending order.
         fan_in: how many terms each output sums, dimensionless: entries summed over,

@@ -9,7 +9,7 @@ from ._reshape import reshape
 from ._value import CONST, Value, join_views, renew
 from ._value import cut as cut_info
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of
+from ._walk import Trace, mixed, rule, shape_of, unreadable
 
 
 def move(trace: Trace, value: Value, change: Callable[[View], View | None]) -> Value:
@@ -63,7 +63,7 @@ def _squeeze(trace: Trace, eqn: JaxprEqn, value: Value) -> list[Value]:
     return [move(trace, value, lambda view: _view.drop(view, gone))]
 
 
-@rule("rev", "roll")
+@rule("rev")
 def _turn(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
     return [move(trace, value, lambda view: view)]
 
@@ -97,7 +97,7 @@ def _stack(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
                 view = _view.insert(view, axis, 1)
                 view = _view.window(view, axis, len(values), k)
             views.append(view)
-    return [Value(join_views(views))]
+    return [Value(join_views(_side_by_side(views, axis)))]
 
 
 @rule("slice")
@@ -159,6 +159,16 @@ def _dynamic_update_slice(
             view = _view.window(view, place, shape[place], start)
         moved.append(view)
     return [Value(join_views((*value.views, *moved)))]
+
+
+@rule(*"scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split())
+def _scatter(
+    trace: Trace, eqn: JaxprEqn, value: Value, index: Value, update: Value
+) -> list[Value]:
+    if value.is_param and index.is_const and update.is_const:
+        # A few entries are overwritten, such as the row of a padding token.
+        return [value]
+    return unreadable(trace, eqn, value, index, update)
 
 
 @rule("concatenate")

@@ -4,8 +4,12 @@ import math
 from collections.abc import Sequence
 
 from ._layer import Use
-from ._view import Dim, View
+from ._view import Dim, View, only_repeats
 
+MULTIPLIED = (
+    "It is multiplied with another parameter before it meets activations, so that its "
+    "use does not tell input from output."
+)
 IN, OUT, BATCH, RECEPTIVE = "in", "out", "batch", "receptive"
 
 
@@ -66,8 +70,18 @@ def kernel_use(
         before: the nonlinearity before the kernel.
 
     Returns:
-        The use; of kind "unknown" where one leaf axis is both input and output.
+        The use; of kind "unknown" where one leaf axis is both input and output, or
+        where a fan counts the same entries over and over.
     """
+    if view.multiplied:
+        return Use("unknown", activation_before=before, reason=MULTIPLIED)
+    for wanted, said in ((IN, "summed over"), (OUT, "kept")):
+        pairs = zip(view.dims, roles, strict=True)
+        repeats = only_repeats(dim for dim, role in pairs if role == wanted)
+        # Rows that an index picked repeat no row.
+        if repeats and not view.looked:
+            reason = f"It is repeated along what is {said}."
+            return Use("unknown", activation_before=before, reason=reason)
     pieces = _axis_roles(view, roles, len(shape))
     by_role: dict[str, list[int]] = {IN: [], OUT: [], BATCH: [], RECEPTIVE: []}
     left_out: list[int] = []
@@ -128,7 +142,7 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         factor.size
         for dim in view.dims
         for factor in dim.factors
-        if factor.axes and not set(factor.axes) <= set(batch)
+        if factor.axes and not set(factor.axes) <= {*batch, *looked}
     )
     return Use(
         kind,

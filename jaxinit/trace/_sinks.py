@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
-from ._roles import BATCH, IN, OUT, RECEPTIVE, entry_use, kernel_use
+from ._roles import BATCH, IN, MULTIPLIED, OUT, RECEPTIVE, entry_use, kernel_use
 from ._value import (
     CONST,
     GATES,
@@ -17,22 +17,33 @@ from ._value import (
     join_views,
     with_act,
 )
-from ._view import Dim, Factor, View
+from ._view import Dim, Factor, View, only_repeats
 from ._walk import Trace, mixed, rule, shape_of, unreadable
 
 
-def _as_kernel(value: Value, other: Value) -> bool:
+def _as_kernel(value: Value, other: Value, summed: Sequence[int]) -> bool:
     """Whether a product shows pending views to be a kernel that something modulates.
 
     It does if the other side is activations, and no leaf is repeated along an axis of
-    the activations, as the scale of a normalisation is.
+    the activations, as the scale of a normalisation is. Rows that were looked up are a
+    kernel if the product sums over a row; if over the rows, it weighs embeddings.
+
+    Args:
+        value: the side that may be a kernel.
+        other: the other side.
+        summed: the dimensions of `value` that the product sums over.
     """
     if not value.views or value.info is None or other.views or other.info is None:
         return False
     for view in value.views:
-        looked_up = view.pending == "embedding" and not view.reason
+        if view.reason:
+            return False
+        if view.pending == "embedding":
+            if only_repeats([view.dims[k] for k in summed]):
+                return False
+            continue
         noise = view.pending != "bias" or not value.info.sources
-        if not looked_up and (view.reason or view.has_foreign() or not noise):
+        if view.has_foreign() or not noise:
             return False
     return True
 
@@ -55,11 +66,7 @@ def _two_params(
         views = join_views((*left.views, *right.views))
         reason = "It is only seen through products with itself."
         return [blur_all(Value(views), reason)]
-    reason = (
-        "It is multiplied with another parameter before it meets activations, so that "
-        "its use does not tell input from output."
-    )
-    return [mixed(trace, (left, right), reason)]
+    return [mixed(trace, (left, right), MULTIPLIED)]
 
 
 @rule("dot_general")
@@ -77,9 +84,10 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
             reason = "It is only seen through a product with a constant array."
             return [blur_all(value, reason)]
         return [mixed(trace, (value,))]
-    if left.is_param or (not right.is_param and _as_kernel(left, right)):
+    contract, batch = eqn.params["dimension_numbers"]
+    if left.is_param or (not right.is_param and _as_kernel(left, right, contract[0])):
         kernel, data, side = left, right, 0
-    elif right.is_param or _as_kernel(right, left):
+    elif right.is_param or _as_kernel(right, left, contract[1]):
         kernel, data, side = right, left, 1
     else:
         infos = [info for v in (left, right) if (info := trace.settle(v).info)]
@@ -89,7 +97,6 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
             let = (info.act for info in infos if info.act not in GATES)
             joined = with_act(joined, next(let, None))
         return [Value(info=joined)]
-    contract, batch = eqn.params["dimension_numbers"]
     rank = len(shape_of(eqn.invars[side]))
     roles = [OUT] * rank
     for dim in contract[side]:
@@ -198,13 +205,13 @@ def _conv(trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value) -> list[Value
         return [CONST]
     if data.is_param and kernel.is_param:
         data = trace.settle(data)
-    if not kernel.is_param and not _as_kernel(kernel, data):
+    numbers = eqn.params["dimension_numbers"]
+    out_dim, in_dim, *spatial = numbers.rhs_spec
+    if not kernel.is_param and not _as_kernel(kernel, data, (in_dim, *spatial)):
         return [mixed(trace, (data, kernel))]
     if data.is_const:
         reason = "It is only seen through a convolution of a constant array."
         return [blur_all(kernel, reason)]
-    numbers = eqn.params["dimension_numbers"]
-    out_dim, in_dim, *spatial = numbers.rhs_spec
     groups = eqn.params["feature_group_count"] * eqn.params["batch_group_count"]
     roles = [RECEPTIVE] * len(numbers.rhs_spec)
     roles[in_dim] = IN

@@ -73,6 +73,7 @@ class View(NamedTuple):
         looked: leaf axes that an index out of the activations picked from.
         stacked: leaf axes along which `vmap` put separate tables.
         shards: pairs of a leaf axis and the number of devices that share it.
+        multiplied: whether another leaf as large has multiplied it entry by entry.
     """
 
     leaf: int
@@ -86,6 +87,7 @@ class View(NamedTuple):
     looked: tuple[int, ...] = ()
     stacked: tuple[int, ...] = ()
     shards: tuple[tuple[int, int], ...] = ()
+    multiplied: bool = False
 
     def has_foreign(self) -> bool:
         """Whether broadcasting repeats the leaf along some dimension."""
@@ -220,17 +222,23 @@ def gather(view: View, place: int, count: int, tiled: bool) -> View:
 def adjoin(left: View, right: View, place: int) -> View | None:
     """Two parts of one leaf, side by side along a dimension; None if they do not fit.
 
-    Rolling an axis makes such parts, and they run along the axis together.
+    Rolling an axis makes such parts, and they run along the axis together; whole
+    copies repeat the leaf.
     """
     one, two = left.dims[place], right.dims[place]
     rest = [view.dims[:place] + view.dims[place + 1 :] for view in (left, right)]
     fits = rest[0] == rest[1] and one.start + one.length == two.start
-    if not fits or not one.factors or not two.factors:
+    if not fits:
+        return None
+    dims = list(left.dims)
+    if not axes_of(one) and not axes_of(two) and left.fraction + right.fraction > 1:
+        dims[place] = Dim((Factor((), one.length + two.length),), one.size, one.start)
+        return left._replace(dims=tuple(dims))
+    if not one.factors or not two.factors:
         return None
     (a, *minor), (b, *other) = one.factors, two.factors
     if a.axes != b.axes or minor != other:
         return None
-    dims = list(left.dims)
     factors = (Factor(a.axes, a.size + b.size), *minor)
     dims[place] = Dim(factors, one.size, one.start)
     return left._replace(dims=tuple(dims), fraction=left.fraction + right.fraction)
@@ -290,6 +298,13 @@ def take(view: View, sizes: Sequence[int]) -> View:
     """
     dims = (take_dim(*pair) for pair in zip(view.dims, sizes, strict=True))
     return view._replace(dims=tuple(dims))
+
+
+def only_repeats(dims: Iterable[Dim]) -> bool:
+    """Whether a leaf fills dimensions with one place of its own, over and over."""
+    dims = tuple(dims)
+    own, length = math.prod(d.own for d in dims), math.prod(d.length for d in dims)
+    return own == 1 < length
 
 
 def axes_of(dim: Dim) -> tuple[int, ...]:

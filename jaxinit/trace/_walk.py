@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from ._layer import Use
@@ -34,6 +35,14 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 def shape_of(atom: Any) -> tuple[int, ...]:
     """The shape of an operand or a result of an equation."""
     return tuple(atom.aval.shape)
+
+
+def _number(literal: Literal) -> float | None:
+    """The number that a literal is, None for arrays and for what is not real."""
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    aval: Any = literal.aval
+    real = any(jnp.issubdtype(aval.dtype, kind) for kind in kinds)
+    return float(literal.val) if real and aval.shape == () else None
 
 
 class Record(NamedTuple):
@@ -89,9 +98,7 @@ class Trace:
         def read(atom: Any) -> Value:
             if not isinstance(atom, Literal):
                 return env.get(atom, CONST)
-            single = getattr(atom.val, "ndim", 0) == 0
-            number = isinstance(atom.val, int | float) or hasattr(atom.val, "item")
-            return Value(scalar=float(atom.val)) if single and number else CONST
+            return Value(scalar=_number(atom))
 
         outer = self.site
         for number, eqn in enumerate(jaxpr.eqns):
