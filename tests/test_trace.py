@@ -357,6 +357,32 @@ def test_scale_and_bias(name):
     assert (scanned.kind, roles(scanned)) == (kind, "bo")
 
 
+def test_a_delay_line_carries_a_layer_to_its_end():
+    def net(p, x):
+        def step(line, x):
+            return (jnp.tanh(x @ p["w"]), *line[:-1]), line[-1]
+
+        return lax.scan(step, (jnp.zeros((2, 4)),) * 12, x)[1] @ p["o"]
+
+    found = by_path(net, {"w": shaped(6, 4), "o": shaped(4, 3)}, shaped(3, 2, 6))
+    assert found["w"].feeds == ("o",)
+    assert (found["o"].kind, found["o"].activation_before) == ("dense", "tanh")
+
+
+@pytest.mark.parametrize(("kind", "meet"), [("scale", jnp.multiply), ("bias", jnp.add)])
+def test_a_leaf_that_meets_a_carry_of_zeros_is_used_once(kind, meet):
+    def step(h, x, p):
+        return meet(h, p["a"]) + x @ p["w"]
+
+    found = by_path(
+        lambda p, x: loop(lambda h, x: step(h, x, p), jnp.zeros((2, 4)), x),
+        {"a": shaped(4), "w": shaped(6, 4)},
+        shaped(3, 2, 6),
+    )
+    assert (found["a"].kind, found["a"].uses) == (kind, 1)
+    assert (found["w"].kind, found["w"].fan_in) == ("dense", 6)
+
+
 def test_scale_and_bias_tell_whose_output_they_meet():
     found = by_path(
         lambda p, x: p["g"] * (x @ p["w"] + p["b"]) + p["shift"],
@@ -367,7 +393,12 @@ def test_scale_and_bias_tell_whose_output_they_meet():
     assert [found[k].kind for k in ("b", "g", "shift")] == ["bias", "scale", "bias"]
 
 
+MIXED = "moved or mixed copy of itself"
 UNKNOWN = {
+    "symmetrised": (lambda w, x: x @ (w + w.T), MIXED),
+    "polynomial": (lambda w, x: x @ (w + w @ w), MIXED),
+    "partial sums added": (lambda w, x: x @ (w - jnp.cumsum(w, 0)), MIXED),
+    "scanned by pairs": (lambda w, x: x @ lax.associative_scan(jnp.add, w), MIXED),
     "never used": (lambda w, x: x, "never used"),
     "returned": (lambda w, x: (x, w), "returned"),
     "summed": (lambda w, x: x * jnp.sum(w), "reduce_sum"),

@@ -106,10 +106,12 @@ def _fixed_point(
 
     start = [_join(trace, [v], k) if v.info else v for k, v in enumerate(carry)]
     current = enter(start)
-    # What is known only grows, a layer's distance a turn; the records are made after.
-    for turn in range(8):
+    # What is known only grows, a layer's distance a turn, and a delay line passes it on
+    # one place a turn; the records are made after.
+    for turn in range(len(carry) + 8):
         saved = trace.save()
-        after = step(current)
+        # Settled here, so that uses a guess leaves open are forgotten with it.
+        after = _settle_active(trace, step(current))
         trace.restore(saved)
         groups = zip(start, current, after, strict=True)
         joined = enter([_join(trace, group, k) for k, group in enumerate(groups)])

@@ -7,8 +7,8 @@ from jax.extend.core import JaxprEqn
 from ._activations import BENDS, COMPARISONS, curve_name
 from ._roles import entry_use
 from ._sinks import contract
-from ._value import CONST, Info, Value, blur_all, cut, join_infos, join_views, with_act
-from ._view import View, stretch
+from ._value import CONST, Info, Value, cut, join_infos, join_views, with_act
+from ._view import View, blur, stretch
 from ._walk import Trace, mixed, rule, shape_of
 
 _LINEAR = (
@@ -226,9 +226,41 @@ def _is_modifier(trace: Trace, view: View, others: Sequence[View]) -> bool:
     return (wider or lower) and not narrower
 
 
+def _overlaid(views: Sequence[View]) -> set[int]:
+    """The leaves of which several entries meet in one place of a sum.
+
+    A sum with the leaf's own mean, or with parts that zeros keep apart, is none.
+    """
+    places: dict[int, View] = {}
+    found: set[int] = set()
+    for view in views:
+        if view.statistic:
+            continue
+        other = places.setdefault(view.leaf, view)
+        if (other.dims, other.reason) == (view.dims, view.reason):
+            continue
+        pairs = zip(other.dims, view.dims, strict=False)
+        apart = any(
+            one.start + one.length <= two.start or two.start + two.length <= one.start
+            for one, two in pairs
+        )
+        if not apart:
+            found.add(view.leaf)
+    return found
+
+
 def _merge(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     """Leaves and constants: each leaf keeps its place, gains and offsets are told."""
-    views = join_views(view for value in values for view in value.views)
+    given = [view for value in values for view in value.views]
+    views = join_views(given)
+    if name in ("add", "sub", "add_any"):
+        overlaid = _overlaid(given)
+        views = tuple(
+            blur(view, "It is added to a moved or mixed copy of itself.")
+            if view.leaf in overlaid
+            else view
+            for view in views
+        )
     kept: list[View] = []
     for view in views:
         if _is_modifier(trace, view, views) and name in _KINDS:
@@ -264,5 +296,6 @@ def _reduce(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]
         else:
             name = eqn.primitive.name
             reason = f"It is only seen through `{name}`, a statistic of its entries."
-            views.extend(blur_all(Value((view,)), reason).views)
+            statistic = view.statistic or not view.reason
+            views.append(blur(view, reason)._replace(statistic=statistic))
     return [Value(tuple(views))]

@@ -65,6 +65,7 @@ class View(NamedTuple):
         dims: one `Dim` for each dimension of the array.
         fraction: how much of the leaf is seen, 1 or less.
         reason: why the entries can no longer be told apart; empty while they can.
+        statistic: whether that is because they were reduced, to a mean or a norm.
         pending: what the leaf has been to activations already ("scale", "bias",
             "embedding"), though the next operation may show it to be a kernel.
         site: where in the program it became so.
@@ -80,6 +81,7 @@ class View(NamedTuple):
     dims: tuple[Dim, ...]
     fraction: float = 1.0
     reason: str = ""
+    statistic: bool = False
     pending: str = ""
     site: Site = ()
     acts_on: frozenset[int] = frozenset()
