@@ -1,5 +1,6 @@
 """Weight initialization for JAX: `init(key, shape, dtype)`, as values."""
 
+from jaxinit import meanfield as meanfield
 from jaxinit._fans import compute_fans as compute_fans
 from jaxinit._initializer import Initializer as Initializer
 from jaxinit._initializer import initializer as initializer
@@ -23,3 +24,4 @@ from jaxinit.initializers import variance_scaling as variance_scaling
 from jaxinit.initializers import xavier_normal as xavier_normal
 from jaxinit.initializers import xavier_uniform as xavier_uniform
 from jaxinit.initializers import zeros as zeros
+from jaxinit.meanfield import gain as gain

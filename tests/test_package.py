@@ -18,6 +18,7 @@ ROOMS = [
     "_fans",
     "_samplers",
     "_haar",
+    "meanfield",
     "_initializer",
     "_parse",
     "initializers",

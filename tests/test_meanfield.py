@@ -1,0 +1,170 @@
+"""Quadratures against closed forms, kinks and jumps included."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import jaxinit as ji
+from jaxinit import meanfield
+
+CDF = scipy.stats.norm.cdf
+PDF = scipy.stats.norm.pdf
+
+
+def shifted(x):
+    """Relu with its kink at 0.3."""
+    return jnp.maximum(x - 0.3, 0)
+
+
+def steps(x):
+    return jnp.floor(x)
+
+
+FORWARD = {  # E[phi(z)^2], in closed form
+    "linear": 1.0,
+    "relu": 0.5,
+    "leaky_relu": (1 + 0.01**2) / 2,
+    "erf": 2 / math.pi * math.asin(2 / 3),
+    "sin": (1 - math.exp(-2)) / 2,
+    "hard_tanh": (2 * CDF(1) - 1 - 2 * PDF(1)) + 2 * CDF(-1),
+    shifted: (1 + 0.3**2) * CDF(-0.3) - 0.3 * PDF(0.3),
+    steps: sum(k**2 * (CDF(k + 1) - CDF(k)) for k in range(-20, 20)),
+    jnp.sign: 1.0,
+    jnp.exp: math.exp(2),
+}
+BACKWARD = {  # E[phi'(z)^2]
+    "linear": 1.0,
+    "relu": 0.5,
+    "leaky_relu": (1 + 0.01**2) / 2,
+    "erf": 4 / math.pi / math.sqrt(5),
+    "sin": (1 + math.exp(-2)) / 2,
+    "hard_tanh": 2 * CDF(1) - 1,
+    "relu6": CDF(6) - 0.5,
+    shifted: CDF(-0.3),
+    jnp.exp: math.exp(2),
+}
+
+
+@pytest.mark.parametrize("activation", FORWARD, ids=meanfield._name)
+def test_forward_gain(activation):
+    expected = FORWARD[activation] ** -0.5
+    assert meanfield.gain(activation) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("activation", BACKWARD, ids=meanfield._name)
+def test_backward_gain(activation):
+    expected = BACKWARD[activation] ** -0.5
+    found = meanfield.gain(activation, direction="backward")
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", meanfield.ACTIVATIONS)
+def test_every_name_against_a_sum_over_a_million_quantiles(name):
+    n = 10**6
+    z = scipy.stats.norm.ppf((np.arange(n) + 0.5) / n)
+    with jax.enable_x64(True):
+        y = np.asarray(meanfield.ACTIVATIONS[name](jnp.asarray(z)))
+    assert (y**2).mean() * meanfield.gain(name) ** 2 == pytest.approx(1, rel=2e-5)
+
+
+def test_torch_convention():
+    torch = {"relu": 2**0.5, "tanh": 5 / 3, "selu": 0.75, "sigmoid": 1.0}
+    for name, gain in torch.items():
+        assert meanfield.gain(name, convention="torch") == gain
+    with pytest.raises(ValueError, match="torch's table has no 'gelu'"):
+        meanfield.gain("gelu", convention="torch")
+
+
+@pytest.mark.parametrize("q", [1e-8, 1e-2, 1.0, 1e2, 1e6])
+def test_moments_over_all_scales(q):
+    moment = meanfield.second_moment
+    arcsine = 2 / math.pi * math.asin(2 * q / (1 + 2 * q))
+    assert moment("erf", q) == pytest.approx(arcsine, rel=1e-9)
+    slope = 4 / math.pi / math.sqrt(1 + 4 * q)
+    assert moment("erf", q, derivative=True) == pytest.approx(slope, rel=1e-9)
+    assert moment("relu", q) == pytest.approx(q / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("c", [-1.0, -0.5, 0.0, 0.3, 0.99, 1.0])
+def test_correlation_map_is_the_kernel_of_the_textbook(c):
+    found = meanfield.correlation_map("relu", c, 2.0, weight_variance=2.0)
+    arccosine = (math.sqrt(1 - c**2) + c * (math.pi - math.acos(c))) / math.pi
+    assert found == pytest.approx(arccosine, abs=1e-9)
+    found = meanfield.correlation_map(
+        "erf", c, 2.0, weight_variance=1.5, bias_variance=0.2
+    )
+    kernel = lambda c: 1.5 * 2 / math.pi * math.asin(4 * c / 5) + 0.2  # noqa: E731
+    assert found == pytest.approx(kernel(c) / kernel(1), abs=1e-9)
+
+
+def test_fixed_point_is_where_a_wide_network_settles(key):
+    point = meanfield.fixed_point("tanh", weight_variance=1.5, bias_variance=0.1)
+    q = meanfield.variance_map(
+        "tanh", point.variance, weight_variance=1.5, bias_variance=0.1
+    )
+    assert q == pytest.approx(point.variance, rel=1e-9)
+    h = jax.random.normal(key, (2048,))
+    for layer in jax.random.split(key, 12):
+        w_key, b_key = jax.random.split(layer)
+        w = ji.normal((1.5 / 2048) ** 0.5)(w_key, (2048, 2048))
+        h = jnp.tanh(h) @ w + ji.normal(0.1**0.5)(b_key, (2048,))
+    # q fluctuates by about sqrt(2 / 2048) = 3 % of itself, over a few layers.
+    assert float((h**2).mean()) == pytest.approx(point.variance, rel=0.15)
+
+
+def test_depth_scale_is_the_decay_of_the_correlation():
+    settings = {"weight_variance": 1.5, "bias_variance": 0.1}
+    point = meanfield.fixed_point("tanh", **settings)
+    assert point.slope < 1
+    c, gaps = 0.99, []
+    for _ in range(25):
+        c = meanfield.correlation_map("tanh", c, point.variance, **settings)
+        gaps.append(1 - c)
+    decay = math.log(gaps[-2] / gaps[-1])
+    assert 1 / decay == pytest.approx(point.correlation_depth, rel=1e-3)
+
+
+def test_edge_of_chaos():
+    for activation, bias in (("tanh", 0.05), ("erf", 0.1), ("sigmoid", 0.0)):
+        point = meanfield.edge_of_chaos(activation, bias)
+        settings = {"weight_variance": point.weight_variance}
+        assert meanfield.slope(activation, point.variance, **settings) == pytest.approx(
+            1, rel=1e-9
+        )
+        assert meanfield.variance_map(
+            activation, point.variance, bias_variance=bias, **settings
+        ) == pytest.approx(point.variance, rel=1e-6)
+    for activation in ("relu", "relu6"):
+        critical = meanfield.edge_of_chaos(activation)
+        assert critical.weight_variance == pytest.approx(2, rel=1e-9)
+    assert meanfield.edge_of_chaos("tanh").weight_variance == pytest.approx(1, rel=1e-9)
+
+
+def test_works_inside_jit():
+    assert jax.jit(lambda: meanfield.gain("gelu"))() == pytest.approx(1.5335805)
+
+
+def test_bad_input_in_one_sentence():
+    for call, words in (
+        (lambda: meanfield.gain("rleu"), "'rleu' is unknown"),
+        (lambda: meanfield.gain(lambda x: 0 * x), "no gain keeps a signal"),
+        (lambda: meanfield.gain(lambda x: x.sum()), "must work elementwise"),
+        (lambda: meanfield.gain("relu", direction="up"), "direction='up'"),
+        (lambda: meanfield.edge_of_chaos("relu", 0.1), "no critical point"),
+        (lambda: meanfield.fixed_point("relu", weight_variance=3.0), "smaller"),
+        (lambda: meanfield.second_moment("relu", -1.0), "at least 0"),
+        (
+            lambda: meanfield.correlation_map("relu", 2.0, 1.0, weight_variance=2.0),
+            "must lie in",
+        ),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        message = str(caught.value)
+        assert words in message and message.endswith(".") and "\n" not in message
