@@ -1,7 +1,9 @@
 """Weight initialization for JAX: `init(key, shape, dtype)`, as values."""
 
 from jaxinit import meanfield as meanfield
+from jaxinit._fans import Layout as Layout
 from jaxinit._fans import compute_fans as compute_fans
+from jaxinit._fans import einsum_axes as einsum_axes
 from jaxinit._initializer import Initializer as Initializer
 from jaxinit._initializer import initializer as initializer
 from jaxinit._parse import parse as parse

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import _checks
+from jaxinit._fans import LAYOUT, Layout
 from jaxinit._types import Array, Draw, Key, OutSharding, Shape
 
 P = ParamSpec("P")
@@ -149,7 +150,7 @@ class _Scheme:
         self.shown = shown
         self.random = random
         self.inexact = inexact
-        self.signature = inspect.signature(build)
+        self.signature = _with_layout(inspect.signature(build))
         parameters = self.signature.parameters.values()
         self.numeric = {p.name for p in parameters if "Numeric" in str(p.annotation)}
         self.defaults = {
@@ -213,8 +214,9 @@ def initializer(
     The function checks its parameters and returns `draw(key, shape, dtype)`, which is
     called with shapes without zeros and with float32, float64, complex64 or
     complex128; the mechanism does the rest. It must have a parameter `dtype`. A
-    parameter annotated `Numeric` becomes a float, or stays traced. The scheme is known
-    to `jaxinit.parse`, and so to the command line, by the function's name.
+    parameter annotated `Numeric` becomes a float, or stays traced; a `**layout` stands
+    for the keywords of `jaxinit.Layout`. The scheme is known to `jaxinit.parse`, and so
+    to the command line, by the function's name.
 
     Args:
         build: the function.
@@ -246,6 +248,7 @@ def initializer(
     def builder(*args: Any, **kwargs: Any) -> Initializer:
         return scheme(*args, **kwargs)
 
+    builder.__signature__ = scheme.signature  # type: ignore[attr-defined]
     REGISTRY[scheme.name] = builder
     return builder
 
@@ -272,6 +275,22 @@ def alias(name: str, builder: Callable[P, Initializer]) -> Callable[P, Initializ
     """Make a scheme known to `parse` by a second name; its `repr` keeps the first."""
     REGISTRY[name] = builder
     return builder
+
+
+def _with_layout(signature: inspect.Signature) -> inspect.Signature:
+    """Replace a final `**layout` by the parameters that it stands for."""
+    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if len(kept) < len(signature.parameters):
+        kept += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Layout.__annotations__[name].__forward_arg__,
+            )
+            for name, default in LAYOUT.items()
+        ]
+    return signature.replace(parameters=kept)
 
 
 def _rebuild(name: str, arguments: dict[str, Any]) -> Initializer:

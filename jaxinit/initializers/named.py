@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
+from jaxinit._fans import Layout
 from jaxinit._initializer import alias, initializer
 from jaxinit._types import Axis, Distribution, Draw, DType, Mode, Numeric
-from jaxinit.initializers.variance import variance_law
+from jaxinit.initializers.variance import squared_gain, variance_law
+from jaxinit.meanfield import Activation
 
 
 @initializer
@@ -14,10 +18,10 @@ def lecun_normal(
     batch_axis: Axis = (),
     dtype: DType = None,
     *,
-    gain: Numeric = 1.0,
+    gain: Numeric | None = None,
+    activation: Activation | None = None,
     distribution: Distribution = "truncated_normal",
-    fan: Numeric | None = None,
-    groups: int = 1,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""LeCun normal: variance gain squared over fan-in.
 
@@ -29,16 +33,16 @@ def lecun_normal(
         out_axis: axis or axes of the outputs.
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless.
+        gain: deviation multiplier, dimensionless; 1 if None.
+        activation: what feeds the layer, by name or as a function, in place of `gain`.
         distribution: the law; "normal" for the untruncated one.
-        fan: the number of connections itself, in place of the shape's.
-        groups: groups of a grouped convolution.
+        **layout: the keywords of `jaxinit.Layout`.
 
     Returns:
         An initializer.
 
     Raises:
-        ValueError: as `variance_scaling`.
+        ValueError: as `variance_scaling`; or both gain and activation are given.
 
     Example:
         >>> import jax
@@ -52,12 +56,11 @@ def lecun_normal(
     """
     return variance_law(
         "lecun_normal",
-        gain**2,
+        squared_gain("lecun_normal", gain, activation, 1.0),
         "fan_in",
         distribution,
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
 
 
@@ -68,9 +71,9 @@ def lecun_uniform(
     batch_axis: Axis = (),
     dtype: DType = None,
     *,
-    gain: Numeric = 1.0,
-    fan: Numeric | None = None,
-    groups: int = 1,
+    gain: Numeric | None = None,
+    activation: Activation | None = None,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""LeCun uniform: variance gain squared over fan-in.
 
@@ -81,15 +84,15 @@ def lecun_uniform(
         out_axis: axis or axes of the outputs.
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless.
-        fan: the number of connections itself, in place of the shape's.
-        groups: groups of a grouped convolution.
+        gain: deviation multiplier, dimensionless; 1 if None.
+        activation: what feeds the layer, by name or as a function, in place of `gain`.
+        **layout: the keywords of `jaxinit.Layout`.
 
     Returns:
         An initializer.
 
     Raises:
-        ValueError: as `variance_scaling`.
+        ValueError: as `variance_scaling`; or both gain and activation are given.
 
     Example:
         >>> import jax
@@ -102,12 +105,11 @@ def lecun_uniform(
     """
     return variance_law(
         "lecun_uniform",
-        gain**2,
+        squared_gain("lecun_uniform", gain, activation, 1.0),
         "fan_in",
         "uniform",
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
 
 
@@ -118,10 +120,10 @@ def glorot_normal(
     batch_axis: Axis = (),
     dtype: DType = None,
     *,
-    gain: Numeric = 1.0,
+    gain: Numeric | None = None,
+    activation: Activation | None = None,
     distribution: Distribution = "truncated_normal",
-    fan: Numeric | None = None,
-    groups: int = 1,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""Glorot (Xavier) normal: variance 2 gain squared over fan-in plus fan-out.
 
@@ -134,16 +136,16 @@ def glorot_normal(
         out_axis: axis or axes of the outputs.
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless.
+        gain: deviation multiplier, dimensionless; 1 if None.
+        activation: what feeds the layer, by name or as a function, in place of `gain`.
         distribution: the law; "normal" for the untruncated one.
-        fan: the number of connections itself, in place of the shape's.
-        groups: groups of a grouped convolution.
+        **layout: the keywords of `jaxinit.Layout`.
 
     Returns:
         An initializer.
 
     Raises:
-        ValueError: as `variance_scaling`.
+        ValueError: as `variance_scaling`; or both gain and activation are given.
 
     Example:
         >>> import jax
@@ -157,12 +159,11 @@ def glorot_normal(
     """
     return variance_law(
         "glorot_normal",
-        gain**2,
+        squared_gain("glorot_normal", gain, activation, 1.0),
         "fan_avg",
         distribution,
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
 
 
@@ -173,9 +174,9 @@ def glorot_uniform(
     batch_axis: Axis = (),
     dtype: DType = None,
     *,
-    gain: Numeric = 1.0,
-    fan: Numeric | None = None,
-    groups: int = 1,
+    gain: Numeric | None = None,
+    activation: Activation | None = None,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""Glorot (Xavier) uniform: variance 2 gain squared over fan-in plus fan-out.
 
@@ -187,15 +188,15 @@ def glorot_uniform(
         out_axis: axis or axes of the outputs.
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless.
-        fan: the number of connections itself, in place of the shape's.
-        groups: groups of a grouped convolution.
+        gain: deviation multiplier, dimensionless; 1 if None.
+        activation: what feeds the layer, by name or as a function, in place of `gain`.
+        **layout: the keywords of `jaxinit.Layout`.
 
     Returns:
         An initializer.
 
     Raises:
-        ValueError: as `variance_scaling`.
+        ValueError: as `variance_scaling`; or both gain and activation are given.
 
     Example:
         >>> import jax
@@ -209,12 +210,11 @@ def glorot_uniform(
     """
     return variance_law(
         "glorot_uniform",
-        gain**2,
+        squared_gain("glorot_uniform", gain, activation, 1.0),
         "fan_avg",
         "uniform",
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
 
 
@@ -226,10 +226,10 @@ def he_normal(
     dtype: DType = None,
     *,
     gain: Numeric | None = None,
+    activation: Activation | None = None,
     mode: Mode = "fan_in",
     distribution: Distribution = "truncated_normal",
-    fan: Numeric | None = None,
-    groups: int = 1,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""He (Kaiming) normal: variance 2 over the fan, for ReLU.
 
@@ -243,16 +243,16 @@ def he_normal(
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
         gain: deviation multiplier, dimensionless; sqrt(2) exactly if None.
+        activation: what feeds the layer, by name or as a function, in place of `gain`.
         mode: the fan, as in `variance_scaling`.
         distribution: the law; "normal" for the untruncated one.
-        fan: the number of connections itself, in place of the shape's.
-        groups: groups of a grouped convolution.
+        **layout: the keywords of `jaxinit.Layout`.
 
     Returns:
         An initializer.
 
     Raises:
-        ValueError: as `variance_scaling`.
+        ValueError: as `variance_scaling`; or both gain and activation are given.
 
     Example:
         >>> import jax
@@ -265,12 +265,11 @@ def he_normal(
     """
     return variance_law(
         "he_normal",
-        2.0 if gain is None else gain**2,
+        squared_gain("he_normal", gain, activation, 2.0),
         mode,
         distribution,
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
 
 
@@ -282,9 +281,9 @@ def he_uniform(
     dtype: DType = None,
     *,
     gain: Numeric | None = None,
+    activation: Activation | None = None,
     mode: Mode = "fan_in",
-    fan: Numeric | None = None,
-    groups: int = 1,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""He (Kaiming) uniform: variance 2 over the fan, for ReLU.
 
@@ -297,15 +296,15 @@ def he_uniform(
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
         gain: deviation multiplier, dimensionless; sqrt(2) exactly if None.
+        activation: what feeds the layer, by name or as a function, in place of `gain`.
         mode: the fan, as in `variance_scaling`.
-        fan: the number of connections itself, in place of the shape's.
-        groups: groups of a grouped convolution.
+        **layout: the keywords of `jaxinit.Layout`.
 
     Returns:
         An initializer.
 
     Raises:
-        ValueError: as `variance_scaling`.
+        ValueError: as `variance_scaling`; or both gain and activation are given.
 
     Example:
         >>> import jax
@@ -318,12 +317,11 @@ def he_uniform(
     """
     return variance_law(
         "he_uniform",
-        2.0 if gain is None else gain**2,
+        squared_gain("he_uniform", gain, activation, 2.0),
         mode,
         "uniform",
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Unpack, cast
+
 import jax.numpy as jnp
 
-from jaxinit import _checks, _samplers
-from jaxinit._fans import compute_fans
+from jaxinit import _checks, _samplers, meanfield
+from jaxinit._fans import Layout, check_layout, compute_fans
 from jaxinit._initializer import initializer
 from jaxinit._types import Array, Axis, Distribution, Draw, DType, Key, Mode, Numeric
+from jaxinit.meanfield import Activation
 
 _MODES = {
     "fan_in": lambda fan_in, fan_out: fan_in,
@@ -23,29 +26,42 @@ def variance_law(
     mode: str,
     distribution: str,
     axes: tuple[Axis, Axis, Axis],
-    fan: Numeric | None,
-    groups: int,
+    layout: Layout,
 ) -> Draw:
     """The law of every scheme here: mean 0, variance scale / fan."""
     _checks.choice(owner, "mode", mode, _MODES)
     _checks.choice(owner, "distribution", distribution, _samplers.DISTRIBUTIONS)
     in_axis, out_axis, batch_axis = axes
     _checks.axes(owner, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
-    _checks.integer(owner, groups=groups)
     _checks.number(owner, scale=scale, minimum=0)
-    _checks.number(owner, fan=fan, positive=True)
+    check_layout(owner, layout)
     sample = _samplers.DISTRIBUTIONS[distribution]
+    rest = dict(layout)
+    fan = rest.pop("fan")
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         denominator = fan
         if fan is None:
-            denominator = _MODES[mode](
-                *compute_fans(shape, in_axis, out_axis, batch_axis, groups, owner=owner)
-            )
+            fans = compute_fans(shape, *axes, owner=owner, **cast(Any, rest))
+            denominator = _MODES[mode](*fans)
         variance = jnp.asarray(scale / denominator, _samplers.real_dtype(dtype))
         return sample(key, shape, dtype, variance)
 
     return draw
+
+
+def squared_gain(
+    owner: str, gain: Numeric | None, activation: Activation | None, own: float
+) -> Numeric:
+    """The variance multiplier that a scheme's `gain` or `activation` asks for."""
+    if activation is None:
+        return own if gain is None else gain**2
+    if gain is not None:
+        raise ValueError(
+            f"{owner}: gain={gain!r} and activation={activation!r} are both given; "
+            "give one of them."
+        )
+    return meanfield.gain(activation) ** 2
 
 
 @initializer
@@ -58,8 +74,8 @@ def variance_scaling(
     batch_axis: Axis = (),
     dtype: DType = None,
     *,
-    fan: Numeric | None = None,
-    groups: int = 1,
+    activation: Activation | None = None,
+    **layout: Unpack[Layout],
 ) -> Draw:
     r"""Mean 0 and a variance that is a scale over a fan.
 
@@ -79,9 +95,10 @@ def variance_scaling(
         out_axis: axis or axes of the outputs.
         batch_axis: axis or axes over which independent kernels are stacked.
         dtype: dtype of the array; JAX's default float if None.
-        fan: the number $n$ itself, in place of what mode and shape would give; the
-            shape may then have any rank, as a bias has.
-        groups: groups of a grouped convolution, whose fan-out is that of one group.
+        activation: what feeds the layer, a name or a function: the variance is also
+            multiplied by the square of `jaxinit.gain(activation)`.
+        **layout: the keywords of `jaxinit.Layout`: `fan` gives the number $n$ itself,
+            `groups`, `fused`, `transpose` and `strides` say what the layer is.
 
     Returns:
         An initializer.
@@ -103,12 +120,12 @@ def variance_scaling(
         `jax.nn.initializers.variance_scaling`, save complex truncated draws, whose
         deviation JAX divides by 0.9531 where the law has 0.9620.
     """
+    multiplier = squared_gain("variance_scaling", None, activation, 1.0)
     return variance_law(
         "variance_scaling",
-        scale,
+        scale * multiplier,
         mode,
         distribution,
         (in_axis, out_axis, batch_axis),
-        fan,
-        groups,
+        layout,
     )
