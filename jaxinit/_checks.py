@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from jax.core import Tracer
 
 
@@ -55,6 +56,30 @@ def interval(owner: str, lower: Any, upper: Any, names: tuple[str, str]) -> None
         raise ValueError(
             f"{owner}: {low}={lower!r} must be less than {high}={upper!r}; "
             "swap or widen the bounds."
+        )
+
+
+def rank(owner: str, shape: Sequence[int], *, minimum: int) -> None:
+    """Raise unless `shape` has at least so many axes."""
+    if len(shape) < minimum:
+        needed = {2: "matrices (..., in, out)", 3: "kernels (*spatial, in, out)"}
+        raise ValueError(
+            f"{owner}: shape {tuple(shape)} has rank {len(shape)}; it makes "
+            f"{needed[minimum]} of rank {minimum} or more."
+        )
+
+
+def broadcasts(
+    owner: str, name: str, have: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    """Raise unless a value of shape `have` broadcasts to `shape`."""
+    try:
+        fits = np.broadcast_shapes(have, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{owner}: a {name} of shape {have} does not broadcast to shape {shape}."
         )
 
 

@@ -181,17 +181,14 @@ class _Scheme:
         if isinstance(value, (jax.Array, np.ndarray, np.generic)):
             if _checks.is_traced(value):
                 return value
-            if value.ndim:
-                value = np.array(value)
-                value.setflags(write=False)
-                return value
-            value = value.item()
+            value = np.asarray(value)
+            value = value.item() if value.ndim == 0 else value
+        if isinstance(value, (list, np.ndarray)):
+            return _frozen_array(value)
         if name in self.numeric and value is not None:
             if isinstance(value, (str, bytes)) or not isinstance(value, (int, float)):
                 raise TypeError(f"{self.name}: {name}={value!r} must be a real number.")
             return float(value)
-        if isinstance(value, list):
-            return tuple(value)
         return value
 
 
@@ -275,6 +272,17 @@ def alias(name: str, builder: Callable[P, Initializer]) -> Callable[P, Initializ
     """Make a scheme known to `parse` by a second name; its `repr` keeps the first."""
     REGISTRY[name] = builder
     return builder
+
+
+def _frozen_array(value: Any) -> Any:
+    """A tuple if of one axis, else an array of the dtype that its text would give."""
+    array = np.asarray(value)
+    if array.ndim <= 1:
+        return tuple(array.tolist()) if isinstance(value, np.ndarray) else tuple(value)
+    widest = {"f": np.float64, "c": np.complex128, "i": np.int64, "u": np.int64}
+    array = np.array(array, widest.get(array.dtype.kind, array.dtype))
+    array.setflags(write=False)
+    return array
 
 
 def _with_layout(signature: inspect.Signature) -> inspect.Signature:

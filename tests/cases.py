@@ -1,8 +1,11 @@
 """THE table: a row an initializer. Every law in the tests runs over it.
 
 A row gives the initializer, a shape of 2**17 elements or near, the mean and standard
-deviation of its closed form, the law of an element in units of that deviation, and the
-peer in `jax.nn.initializers` whose float32 bits it shares, if there is one.
+deviation of its closed form (None where an array has no such law), the law of an
+element in units of that deviation, and the peer in `jax.nn.initializers` whose float32 bits it
+shares, if there is one. `small` is a shape like it that compiles fast, `complex` says
+that a complex draw is circular, of the same mean square; `tolerance` is zero where
+eager, jitted and sharded draws agree to the bit.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import scipy.special
 import scipy.stats
 
 import jaxinit as ji
@@ -27,8 +31,16 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     mean: float
     stddev: float
-    law: Any  # frozen scipy distribution of (x - mean) / stddev, or None
+    law: Any  # has the cdf of (x - mean) / stddev, or None
     peer: Any = None
+    complex: bool = True
+    tolerance: float = 0.0
+
+    @property
+    def small(self) -> tuple[int, ...]:
+        if self.init.arguments.get("groups", 1) > 1:
+            return (3, 3, 1, 512)
+        return tuple(min(size, 16) for size in self.shape)
 
     def __repr__(self) -> str:
         return f"{self.init!r}{self.shape}".replace(" ", "")
@@ -46,6 +58,21 @@ def truncated(lower, upper):
     law = scipy.stats.truncnorm(lower, upper)
     mean, std = law.mean(), law.std()
     return scipy.stats.truncnorm(lower, upper, loc=-mean / std, scale=1 / std)
+
+
+class Quantiles:
+    """A law by its quantile function, rising or falling, shifted and scaled."""
+
+    def __init__(self, quantile):
+        grid = np.sort(quantile((np.arange(2**20) + 0.5) / 2**20))
+        self.mean, self.stddev = grid.mean(), grid.std()
+        self.grid = (grid - self.mean) / self.stddev
+
+    def cdf(self, z):
+        return np.searchsorted(self.grid, z) / len(self.grid)
+
+    def case(self, init):
+        return Case(init, (2**17,), self.mean, self.stddev, self, complex=False)
 
 
 def entry_of_haar(n):
@@ -200,7 +227,91 @@ ORTHOGONAL = [
     ),
 ]
 
-CASES = [*CONSTANTS, *FIXED, *VARIANCE, *ORTHOGONAL]
+DEPTH = [
+    Case(ji.random_walk("linear"), DENSE, 0.0, math.exp(1 / 512) / 256**0.5, NORMAL),
+    Case(
+        ji.random_walk(), DENSE, 0.0, (2 / 256) ** 0.5 * math.exp(1.2 / 253.6), NORMAL
+    ),
+    Case(ji.spectral(), (1024, 128), 0.0, (1 / 1024 / 8) ** 0.5, NORMAL),
+    Case(ji.spectral(activation="relu"), (128, 1024), 0.0, 1 / 8, NORMAL),
+    Case(ji.small(), DENSE, 0.0, (2 / 5 / 256) ** 0.5, NORMAL),
+    Case(ji.wang(8), DENSE, 0.0, 2 / 8 / 16, NORMAL),
+    Case(ji.hyperfan(64), DENSE, 0.0, (1 / 64 / 256) ** 0.5, UNIFORM),
+    Case(
+        ji.hyperfan(64, 0.5, biases=True, activation="relu"),
+        DENSE,
+        0.0,
+        (2 / 64 / 256 / 0.5 / 2) ** 0.5,
+        UNIFORM,
+    ),
+    Case(ji.siren(), DENSE, 0.0, (2 / 256) ** 0.5 / 30, UNIFORM),
+    Case(ji.siren(first=True), (2, 2**16), 0.0, 1 / 2 / 3**0.5, UNIFORM),
+    Case(ji.siren_bias(64), (2**17,), 0.0, 1 / 8 / 3**0.5, UNIFORM),
+]
+
+COMBINED = [
+    Case(ji.scaled(ji.lecun_normal(), 0.5), DENSE, 0.0, 0.5 / 16, TRUNCATED),
+    Case(ji.stacked(ji.he_normal()), (4, 128, 256), 0.0, 1 / 8, TRUNCATED),
+    Case(
+        ji.per_gate(ji.glorot_normal(distribution="normal")),
+        DENSE,
+        0.0,
+        (2 / 384) ** 0.5,
+        NORMAL,
+    ),
+    Case(ji.masked(ji.normal(1.0), True), DENSE, 0.0, 1.0, NORMAL),
+    Case(ji.looks_linear(ji.normal(1.0)), DENSE, 0.0, 1.0, None, complex=False),
+    Case(ji.icnr(ji.normal(1.0)), (3, 3, 64, 256), 0.0, 1.0, None, complex=False),
+]
+
+STRUCTURED = [
+    Case(ji.identity(2.0), (64, 64), None, None, None),
+    Case(ji.dirac(), (3, 3, 16, 32), None, None, None),
+    Case(ji.zero(), (48, 100), None, None, None),
+    Case(ji.idinit(0.5), (48, 100), None, None, None),
+    Case(ji.bilinear(), (4, 4, 8, 8), None, None, None),
+    Case(ji.stft(), (64, 1, 33), None, None, None),
+    Case(ji.hippo_legs(), (64, 64), None, None, None),
+    Case(ji.hippo_legs_input(), (64,), None, None, None),
+    Case(ji.s4d_lin("frequency"), (64,), None, None, None),
+    Case(ji.s4d_lin("log_decay"), (64,), -math.log(2), 0.0, None),
+    Case(ji.forget_bias(), (64,), None, None, None),
+    Case(ji.sparse(15), DENSE, 0.0, (15 / 256) ** 0.5, None),
+    Case(ji.sparse(sparsity=0.9), DENSE, 0.0, (25 / 256) ** 0.5, None),
+]
+
+RECURRENT = [
+    Quantiles(lambda u: np.log(1 + 98 * u)).case(ji.chrono(100.0)),
+    Quantiles(lambda u: -np.log(1 + 98 * u)).case(ji.chrono(100.0, "input")),
+    Quantiles(lambda u: scipy.special.logit(2**-17 + u * (1 - 2**-16))).case(
+        ji.uniform_gate()
+    ),
+    Quantiles(lambda u: np.log(1e-3) + u * np.log(100)).case(ji.log_step()),
+    Quantiles(lambda u: np.log(-np.log(0.25 + u * (0.81 - 0.25)) / 2)).case(
+        ji.lru_nu_log(0.5, 0.9)
+    ),
+    Quantiles(lambda u: np.log(2 * np.pi * u)).case(ji.lru_theta_log()),
+    Quantiles(lambda u: np.log1p(-0.25 - u * (0.81 - 0.25)) / 2).case(
+        ji.lru_gamma_log(0.5, 0.9)
+    ),
+]
+
+HAAR_BASED = [
+    Case(ji.scaled_orthogonal(), (128, 512), 0.0, (4 / 512) ** 0.5, entry_of_haar(512)),
+    Case(ji.convolution_orthogonal(), (3, 3, 32, 64), 0.0, 1 / 24, None),
+    Case(ji.stacked(ji.orthogonal()), (32, 64, 64), 0.0, 1 / 8, entry_of_haar(64)),
+]
+
+CASES = [
+    *CONSTANTS,
+    *FIXED,
+    *VARIANCE,
+    *DEPTH,
+    *COMBINED,
+    *STRUCTURED,
+    *RECURRENT,
+    *[case._replace(tolerance=1e-5) for case in ORTHOGONAL + HAAR_BASED],
+]
 """Every row."""
 
 RANDOM = [case for case in CASES if case.stddev]

@@ -6,6 +6,22 @@ from jaxinit.initializers.basic import ones as ones
 from jaxinit.initializers.basic import truncated_normal as truncated_normal
 from jaxinit.initializers.basic import uniform as uniform
 from jaxinit.initializers.basic import zeros as zeros
+from jaxinit.initializers.combinators import masked as masked
+from jaxinit.initializers.combinators import per_gate as per_gate
+from jaxinit.initializers.combinators import scaled as scaled
+from jaxinit.initializers.combinators import stacked as stacked
+from jaxinit.initializers.convolution import (
+    convolution_orthogonal as convolution_orthogonal,
+)
+from jaxinit.initializers.convolution import scaled_orthogonal as scaled_orthogonal
+from jaxinit.initializers.depth import edge_of_chaos as edge_of_chaos
+from jaxinit.initializers.depth import hyperfan as hyperfan
+from jaxinit.initializers.depth import random_walk as random_walk
+from jaxinit.initializers.depth import siren as siren
+from jaxinit.initializers.depth import siren_bias as siren_bias
+from jaxinit.initializers.depth import small as small
+from jaxinit.initializers.depth import spectral as spectral
+from jaxinit.initializers.depth import wang as wang
 from jaxinit.initializers.named import glorot_normal as glorot_normal
 from jaxinit.initializers.named import glorot_uniform as glorot_uniform
 from jaxinit.initializers.named import he_normal as he_normal
@@ -18,4 +34,24 @@ from jaxinit.initializers.named import xavier_normal as xavier_normal
 from jaxinit.initializers.named import xavier_uniform as xavier_uniform
 from jaxinit.initializers.orthogonal import delta_orthogonal as delta_orthogonal
 from jaxinit.initializers.orthogonal import orthogonal as orthogonal
+from jaxinit.initializers.recurrent import chrono as chrono
+from jaxinit.initializers.recurrent import forget_bias as forget_bias
+from jaxinit.initializers.recurrent import hippo_legs as hippo_legs
+from jaxinit.initializers.recurrent import hippo_legs_input as hippo_legs_input
+from jaxinit.initializers.recurrent import irnn as irnn
+from jaxinit.initializers.recurrent import log_step as log_step
+from jaxinit.initializers.recurrent import lru_gamma_log as lru_gamma_log
+from jaxinit.initializers.recurrent import lru_nu_log as lru_nu_log
+from jaxinit.initializers.recurrent import lru_theta_log as lru_theta_log
+from jaxinit.initializers.recurrent import s4d_lin as s4d_lin
+from jaxinit.initializers.recurrent import uniform_gate as uniform_gate
+from jaxinit.initializers.structured import bilinear as bilinear
+from jaxinit.initializers.structured import dirac as dirac
+from jaxinit.initializers.structured import icnr as icnr
+from jaxinit.initializers.structured import identity as identity
+from jaxinit.initializers.structured import idinit as idinit
+from jaxinit.initializers.structured import looks_linear as looks_linear
+from jaxinit.initializers.structured import sparse as sparse
+from jaxinit.initializers.structured import stft as stft
+from jaxinit.initializers.structured import zero as zero
 from jaxinit.initializers.variance import variance_scaling as variance_scaling

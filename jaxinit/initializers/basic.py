@@ -78,13 +78,8 @@ def constant(value: Any, dtype: DType = None) -> Draw:
             )
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        try:
-            return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
-        except ValueError:
-            raise ValueError(
-                f"constant: a value of shape {jnp.shape(value)} does not broadcast to "
-                f"shape {shape}."
-            ) from None
+        _checks.broadcasts("constant", "value", np.shape(value), shape)
+        return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
     return draw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Unpack, cast
 
 import jax.numpy as jnp
@@ -23,13 +24,18 @@ _MODES = {
 def variance_law(
     owner: str,
     scale: Numeric,
-    mode: str,
+    mode: str | Callable[[float, float], float],
     distribution: str,
     axes: tuple[Axis, Axis, Axis],
     layout: Layout,
 ) -> Draw:
-    """The law of every scheme here: mean 0, variance scale / fan."""
-    _checks.choice(owner, "mode", mode, _MODES)
+    """The law of every scheme here: mean 0, variance scale / fan.
+
+    A `mode` beyond the four is a function of fan-in and fan-out.
+    """
+    if not callable(mode):
+        _checks.choice(owner, "mode", mode, _MODES)
+        mode = _MODES[mode]
     _checks.choice(owner, "distribution", distribution, _samplers.DISTRIBUTIONS)
     in_axis, out_axis, batch_axis = axes
     _checks.axes(owner, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
@@ -43,7 +49,7 @@ def variance_law(
         denominator = fan
         if fan is None:
             fans = compute_fans(shape, *axes, owner=owner, **cast(Any, rest))
-            denominator = _MODES[mode](*fans)
+            denominator = mode(*fans)
         variance = jnp.asarray(scale / denominator, _samplers.real_dtype(dtype))
         return sample(key, shape, dtype, variance)
 

@@ -1,0 +1,188 @@
+"""Schemes made of schemes; each is an initializer like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _checks
+from jaxinit._initializer import Initializer, initializer
+from jaxinit._types import Array, Draw, DType, Key, Numeric
+
+
+def base_draw(owner: str, init: Any) -> Draw:
+    """The formula of the scheme that another one is built on, or one sentence."""
+    if not isinstance(init, Initializer):
+        raise TypeError(
+            f"{owner}: init={init!r} must be an initializer of jaxinit, such as "
+            "jaxinit.he_normal()."
+        )
+    return init._draw
+
+
+@initializer
+def scaled(init: Initializer, factor: Numeric, dtype: DType = None) -> Draw:
+    r"""Another scheme's draw times a factor.
+
+    $w = \text{factor} \cdot w_0$: what residual branches ask for, with a factor such as
+    $1 / \sqrt{2 L}$ for L layers.
+
+    Args:
+        init: the other scheme.
+        factor: multiplier, dimensionless.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        TypeError: `init` is no initializer. ValueError: a factor that is not finite.
+
+    Example:
+        >>> import jax, jaxinit
+        >>> w = scaled(jaxinit.lecun_normal(), 0.5)(jax.random.key(0), (256, 512))
+        >>> round(float(w.std()) * 2 * 16, 2)
+        1.0
+
+    References:
+        Radford et al. 2019, Language models are unsupervised multitask learners,
+        section 2.3, for its use.
+    """
+    draw = base_draw("scaled", init)
+    _checks.number("scaled", factor=factor)
+
+    def draw_scaled(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        return jnp.asarray(factor, dtype) * draw(key, shape, dtype)
+
+    return draw_scaled
+
+
+@initializer
+def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
+    r"""An independent draw for each place along an axis.
+
+    $w[l] = w_0$ drawn from the l-th of `split(key, layers)`: for the parameters of a
+    scan over layers, or of experts, whose stacked axis is no part of the layer.
+
+    Args:
+        init: the scheme of one layer, which sees the shape without the axis.
+        axis: the stacked axis.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        TypeError: `init` is no initializer. ValueError: the axis is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxinit
+        >>> w = stacked(jaxinit.orthogonal())(jax.random.key(0), (3, 8, 8))
+        >>> bool(jnp.allclose(w.mT @ w, jnp.eye(8), atol=1e-5))
+        True
+
+    References:
+        The need: google/flax issue 2754.
+    """
+    draw = base_draw("stacked", init)
+    _checks.axes("stacked", axis=axis)
+
+    def draw_stack(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        ((at,),) = _checks.normalized_axes("stacked", shape, axis=axis)
+        one = (*shape[:at], *shape[at + 1 :])
+        stack = jax.vmap(lambda k: draw(k, one, dtype))(
+            jax.random.split(key, shape[at])
+        )
+        return jnp.moveaxis(stack, 0, at)
+
+    return draw_stack
+
+
+@initializer
+def per_gate(
+    init: Initializer, gates: int = 4, axis: int = -1, dtype: DType = None
+) -> Draw:
+    r"""An independent draw for each of several kernels packed along an axis.
+
+    The axis holds `gates` blocks of equal size side by side, as an LSTM's packed
+    kernel (in, 4 hidden) or a packed query-key-value projection does; each block is
+    drawn by itself, with its own fans, its own orthogonality.
+
+    Args:
+        init: the scheme of one block.
+        gates: number of blocks.
+        axis: the axis along which they lie.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        TypeError: `init` is no initializer. ValueError: `gates` does not divide the
+            axis, or the axis is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxinit
+        >>> w = per_gate(jaxinit.orthogonal())(jax.random.key(0), (8, 32))
+        >>> bool(jnp.allclose(w[:, 8:16].T @ w[:, 8:16], jnp.eye(8), atol=1e-5))
+        True
+
+    References:
+        The practice of drawing gates apart is Flax's; drawn as one, (H, 4H) has only
+        orthonormal rows.
+    """
+    draw = base_draw("per_gate", init)
+    _checks.integer("per_gate", gates=gates)
+    _checks.axes("per_gate", axis=axis)
+
+    def draw_gates(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        ((at,),) = _checks.normalized_axes("per_gate", shape, axis=axis)
+        if shape[at] % gates:
+            raise ValueError(
+                f"per_gate: gates={gates} does not divide axis {axis} of shape {shape}."
+            )
+        one = (*shape[:at], shape[at] // gates, *shape[at + 1 :])
+        blocks = jax.vmap(lambda k: draw(k, one, dtype))(jax.random.split(key, gates))
+        return jnp.moveaxis(blocks, 0, at).reshape(shape)
+
+    return draw_gates
+
+
+@initializer
+def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
+    r"""Another scheme's draw where a mask is true, zero elsewhere.
+
+    $w = m \odot w_0$. The fans are those of the whole shape.
+
+    Args:
+        init: the other scheme.
+        mask: array of truth values that broadcasts to the shape.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        TypeError: `init` is no initializer. ValueError: the mask does not broadcast to
+            the shape.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxinit
+        >>> init = masked(jaxinit.normal(1.0), [[True, False], [True, True]])
+        >>> jnp.count_nonzero(init(jax.random.key(0), (2, 2))).item()
+        3
+
+    References:
+        Frankle and Carbin 2019, arXiv:1803.03635, for masks over a start.
+    """
+    draw = base_draw("masked", init)
+    keep = np.asarray(mask).astype(bool)
+
+    def draw_masked(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.broadcasts("masked", "mask", keep.shape, shape)
+        return jnp.where(keep, draw(key, shape, dtype), jnp.zeros((), dtype))
+
+    return draw_masked

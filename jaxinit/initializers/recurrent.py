@@ -1,0 +1,464 @@
+"""Recurrent and state-space models: gate biases and spectra with a chosen memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import _checks
+from jaxinit._initializer import alias, initializer
+from jaxinit._samplers import rounded
+from jaxinit._types import Array, Draw, DType, Key, Numeric
+from jaxinit.initializers.structured import identity
+
+irnn = alias("irnn", identity)
+
+Part = Literal["forget", "input", "packed"]
+
+
+@initializer(random=False)
+def forget_bias(
+    value: Numeric = 1.0, gates: int = 4, index: int = 1, dtype: DType = None
+) -> Draw:
+    """A constant for the forget gate of a packed bias, zeros for the others.
+
+    Args:
+        value: bias of the forget gate.
+        gates: gates packed along the last axis.
+        index: the forget gate's place among them: 1 in the order i, f, g, o of Keras,
+            torch and Flax.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of shapes (..., gates times hidden).
+
+    Raises:
+        ValueError: gates that do not divide the last axis, or an index beyond them.
+
+    Example:
+        >>> forget_bias()(None, (8,)).tolist()
+        [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+
+    References:
+        Gers, Schmidhuber and Cummins 2000, Learning to forget; Jozefowicz, Zaremba and
+        Sutskever 2015, An empirical exploration of recurrent network architectures.
+    """
+    _checks.number("forget_bias", value=value)
+    _checks.integer("forget_bias", gates=gates)
+    _checks.integer("forget_bias", minimum=0, index=index)
+    if index >= gates:
+        raise ValueError(f"forget_bias: index={index} is beyond the gates={gates}.")
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        size = _gate_size("forget_bias", shape, gates)
+        gate = jnp.arange(shape[-1]) // size
+        row = jnp.where(gate == index, jnp.asarray(value, dtype), 0)
+        return jnp.broadcast_to(row, shape)
+
+    return draw
+
+
+@initializer
+def chrono(max_length: Numeric, part: Part = "forget", dtype: DType = None) -> Draw:
+    r"""Gate biases for dependencies of up to a given length.
+
+    $b_f = \log u$, $u \sim U[1, T - 1]$, and $b_i = -b_f$: a cell of forget gate
+    $\sigma(b_f)$ remembers for about u steps.
+
+    Args:
+        max_length: T, the longest dependency in steps, above 2.
+        part: "forget" or "input", of one gate's bias (hidden,), equal and opposite for
+            the same key; or "packed", of a bias (4 hidden,) in the order i, f, g, o,
+            with zeros for g and o.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        ValueError: T of at most 2, an unknown part, or a packed bias that four does
+            not divide.
+
+    Example:
+        >>> import jax
+        >>> b = chrono(100.0)(jax.random.key(0), (2**16,))
+        >>> round(float(jax.numpy.exp(b).mean()))
+        50
+
+    References:
+        Tallec and Ollivier 2018, arXiv:1804.11188, equation 16.
+    """
+    _checks.number("chrono", max_length=max_length)
+    if not _checks.is_traced(max_length) and not max_length > 2:
+        raise ValueError(
+            f"chrono: max_length={max_length!r} must exceed 2, the shortest dependency."
+        )
+
+    def forget(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, max_length - 1))
+
+    return _gate_pair("chrono", part, forget)
+
+
+@initializer
+def uniform_gate(part: Part = "forget", dtype: DType = None) -> Draw:
+    r"""Gate biases that spread the gates' activations evenly over (0, 1).
+
+    $b_f = -\log(1/u - 1)$, $u \sim U[1/n, 1 - 1/n]$ with n hidden units, so that
+    $\sigma(b_f) = u$, and $b_i = -b_f$.
+
+    Args:
+        part: as in `chrono`.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer; n is the size of one gate's bias.
+
+    Raises:
+        ValueError: an unknown part, fewer than three units, or a packed bias that four
+            does not divide.
+
+    Example:
+        >>> import jax
+        >>> b = uniform_gate()(jax.random.key(0), (2**16,))
+        >>> round(float(jax.nn.sigmoid(b).std() * 12**0.5), 2)
+        1.0
+
+    References:
+        Gu et al. 2020, arXiv:1910.09890, section 3.3.
+    """
+
+    def forget(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        edge = 1 / shape[-1]
+        if edge >= 0.5:
+            raise ValueError(
+                f"uniform_gate: a gate of {shape[-1]} units has no range to spread "
+                "over; it needs three or more."
+            )
+        u = jax.random.uniform(key, shape, dtype, edge, 1 - edge)
+        return jnp.log(u) - jnp.log1p(-u)
+
+    return _gate_pair("uniform_gate", part, forget)
+
+
+def _gate_pair(owner: str, part: str, forget: Draw) -> Draw:
+    """The bias of the forget gate, of the input gate opposite to it, or of all four."""
+    _checks.choice(owner, "part", part, ("forget", "input", "packed"))
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _real(owner, dtype)
+        if part == "packed":
+            size = _gate_size(owner, shape, 4)
+            bias = forget(key, (*shape[:-1], size), dtype)
+            zeros = jnp.zeros_like(bias)
+            return jnp.concatenate([-bias, bias, zeros, zeros], axis=-1)
+        bias = forget(key, shape, dtype)
+        return bias if part == "forget" else -bias
+
+    return draw
+
+
+def _gate_size(owner: str, shape: tuple[int, ...], gates: int) -> int:
+    if not shape or shape[-1] % gates:
+        raise ValueError(
+            f"{owner}: the last axis of shape {shape} does not hold {gates} gates of "
+            "equal size."
+        )
+    return shape[-1] // gates
+
+
+@initializer(random=False)
+def hippo_legs(dtype: DType = None) -> Draw:
+    r"""HiPPO-LegS: the transition that compresses a whole history.
+
+    $A_{nk} = -\sqrt{(2n + 1)(2k + 1)}$ for n > k, $-(n + 1)$ for n = k, 0 for n < k, in
+    $x' = A x + B u$ with x a column; leading axes repeat it. B is `hippo_legs_input`.
+
+    Args:
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of shapes (..., n, n).
+
+    Raises:
+        ValueError: a matrix that is not square.
+
+    Example:
+        >>> hippo_legs()(None, (2, 2))
+        Array([[-1.       , -0.       ],
+               [-1.7320508, -2.       ]], dtype=float32)
+
+    References:
+        Gu, Dao, Ermon, Rudra and Re 2020, arXiv:2008.07669, theorem 2; Gu, Goel and Re
+        2022, arXiv:2111.00396, equation 2.
+    """
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        if len(shape) < 2 or shape[-1] != shape[-2]:
+            raise ValueError(
+                f"hippo_legs: shape {shape} is no stack of square matrices (..., n, n)."
+            )
+        n = np.arange(shape[-1])
+        root = np.sqrt(2 * n + 1)
+        matrix = np.tril(np.outer(root, root), -1) + np.diag(n + 1.0)
+        return jnp.broadcast_to(jnp.asarray(-matrix, dtype), shape)
+
+    return draw
+
+
+@initializer(random=False)
+def hippo_legs_input(dtype: DType = None) -> Draw:
+    r"""The input weights of HiPPO-LegS: $B_n = \sqrt{2n + 1}$ along the last axis.
+
+    Args:
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of shapes (..., n).
+
+    Raises:
+        ValueError: a shape without axes.
+
+    Example:
+        >>> hippo_legs_input()(None, (3,))
+        Array([1.       , 1.7320508, 2.236068 ], dtype=float32)
+
+    References:
+        Gu, Dao, Ermon, Rudra and Re 2020, arXiv:2008.07669, theorem 2.
+    """
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        return _along_last(
+            "hippo_legs_input", shape, dtype, lambda n: np.sqrt(2 * n + 1)
+        )
+
+    return draw
+
+
+@initializer(random=False)
+def s4d_lin(
+    part: Literal["value", "log_decay", "frequency"] = "value", dtype: DType = None
+) -> Draw:
+    r"""S4D-Lin: a diagonal state space of evenly spaced frequencies.
+
+    $\lambda_n = -\tfrac12 + i \pi n$ along the last axis; or its parts as parameters,
+    $\log(-\mathrm{Re}\,\lambda_n) = -\log 2$ and $\mathrm{Im}\,\lambda_n = \pi n$.
+
+    Args:
+        part: "value", complex; "log_decay" or "frequency", real.
+        dtype: dtype of the array, complex for "value"; JAX's default float if None.
+
+    Returns:
+        An initializer of shapes (..., n).
+
+    Raises:
+        TypeError: a real dtype for "value". ValueError: an unknown part.
+
+    Example:
+        >>> s4d_lin()(None, (2,), "complex64")
+        Array([-0.5+0.j       , -0.5+3.1415927j], dtype=complex64)
+
+    References:
+        Gu, Gupta, Goel and Re 2022, arXiv:2206.11893, equation 9.
+    """
+    values = {
+        "value": lambda n: -0.5 + 1j * np.pi * n,
+        "log_decay": lambda n: np.full(n.shape, math.log(0.5)),
+        "frequency": lambda n: np.pi * n,
+    }
+    _checks.choice("s4d_lin", "part", part, values)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        if part == "value" and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"s4d_lin: dtype {jnp.dtype(dtype).name} cannot hold the complex "
+                "eigenvalues; pass dtype=complex64, or ask for a real part."
+            )
+        return _along_last("s4d_lin", shape, dtype, values[part])
+
+    return draw
+
+
+@initializer
+def log_step(
+    minimum: Numeric = 1e-3, maximum: Numeric = 1e-1, dtype: DType = None
+) -> Draw:
+    r"""Logarithms of step sizes, spread evenly: $\log \Delta \sim U[\log a, \log b)$.
+
+    Args:
+        minimum: a, the least step, in units of time.
+        maximum: b, the greatest.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        ValueError: the steps are not positive, or not in order.
+
+    Example:
+        >>> import jax
+        >>> steps = jax.numpy.exp(log_step()(jax.random.key(0), (2**16,)))
+        >>> round(float(jax.numpy.median(steps)), 3)
+        0.01
+
+    References:
+        Gu, Goel and Re 2022, arXiv:2111.00396, appendix; Gu and Dao 2023,
+        arXiv:2312.00752, section 3.6.
+    """
+    _checks.number("log_step", positive=True, least=minimum, greatest=maximum)
+    _checks.interval("log_step", minimum, maximum, ("minimum", "maximum"))
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _real("log_step", dtype)
+        low, high = (jnp.log(jnp.asarray(x, dtype)) for x in (minimum, maximum))
+        return jax.random.uniform(key, shape, dtype, low, high)
+
+    return draw
+
+
+@initializer
+def lru_nu_log(r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None) -> Draw:
+    r"""Moduli of an LRU's eigenvalues, uniform on a ring of the unit disk.
+
+    $\nu = \log(-\tfrac12 \log(u (r_1^2 - r_0^2) + r_0^2))$, $u \sim U[0, 1)$, so that
+    $|\lambda| = e^{-e^\nu}$ has area-uniform moduli between $r_0$ and $r_1$.
+
+    Args:
+        r_min: $r_0$, the least modulus, at least 0.
+        r_max: $r_1$, the greatest, at most 1.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        ValueError: moduli out of order or outside [0, 1].
+
+    Example:
+        >>> import jax
+        >>> nu = lru_nu_log(0.5, 0.9)(jax.random.key(0), (2**16,))
+        >>> modulus = jax.numpy.exp(-jax.numpy.exp(nu))
+        >>> round(float(modulus.min()), 2), round(float(modulus.max()), 2)
+        (0.5, 0.9)
+
+    References:
+        Orvieto et al. 2023, arXiv:2303.06349, lemma 3.2.
+    """
+    _check_ring("lru_nu_log", r_min, r_max)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _real("lru_nu_log", dtype)
+        return jnp.log(-jnp.log(_squared_modulus(key, shape, dtype, r_min, r_max)) / 2)
+
+    return draw
+
+
+@initializer
+def lru_theta_log(max_phase: Numeric = 2 * math.pi, dtype: DType = None) -> Draw:
+    r"""Phases of an LRU's eigenvalues: $\log(\theta_1 u)$, $u \sim U(0, 1)$.
+
+    Args:
+        max_phase: $\theta_1$, the greatest phase, in radians.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        ValueError: a phase that is not positive.
+
+    Example:
+        >>> import jax
+        >>> theta = jax.numpy.exp(lru_theta_log()(jax.random.key(0), (2**16,)))
+        >>> round(float(theta.mean()), 2)
+        3.14
+
+    References:
+        Orvieto et al. 2023, arXiv:2303.06349, section 3.4.
+    """
+    _checks.number("lru_theta_log", positive=True, max_phase=max_phase)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _real("lru_theta_log", dtype)
+        u = jax.random.uniform(key, shape, dtype, jnp.finfo(dtype).eps)
+        return jnp.log(jnp.asarray(max_phase, dtype) * u)
+
+    return draw
+
+
+@initializer
+def lru_gamma_log(
+    r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None
+) -> Draw:
+    r"""Normalisation of an LRU's input: $\log \sqrt{1 - |\lambda|^2}$.
+
+    With the key and the radii of `lru_nu_log` it belongs to those eigenvalues.
+
+    Args:
+        r_min: the least modulus, at least 0.
+        r_max: the greatest, at most 1.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        ValueError: moduli out of order or outside [0, 1].
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> key = jax.random.key(0)
+        >>> modulus = jnp.exp(-jnp.exp(lru_nu_log(0.5, 0.9)(key, (4,))))
+        >>> gamma = jnp.exp(lru_gamma_log(0.5, 0.9)(key, (4,)))
+        >>> bool(jnp.allclose(modulus**2 + gamma**2, 1))
+        True
+
+    References:
+        Orvieto et al. 2023, arXiv:2303.06349, equation 7.
+    """
+    _check_ring("lru_gamma_log", r_min, r_max)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _real("lru_gamma_log", dtype)
+        return jnp.log1p(-_squared_modulus(key, shape, dtype, r_min, r_max)) / 2
+
+    return draw
+
+
+def _squared_modulus(
+    key: Key, shape: tuple[int, ...], dtype: DType, r_min: Numeric, r_max: Numeric
+) -> Array:
+    # Away from 0, whose logarithm is infinite; 1 is excluded by uniform itself.
+    tiny = jnp.finfo(dtype).eps
+    u = jax.random.uniform(key, shape, dtype, tiny)
+    low = jnp.asarray(r_min, dtype) ** 2
+    return rounded(u * (jnp.asarray(r_max, dtype) ** 2 - low)) + low
+
+
+def _check_ring(owner: str, r_min: Numeric, r_max: Numeric) -> None:
+    _checks.number(owner, minimum=0, r_min=r_min, r_max=r_max)
+    _checks.interval(owner, r_min, r_max, ("r_min", "r_max"))
+    if not _checks.is_traced(r_max) and r_max > 1:
+        raise ValueError(
+            f"{owner}: r_max={r_max!r} must be at most 1, for the state to be stable."
+        )
+
+
+def _real(owner: str, dtype: DType) -> None:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{owner}: dtype {jnp.dtype(dtype).name} is complex, but the values are "
+            "real; pass a floating dtype."
+        )
+
+
+def _along_last(owner: str, shape: tuple[int, ...], dtype: DType, values) -> Array:
+    """A function of the index along the last axis, the same for all others."""
+    if not shape:
+        raise ValueError(f"{owner}: shape () has no axis; (..., n) is needed.")
+    return jnp.broadcast_to(jnp.asarray(values(np.arange(shape[-1])), dtype), shape)

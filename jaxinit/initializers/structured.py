@@ -1,0 +1,479 @@
+"""Kernels with a structure: identities, Hadamard, sparse, upsampling, Fourier."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxinit import _checks
+from jaxinit._initializer import Initializer, initializer
+from jaxinit._types import Array, Draw, DType, Key, Numeric
+from jaxinit.initializers.combinators import base_draw
+
+
+@initializer(random=False)
+def identity(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
+    r"""The identity matrix times a gain.
+
+    $W_{ij} = \text{gain}\,\delta_{ij}$, partial where the matrix is not square, and the
+    same for every leading axis. With a ReLU and zero biases it starts a recurrent
+    network that remembers (IRNN).
+
+    Args:
+        gain: multiplier, dimensionless.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of shapes (..., in, out).
+
+    Raises:
+        ValueError: a rank below two.
+
+    Example:
+        >>> identity(2.0)(None, (2, 3))
+        Array([[2., 0., 0.],
+               [0., 2., 0.]], dtype=float32)
+
+    References:
+        Le, Jaitly and Hinton 2015, arXiv:1504.00941, section 3.
+    """
+    _checks.number("identity", gain=gain)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("identity", shape, minimum=2)
+        return jnp.broadcast_to(
+            jnp.asarray(gain, dtype) * jnp.eye(*shape[-2:], dtype=dtype), shape
+        )
+
+    return draw
+
+
+@initializer(random=False)
+def dirac(groups: int = 1, gain: Numeric = 1.0, dtype: DType = None) -> Draw:
+    r"""A convolution that hands its input on unchanged.
+
+    1 at the tap $\lfloor (k - 1) / 2 \rfloor$ of every spatial axis, between input i
+    and output i of each group, 0 elsewhere: with stride 1 and SAME padding the identity
+    on the first min(in, out) channels, for odd and for even kernels.
+
+    Args:
+        groups: feature groups of the convolution; each is an identity.
+        gain: multiplier, dimensionless.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (*spatial, in / groups, out).
+
+    Raises:
+        ValueError: a rank below three, or groups that do not divide the outputs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> w = dirac()(None, (3, 3, 2, 2))
+        >>> bool((w[1, 1] == jnp.eye(2)).all()), float(w.sum())
+        (True, 2.0)
+
+    References:
+        Zagoruyko and Komodakis 2017, arXiv:1706.00388. The tap is the one of SAME
+        padding in JAX; torch's, k // 2, differs for even kernels.
+    """
+    _checks.integer("dirac", groups=groups)
+    _checks.number("dirac", gain=gain)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("dirac", shape, minimum=3)
+        eye = jnp.asarray(gain, dtype) * _grouped_eye("dirac", shape, groups, dtype)
+        return jnp.zeros(shape, dtype).at[_same_tap(shape)].set(eye)
+
+    return draw
+
+
+@initializer(random=False)
+def zero(dtype: DType = None) -> Draw:
+    r"""ZerO: identity and Hadamard matrices alone, without any randomness.
+
+    Of a matrix (in, out): the identity, partial if out <= in; else
+    $c\,H[:\text{in}, :\text{out}]$ with the Hadamard matrix H of order $2^m$,
+    $m = \lceil \log_2 \text{out} \rceil$ and $c = 2^{-(m - 1)/2}$. Of a convolution
+    kernel, that matrix at the centre tap.
+
+    Args:
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (*spatial, in, out); zeros suit the last layer of a
+        residual branch.
+
+    Raises:
+        ValueError: a rank below two.
+
+    Example:
+        >>> zero()(None, (1, 2))
+        Array([[1., 1.]], dtype=float32)
+
+    References:
+        Zhao, Schafer and Anandkumar 2022, arXiv:2110.12661, algorithms 1 and 2.
+    """
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("zero", shape, minimum=2)
+        rows, columns = shape[-2:]
+        if columns <= rows:
+            matrix = jnp.eye(rows, columns, dtype=dtype)
+        else:
+            m = (columns - 1).bit_length()
+            common = jnp.arange(rows)[:, None] & jnp.arange(columns)
+            odd = lax.population_count(common) % 2 == 1
+            matrix = jnp.where(odd, -1, 1).astype(dtype) * 2 ** (-(m - 1) / 2)
+        return jnp.zeros(shape, dtype).at[_same_tap(shape)].set(matrix)
+
+    return draw
+
+
+@initializer(random=False)
+def idinit(tau: Numeric = 1.0, dtype: DType = None) -> Draw:
+    r"""IDInit: the identity, repeated until it fills a rectangular matrix.
+
+    $W_{ij} = \tau$ where $i \equiv j$ modulo the smaller of the two sides, 0 elsewhere;
+    a convolution kernel (*spatial, in, out) is such a matrix with rows (*spatial, in).
+
+    Args:
+        tau: value of the ones, dimensionless; 1e-6 for the last layer of a residual
+            branch.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        ValueError: a rank below two.
+
+    Example:
+        >>> idinit()(None, (2, 3))
+        Array([[1., 0., 1.],
+               [0., 1., 0.]], dtype=float32)
+
+    References:
+        Pan et al. 2025, arXiv:2503.04626, section 3.
+    """
+    _checks.number("idinit", tau=tau)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("idinit", shape, minimum=2)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        i, j = jnp.arange(rows)[:, None], jnp.arange(columns)
+        same = i % min(rows, columns) == j % min(rows, columns)
+        return jnp.where(same, jnp.asarray(tau, dtype), 0).reshape(shape)
+
+    return draw
+
+
+@initializer
+def sparse(
+    nonzeros: int | None = None,
+    sparsity: float | None = None,
+    stddev: Numeric = 1.0,
+    dtype: DType = None,
+) -> Draw:
+    r"""A few normal connections into every unit, zeros elsewhere.
+
+    Each output has k connections at random among its n inputs, exactly, with weights
+    $N(0, \text{stddev}^2)$: k `nonzeros`, or $n - \lceil \text{sparsity}\, n \rceil$.
+
+    Args:
+        nonzeros: k, at most the number of inputs; 15 if neither is given.
+        sparsity: fraction of zeros in [0, 1] instead.
+        stddev: standard deviation of the connections.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (*spatial, in, out), n = spatial times in.
+
+    Raises:
+        ValueError: both or impossible numbers, more nonzeros than inputs, or a rank
+            below two.
+
+    Example:
+        >>> import jax
+        >>> w = sparse(3)(jax.random.key(0), (100, 5))
+        >>> (w != 0).sum(axis=0).tolist()
+        [3, 3, 3, 3, 3]
+
+    References:
+        Martens 2010, Deep learning via Hessian-free optimization, section 5. The
+        fraction is torch's `sparse_`, whose kernels are (out, in) and whose zeros are
+        counted for an input; here they are counted for an output.
+    """
+    if nonzeros is not None and sparsity is not None:
+        raise ValueError(
+            f"sparse: nonzeros={nonzeros!r} and sparsity={sparsity!r} are both given; "
+            "give one of them."
+        )
+    if nonzeros is not None:
+        _checks.integer("sparse", nonzeros=nonzeros)
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise ValueError(f"sparse: sparsity={sparsity!r} must lie in [0, 1].")
+    _checks.number("sparse", minimum=0, stddev=stddev)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("sparse", shape, minimum=2)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        kept = 15 if nonzeros is None else nonzeros
+        if sparsity is not None:
+            kept = rows - math.ceil(sparsity * rows)
+        if kept > rows:
+            raise ValueError(
+                f"sparse: nonzeros={kept} exceeds the {rows} inputs of a kernel of "
+                f"shape {shape}."
+            )
+        place_key, value_key = jax.random.split(key)
+        lots = jax.random.uniform(place_key, (rows, columns))
+        rank = jnp.argsort(jnp.argsort(lots, axis=0), axis=0)
+        values = jax.random.normal(value_key, (rows, columns), dtype)
+        values = jnp.where(rank < kept, jnp.asarray(stddev, dtype) * values, 0)
+        return values.reshape(shape)
+
+    return draw
+
+
+@initializer
+def looks_linear(
+    init: Initializer,
+    part: Literal["hidden", "first", "last"] = "hidden",
+    dtype: DType = None,
+) -> Draw:
+    r"""A ReLU network that starts as a linear one, by mirrored weights.
+
+    With U drawn by another scheme at half the sides, $W = [U, -U]$ for the first layer,
+    $[[U, -U], [-U, U]]$ for hidden ones and $[U; -U]$ for the last. Since
+    $\mathrm{relu}(a) - \mathrm{relu}(-a) = a$, the network computes the product of its
+    U: an isometry at any depth if they are orthogonal.
+
+    Args:
+        init: the scheme of U.
+        part: where the layer stands.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (..., in, out).
+
+    Raises:
+        TypeError: `init` is no initializer. ValueError: an odd side where it must be
+            halved, or a rank below two.
+
+    Example:
+        >>> import jax, jaxinit
+        >>> w = looks_linear(jaxinit.orthogonal())(jax.random.key(0), (8, 8))
+        >>> bool((w[:4, :4] == -w[4:, :4]).all())
+        True
+
+    References:
+        Balduzzi et al. 2017, arXiv:1702.08591, section 4; Burkholz and Dubatovka 2019,
+        arXiv:1806.06362.
+    """
+    base = base_draw("looks_linear", init)
+    _checks.choice("looks_linear", "part", part, ("hidden", "first", "last"))
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("looks_linear", shape, minimum=2)
+        *lead, rows, columns = shape
+        mirror_rows, mirror_columns = part != "first", part != "last"
+        if rows % (1 + mirror_rows) or columns % (1 + mirror_columns):
+            raise ValueError(
+                f"looks_linear: the sides of shape {shape} that part={part!r} mirrors "
+                "must be even."
+            )
+        half = (*lead, rows // (1 + mirror_rows), columns // (1 + mirror_columns))
+        w = base(key, half, dtype)
+        if mirror_columns:
+            w = jnp.concatenate([w, -w], axis=-1)
+        return jnp.concatenate([w, -w], axis=-2) if mirror_rows else w
+
+    return draw
+
+
+@initializer(random=False)
+def bilinear(groups: int = 1, dtype: DType = None) -> Draw:
+    r"""Linear interpolation, as the kernel of a transposed convolution.
+
+    The outer product of triangles $1 - |i / f - c|$ with $f = \lceil k / 2 \rceil$ and
+    $c = (2 f - 1 - f \bmod 2) / (2 f)$ over the taps i of each spatial axis, between
+    input i and output i of each group: a stride of f then upsamples f times, in one,
+    two or three dimensions.
+
+    Args:
+        groups: feature groups of the convolution.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (*spatial, in / groups, out), of sizes 2 f - f mod 2.
+
+    Raises:
+        ValueError: a rank below three, or groups that do not divide the outputs.
+
+    Example:
+        >>> bilinear()(None, (4, 1, 1)).ravel().tolist()
+        [0.25, 0.75, 0.75, 0.25]
+
+    References:
+        Long, Shelhamer and Darrell 2015, arXiv:1411.4038, section 3.3.
+    """
+    _checks.integer("bilinear", groups=groups)
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("bilinear", shape, minimum=3)
+        kernel = _grouped_eye("bilinear", shape, groups, dtype)
+        for size in reversed(shape[:-2]):
+            f = math.ceil(size / 2)
+            center = (2 * f - 1 - f % 2) / (2 * f)
+            triangle = 1 - np.abs(np.arange(size) / f - center)
+            kernel = (
+                jnp.asarray(triangle, dtype).reshape(-1, *[1] * kernel.ndim) * kernel
+            )
+        return kernel
+
+    return draw
+
+
+@initializer
+def icnr(
+    init: Initializer,
+    factor: int = 2,
+    order: Literal["depth_to_space", "pixel_shuffle"] = "depth_to_space",
+    dtype: DType = None,
+) -> Draw:
+    r"""Sub-pixel convolution that starts as nearest-neighbour upsampling.
+
+    The kernel of $\text{out} / r^d$ outputs is drawn by another scheme and repeated for
+    the $r^d$ sub-pixels of each, so that no checkerboard is there at the start.
+
+    Args:
+        init: the scheme of the smaller kernel.
+        factor: r, the upsampling of each of the d spatial axes.
+        order: how the outputs are rearranged: "depth_to_space", block by block as in
+            TensorFlow, or "pixel_shuffle", channel by channel as in torch.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (*spatial, in, out).
+
+    Raises:
+        TypeError: `init` is no initializer. ValueError: $r^d$ does not divide the
+            outputs, or a rank below three.
+
+    Example:
+        >>> import jax, jaxinit
+        >>> w = icnr(jaxinit.he_normal())(jax.random.key(0), (3, 3, 8, 16))
+        >>> bool((w[..., :4] == w[..., 12:]).all())
+        True
+
+    References:
+        Aitken et al. 2017, arXiv:1707.02937, section 2.
+    """
+    base = base_draw("icnr", init)
+    _checks.integer("icnr", factor=factor)
+    _checks.choice("icnr", "order", order, ("depth_to_space", "pixel_shuffle"))
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        _checks.rank("icnr", shape, minimum=3)
+        copies = factor ** (len(shape) - 2)
+        if shape[-1] % copies:
+            raise ValueError(
+                f"icnr: factor={factor} makes {copies} sub-pixels, which do not divide "
+                f"the {shape[-1]} outputs of shape {shape}."
+            )
+        small = base(key, (*shape[:-1], shape[-1] // copies), dtype)
+        if order == "pixel_shuffle":
+            return jnp.repeat(small, copies, axis=-1)
+        return jnp.tile(small, copies)
+
+    return draw
+
+
+@initializer(random=False)
+def stft(
+    side: Literal["real", "imaginary"] = "real",
+    window: Literal["hann", "hamming", "none"] = "hann",
+    scaling: Literal["density", "spectrum", "none"] = "density",
+    periodic: bool = False,
+    dtype: DType = None,
+) -> Draw:
+    r"""Windowed cosines or sines: a short-time Fourier transform as a convolution.
+
+    $K_{t f} = s\, w_t \cos(2 \pi f t / N)$, or $-\sin$, with N = 2 (frequencies - 1);
+    s is $(\sum w^2)^{-1/2}$ for "density" and $(\sum w)^{-1}$ for "spectrum".
+
+    Args:
+        side: the real or the imaginary part.
+        window: the window w over the frame.
+        scaling: the factor s; "none" is 1, as is any without a window.
+        periodic: whether the window is periodic, for analysis and synthesis, rather
+            than symmetric.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer of kernels (frame, in, frequencies).
+
+    Raises:
+        ValueError: an unknown side, window or scaling, or a rank other than three.
+
+    Example:
+        >>> w = stft(window="none")(None, (4, 1, 3))
+        >>> w[:, 0, 1].round(3).tolist()
+        [1.0, 0.0, -1.0, -0.0]
+
+    References:
+        The kernel of Keras' `STFTSpectrogram` layer.
+    """
+    _checks.choice("stft", "side", side, ("real", "imaginary"))
+    _checks.choice("stft", "window", window, ("hann", "hamming", "none"))
+    _checks.choice("stft", "scaling", scaling, ("density", "spectrum", "none"))
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        if len(shape) != 3:
+            raise ValueError(
+                f"stft: shape {shape} has rank {len(shape)}; a kernel (frame, in, "
+                "frequencies) of rank 3 is needed."
+            )
+        frame, _, frequencies = shape
+        w = _window(window, frame, periodic)
+        turns = np.outer(np.arange(frame), np.arange(frequencies))
+        angle = np.pi * turns / max(frequencies - 1, 1)
+        waves = np.cos(angle) if side == "real" else -np.sin(angle)
+        total = {"density": (w**2).sum() ** 0.5, "spectrum": w.sum(), "none": 1.0}
+        if window == "none":
+            total = dict.fromkeys(total, 1.0)
+        kernel = w[:, None] * waves / total[scaling]
+        return jnp.broadcast_to(jnp.asarray(kernel[:, None], dtype), shape)
+
+    return draw
+
+
+def _window(name: str, frame: int, periodic: bool) -> np.ndarray[Any, Any]:
+    if name == "none" or frame == 1:
+        return np.ones(frame)
+    symmetric = {"hann": np.hanning, "hamming": np.hamming}[name]
+    return symmetric(frame + 1)[:-1] if periodic else symmetric(frame)
+
+
+def _same_tap(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The tap of a kernel (*spatial, in, out) that SAME padding puts on the pixel."""
+    return tuple((size - 1) // 2 for size in shape[:-2])
+
+
+def _grouped_eye(
+    owner: str, shape: tuple[int, ...], groups: int, dtype: DType
+) -> Array:
+    """Identity between the inputs and outputs of each group, (in / groups, out)."""
+    inputs, outputs = shape[-2:]
+    if outputs % groups:
+        raise ValueError(
+            f"{owner}: groups={groups} does not divide the {outputs} outputs of shape "
+            f"{shape}."
+        )
+    return jnp.tile(jnp.eye(inputs, outputs // groups, dtype=dtype), (1, groups))
