@@ -2,10 +2,10 @@
 
 A row gives the initializer, a shape of 2**17 elements or near, the mean and standard
 deviation of its closed form (None where an array has no such law), the law of an
-element in units of that deviation, and the peer in `jax.nn.initializers` whose float32 bits it
-shares, if there is one. `small` is a shape like it that compiles fast, `complex` says
-that a complex draw is circular, of the same mean square; `tolerance` is zero where
-eager, jitted and sharded draws agree to the bit.
+element in units of that deviation, and the peer in `jax.nn.initializers` whose float32
+bits it shares, if there is one. `small` is a shape like it that compiles fast,
+`complex` says that a complex draw is circular, of the same mean square; `tolerance` is
+0 where eager, jitted and sharded draws agree to the bit.
 """
 
 from __future__ import annotations
