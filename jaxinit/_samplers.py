@@ -21,6 +21,9 @@ from jaxinit._types import Array, DType, Key, Numeric
 CUT = 2.0
 """Where the truncated schemes cut, in standard deviations before truncation."""
 
+TAIL = 3.0
+"""Beyond it the distribution function is too near 0 or 1 to be inverted in float32."""
+
 REACH = 6.0
 """No float32 normal of `jax.random` lies further out: the stand-in for infinity."""
 
@@ -112,9 +115,52 @@ def standard_truncated_normal(
         mass = -jnp.expm1(jnp.asarray(-(upper**2), real))
         squared = -jnp.log1p(-mass * jax.random.uniform(key_modulus, shape, real))
         return _polar(jnp.sqrt(squared), jax.random.uniform(key_angle, shape, real))
-    lower = -REACH if isinstance(lower, float) and lower == -math.inf else lower
-    upper = REACH if isinstance(upper, float) and upper == math.inf else upper
+    if not isinstance(lower, float) or not isinstance(upper, float):
+        mirrored = upper < -TAIL
+        near = jnp.where(mirrored, -upper, jnp.maximum(lower, TAIL))
+        tail = _tail(key, shape, dtype, near, jnp.where(mirrored, -lower, upper))
+        tail = jnp.where(mirrored, -tail, tail)
+        body = jax.random.truncated_normal(key, lower, upper, shape, dtype)
+        return jnp.where(mirrored | (lower > TAIL), tail, body)
+    if lower > TAIL:
+        return _tail(key, shape, dtype, lower, upper)
+    if upper < -TAIL:
+        return -_tail(key, shape, dtype, -upper, -lower)
+    lower, upper = max(lower, -REACH), min(upper, REACH)
     return jax.random.truncated_normal(key, lower, upper, shape, dtype)
+
+
+def _tail(
+    key: Key, shape: tuple[int, ...], dtype: DType, lower: Numeric, upper: Numeric
+) -> Array:
+    r"""N(0, 1) given lower < x < upper, both far above 0, by inversion of its hazard.
+
+    With the Mills ratio $r(x) = Q(x) / \varphi(x)$, the exponent
+    $E(d) = -\log (Q(a + d) / Q(a)) = d (2 a + d) / 2 - \log (r(a + d) / r(a))$ cancels
+    nothing, unlike a distribution function near 1; a draw of E is exponential, cut at
+    E(b - a), and Newton's method solves for d.
+    """
+    a = jnp.asarray(lower, dtype)
+
+    def exponent(d: Array) -> Array:
+        return d * (2 * a + d) / 2 - jnp.log(_mills_ratio(a + d) / _mills_ratio(a))
+
+    width = jnp.asarray(upper, dtype) - a
+    mass = jnp.where(jnp.isinf(width), 1, -jnp.expm1(-exponent(width)))
+    target = -jnp.log1p(-mass * jax.random.uniform(key, shape, dtype))
+    d = 2 * target / (jnp.sqrt(a**2 + 2 * target) + a)
+    for _ in range(3):
+        d = d - (exponent(d) - target) * _mills_ratio(a + d)
+    inside = jnp.nextafter(jnp.asarray(upper, dtype), jnp.asarray(0, dtype))
+    return jnp.clip(a + d, jnp.nextafter(a, jnp.asarray(jnp.inf, dtype)), inside)
+
+
+def _mills_ratio(x: Array) -> Array:
+    """Q(x) / phi(x) of the normal law for x of 3 or more, by Laplace's fraction."""
+    denominator = x
+    for k in range(24, 0, -1):
+        denominator = x + k / denominator
+    return 1 / denominator
 
 
 def truncated_normal(

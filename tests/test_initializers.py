@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import jax
@@ -230,3 +231,32 @@ def test_detects_planted_bugs(key):
     assert not moments_hold(uncorrected, stddev)
     once = ji.he_normal(distribution="normal")(key, shape)
     assert not moments_hold((once + once) / 2**0.5, stddev)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [(3.5, 4), (6, 7), (-7, -6), (8, 8.001), (20, 21), (-math.inf, -5), (40, math.inf)],
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_truncated_normal_is_exact_in_the_far_tail(lower, upper, traced, key):
+    # jax.random.truncated_normal(key, 6, 7) has one value.
+    def draw(lower, upper):
+        init = ji.truncated_normal(1.0, lower=lower, upper=upper)
+        return init(key, (2**15,))
+
+    draw = jax.jit(draw) if traced else draw
+    if traced and math.inf in (-lower, upper):
+        lower, upper = max(lower, -60.0), min(upper, 60.0)
+    x = np.asarray(draw(float(lower), float(upper)), np.float64)
+    law = scipy.stats.truncnorm(lower, upper)
+    assert (x > lower).all() and (x < upper).all()
+    if upper - lower > 0.1:
+        assert len(np.unique(x)) > 2**15 / 8
+    # 8 to 8.001 has about 1,000 floats: a step of the law is one of their spacing.
+    assert scipy.stats.kstest(x, law.cdf).pvalue > 1e-6
+    init = ji.truncated_normal(
+        1.0, lower=float(lower), upper=float(upper), corrected=True
+    )
+    if not traced and math.isfinite(lower + upper) and upper - lower > 0.1:
+        y = np.asarray(init(key, (2**15,)), np.float64)
+        assert abs(y.mean()) < 6 / 2**7.5 and abs(y.std() - 1) < 0.1
