@@ -22,6 +22,7 @@ ROOMS = [
     "_initializer",
     "_parse",
     "initializers",
+    "_catalogue",
     "trace",
     "tree",
     "compare.devices",

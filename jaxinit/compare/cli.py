@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import json as jsonlib
 import pathlib
 import sys
 from typing import Annotated, Literal
 
 import jax
+import numpy as np
+import rich.box
+import rich.console
+import rich.markup
+import rich.table
 import tyro
 
-from jaxinit.compare import devices, sweep, tasks
+from jaxinit import _catalogue, _checks
+from jaxinit._fans import compute_fans
+from jaxinit._parse import parse
+from jaxinit.compare import devices, report, sweep, tasks
 
 app = tyro.extras.SubcommandApp()
 
@@ -79,12 +89,74 @@ def compare_command(
     )
 
 
+@app.command(name="list")
+def list_command(
+    *,
+    family: str | None = None,
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """List the schemes: name, law, formula, source.
+
+    Args:
+        family: only the schemes of one family, such as orthogonal or recurrent.
+        json: print everything that is known of each, as JSON.
+    """
+    entries = list(_catalogue.catalogue().values())
+    if family is not None:
+        _checks.choice("list", "family", family, sorted({e.family for e in entries}))
+        entries = [each for each in entries if each.family == family]
+    if json:
+        print(jsonlib.dumps([each._asdict() for each in entries], indent=2))
+        return
+    table = rich.table.Table(box=rich.box.SIMPLE)
+    for column in ("scheme", "law", "formula", "from", "family"):
+        table.add_column(column, overflow="fold")
+    for each in entries:
+        names = ", ".join((each.name, *each.aliases))
+        source = each.references[0] if each.references else ""
+        texts = (names, each.summary, each.formula, source)
+        table.add_row(*map(rich.markup.escape, texts), each.family)
+    rich.console.Console().print(table)
+
+
+@app.command(name="show")
+def show_command(
+    scheme: Annotated[str, tyro.conf.Positional],
+    /,
+    *,
+    shape: tuple[int, ...] = (256, 256),
+    cite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Show what a scheme is and what it draws.
+
+    Args:
+        scheme: its text, such as 'he_normal(gain=2)'.
+        shape: shape of the array to draw.
+        cite: print the sources as BibTeX, and nothing else.
+    """
+    init = parse(scheme)
+    entry = _catalogue.entry(init.name)
+    if cite:
+        print(entry.bibtex() or f"{entry.name} names no source.")
+        return
+    x = np.asarray(init(jax.random.key(0), shape), np.float64)
+    print(f"{init!r}: {entry.summary}\n\n{entry.law}\n\nshape  {shape}")
+    if "in_axis" in init.arguments and init.arguments.get("fan") is None:
+        names = inspect.signature(compute_fans).parameters
+        layout = {k: v for k, v in init.arguments.items() if k in names}
+        fan_in, fan_out = compute_fans(shape, **layout)
+        print(f"fans   in {fan_in:g}, out {fan_out:g}")
+    print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{report.histogram(x)}")
+    for reference in entry.references:
+        print(f"\n{reference}.")
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 2 for bad input."""
     try:
         app.cli(
             prog="jaxinit",
-            description="Compare weight initialization schemes.",
+            description="Weight initialization schemes: list, show, compare.",
             args=arguments,
         )
     except (ValueError, TypeError, FileExistsError) as error:

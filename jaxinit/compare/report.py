@@ -216,6 +216,17 @@ class Progress:
         )
 
 
+def histogram(values: np.ndarray, bins: int = 15, width: int = 50) -> str:
+    """A histogram in text, a line a bin: its centre and a bar."""
+    counts, edges = np.histogram(values, bins)
+    centers = (edges[:-1] + edges[1:]) / 2
+    bars = np.round(width * counts / max(counts.max(), 1)).astype(int)
+    rows = zip(centers, bars, counts, strict=True)
+    return "\n".join(
+        f"{c:11.4g} {'█' * bar}{'▏' * (not bar and n > 0)}" for c, bar, n in rows
+    )
+
+
 def _band(axes: Axes, at: pa.Table, column: str, label: str, color: str) -> None:
     steps = at["eval_steps"][0].as_py()
     values = np.array(at[column].to_pylist(), dtype=float)

@@ -1,0 +1,89 @@
+"""The catalogue: every scheme documented, listed, shown, and in the README's table."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from cases import CASES
+
+import jaxinit as ji
+from jaxinit import _catalogue
+from jaxinit._initializer import REGISTRY
+from jaxinit.compare import cli
+
+PUBLIC = {
+    name: entry
+    for name, entry in _catalogue.catalogue().items()
+    if entry.family
+    in {
+        path.stem
+        for path in (pathlib.Path(ji.__file__).parent / "initializers").glob("*.py")
+    }
+}
+WITHOUT_SOURCE = {"zeros", "ones", "constant", "normal"}
+
+
+def test_every_scheme_is_exported_and_has_its_row():
+    for name, entry in PUBLIC.items():
+        for each in (name, *entry.aliases):
+            assert getattr(ji, each) is REGISTRY[each]
+    rows = {case.init.name for case in CASES}
+    inner = {
+        arg.name
+        for case in CASES
+        for arg in case.init.arguments.values()
+        if isinstance(arg, ji.Initializer)
+    }
+    assert set(PUBLIC) <= rows | inner
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_scheme_says_what_it_is(name):
+    entry = PUBLIC[name]
+    assert entry.summary.endswith(".") and entry.signature.startswith(f"{name}(")
+    if name not in WITHOUT_SOURCE:
+        assert entry.references
+    if name not in {"zeros", "ones", "constant", "forget_bias", "per_gate"}:
+        assert entry.formula
+
+
+def test_the_readme_lists_every_scheme():
+    readme = (pathlib.Path(ji.__file__).parents[1] / "README.md").read_text()
+    table = readme[readme.index("| scheme |") : readme.index("`jaxinit list`")]
+    for name, entry in PUBLIC.items():
+        for each in (name, *entry.aliases):
+            assert f"`{each}`" in table or f"`{each}(" in table, each
+
+
+def test_list(capsys):
+    assert cli.run(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "he_normal" in out and "siren" in out
+    assert cli.run(["list", "--family", "recurrent", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {"chrono", "hippo_legs"} <= {entry["name"] for entry in entries}
+    assert {entry["family"] for entry in entries} == {"recurrent"}
+    assert cli.run(["list", "--family", "recurent"]) == 2
+    assert "family='recurent'" in capsys.readouterr().err
+
+
+def test_show(capsys):
+    shape = ["--shape", "3", "3", "64", "128"]
+    assert cli.run(["show", "he_normal(gain=2, groups=4)", *shape]) == 0
+    out = capsys.readouterr().out
+    assert "he_normal(gain=2.0, groups=4)" in out and "in 576, out 288" in out
+    assert "std    0.083" in out and "█" in out and "1502.01852" in out
+    assert cli.run(["show", "he_norml"]) == 2
+    assert "nearest is 'he_normal'" in capsys.readouterr().err
+    assert cli.run(["show", "orthogonal", "--shape", "5"]) == 2
+
+
+def test_cite(capsys):
+    assert cli.run(["show", "he_normal", "--cite"]) == 0
+    cited = capsys.readouterr().out
+    assert cited.startswith("@misc{he2015,") and "eprint = {1502.01852}" in cited
+    assert "author = {He and Zhang and Ren and Sun}" in cited
+    assert cli.run(["show", "zeros", "--cite"]) == 0
+    assert "names no source" in capsys.readouterr().out
