@@ -10,7 +10,6 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,7 +48,7 @@ def against_jax(stack: tuple[int, ...], shape: tuple[int, int]) -> dict[str, Any
     ours, theirs = (program(init, shape, stack) for init in INITS.values())
     row = {
         "shape": [*stack, *shape],
-        "times_as_fast_as_jax": times_as_fast(ours, theirs),
+        "times_as_fast_as_jax": timing.times_as_fast(ours, theirs),
         "compile_s": timing.compile_seconds(ours),
     }
     print(row, flush=True)
@@ -69,18 +68,7 @@ def against_torch(stack: tuple[int, ...], shape: tuple[int, int]) -> dict[str, f
             torch.cuda.synchronize()
 
     ours = program(INITS["jaxinit"], shape, stack)
-    return {"times_as_fast_as_torch": times_as_fast(ours, draw)}
-
-
-def times_as_fast(ours: Callable[[], Any], theirs: Callable[[], Any]) -> float:
-    """Median over rounds of their time by ours."""
-    contenders = {
-        name: lambda run=run: jax.block_until_ready(run())
-        for name, run in (("ours", ours), ("theirs", theirs))
-    }
-    for run in contenders.values():
-        run()
-    return timing.ratio(timing.take_turns(contenders, 2.0), "theirs", "ours")
+    return {"times_as_fast_as_torch": timing.times_as_fast(ours, draw)}
 
 
 def program(init: Any, shape: tuple[int, ...], stack: tuple[int, ...] = ()) -> Any:

@@ -47,6 +47,19 @@ def ratio(times: Mapping[str, np.ndarray], of: str, to: str) -> float:
     return round(float(np.median(times[of] / times[to])), 2)
 
 
+def times_as_fast(
+    ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float = 2.0
+) -> float:
+    """Median over rounds of their time by ours."""
+    contenders = {
+        name: lambda run=run: jax.block_until_ready(run())
+        for name, run in (("ours", ours), ("theirs", theirs))
+    }
+    for run in contenders.values():
+        run()
+    return ratio(take_turns(contenders, seconds), "theirs", "ours")
+
+
 def compile_seconds(run: Callable[[], Any]) -> float:
     """Seconds to trace and compile, apart from running."""
     jax.clear_caches()

@@ -217,13 +217,19 @@ def _reflectors(x, n, row, column, total=lambda x: x):
     deviation = jnp.where((r >= c) & (c >= 0), (x * x.conj()).real - centre, 0)
     norm = jnp.sqrt(centre * length + total(jnp.sum(deviation, axis=0)))
     pivot = total(jnp.sum(jnp.where(r == c, x, 0), axis=0))
-    size = jnp.abs(pivot)
+    size = jnp.sqrt((pivot * pivot.conj()).real)
     half = norm * (norm + size)
     half = jnp.where(half > 0, half, 1).astype(x.dtype)
-    divisor = jnp.where(size > 0, size, 1).astype(x.dtype)
-    phase = jnp.where(size > 0, pivot / divisor, 1)
+    phase = jnp.where(size > 0, _over(pivot, jnp.where(size > 0, size, 1)), 1)
     v = jnp.where(r == c, x + phase * norm.astype(x.dtype), x)
     return v, -phase, half
+
+
+def _over(x: Array, divisor: Array) -> Array:
+    """Real or complex x by a real divisor, part by part."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return lax.complex(x.real / divisor, x.imag / divisor)
+    return x / divisor
 
 
 def _with_diagonal(matrix: Array, diagonal: Array) -> Array:
