@@ -98,11 +98,19 @@ class Initializer:
             return self._array(key, shape, dtype)
         return _sharded(self, key, shape, dtype, out_sharding)
 
-    def _array(self, key: Any, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    def _array(
+        self,
+        key: Any,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        sharding: NamedSharding | None = None,
+    ) -> Array:
         if 0 in shape:
             return jnp.zeros(shape, dtype)
-        work = _work_dtype(dtype)
-        return _cast(self._draw(key, shape, work), dtype)
+        draw: Any = self._draw
+        if sharding is not None and self._scheme.sharded:
+            draw = functools.partial(draw, sharding=sharding)
+        return _cast(draw(key, shape, _work_dtype(dtype)), dtype)
 
     def __repr__(self) -> str:
         shown = (
@@ -144,12 +152,14 @@ class _Scheme:
         shown: tuple[str, ...],
         random: bool,
         inexact: bool,
+        sharded: bool = False,
     ) -> None:
         self.name = build.__name__
         self.build = build
         self.shown = shown
         self.random = random
         self.inexact = inexact
+        self.sharded = sharded
         self.signature = _with_layout(inspect.signature(build))
         parameters = self.signature.parameters.values()
         self.numeric = {p.name for p in parameters if "Numeric" in str(p.annotation)}
@@ -196,7 +206,11 @@ class _Scheme:
 def initializer(build: Callable[P, Draw], /) -> Callable[P, Initializer]: ...
 @overload
 def initializer(
-    *, shown: tuple[str, ...] = (), random: bool = True, inexact: bool = True
+    *,
+    shown: tuple[str, ...] = (),
+    random: bool = True,
+    inexact: bool = True,
+    sharded: bool = False,
 ) -> Callable[[Callable[P, Draw]], Callable[P, Initializer]]: ...
 def initializer(
     build: Callable[..., Draw] | None = None,
@@ -205,6 +219,7 @@ def initializer(
     shown: tuple[str, ...] = (),
     random: bool = True,
     inexact: bool = True,
+    sharded: bool = False,
 ) -> Any:
     """Turn a function from parameters to a formula into a scheme.
 
@@ -221,6 +236,9 @@ def initializer(
             default the field does not agree.
         random: whether the draw depends on the key.
         inexact: whether the dtype must be floating or complex.
+        sharded: whether the draw also takes `sharding=`, a NamedSharding over Auto
+            axes, and makes each device's part there; without it the compiler
+            partitions the formula.
 
     Returns:
         A function of the same parameters that returns an `Initializer`.
@@ -235,9 +253,9 @@ def initializer(
     """
     if build is None:
         return functools.partial(
-            initializer, shown=shown, random=random, inexact=inexact
+            initializer, shown=shown, random=random, inexact=inexact, sharded=sharded
         )
-    scheme = _Scheme(build, shown, random, inexact)
+    scheme = _Scheme(build, shown, random, inexact, sharded)
     if "dtype" not in scheme.signature.parameters:
         raise TypeError(f"{scheme.name}: an initializer needs a parameter dtype=None.")
 
@@ -371,7 +389,8 @@ def _cast(x: Array, dtype: np.dtype) -> Array:
 def _constrained(
     init: Initializer, key: Any, shape: Any, dtype: Any, sharding: NamedSharding
 ) -> Array:
-    return jax.lax.with_sharding_constraint(init._array(key, shape, dtype), sharding)
+    array = init._array(key, shape, dtype, sharding)
+    return jax.lax.with_sharding_constraint(array, sharding)
 
 
 _jitted = jax.jit(_constrained, static_argnums=(0, 2, 3, 4))

@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import _checks
 from jaxinit._haar import haar
@@ -19,11 +20,17 @@ _METHODS = ("products", "qr")
 
 
 def _matrices(
-    key: Key, batch: tuple[int, ...], rows: int, columns: int, dtype: DType, method: str
+    key: Key,
+    batch: tuple[int, ...],
+    rows: int,
+    columns: int,
+    dtype: DType,
+    method: str,
+    sharding: NamedSharding | None = None,
 ) -> Array:
     """Haar (semi-)orthogonal matrices, shape (*batch, rows, columns)."""
     if method == "products":
-        return haar(key, rows, columns, batch, dtype)
+        return haar(key, rows, columns, batch, dtype, sharding)
     if _checks.is_traced(key) and jax.default_backend() == "cpu":
         warnings.warn(
             "orthogonal(method='qr') inside jit or vmap on a CPU: a program of about a "
@@ -34,7 +41,7 @@ def _matrices(
     return jax.random.orthogonal(key, rows, batch, dtype, columns)
 
 
-@initializer
+@initializer(sharded=True)
 def orthogonal(
     scale: Numeric = 1.0,
     column_axis: int = -1,
@@ -82,7 +89,12 @@ def orthogonal(
     _checks.axes("orthogonal", column_axis=column_axis, batch_axis=batch_axis)
     _checks.choice("orthogonal", "method", method, _METHODS)
 
-    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+    def draw(
+        key: Key,
+        shape: tuple[int, ...],
+        dtype: DType,
+        sharding: NamedSharding | None = None,
+    ) -> Array:
         batch, (column,) = _checks.normalized_axes(
             "orthogonal", shape, batch_axis=batch_axis, column_axis=column_axis
         )
@@ -105,6 +117,7 @@ def orthogonal(
             shape[column],
             dtype,
             method,
+            _permuted(sharding, order, shape) if len(rows) == 1 else None,
         )
         kernel = matrices.reshape([shape[a] for a in order])
         return jnp.asarray(scale, dtype) * kernel.transpose(_inverse(order))
@@ -182,6 +195,21 @@ def delta_orthogonal(
         return kernel.at[center].set(jnp.asarray(scale, dtype) * matrix)
 
     return draw
+
+
+def _permuted(
+    sharding: NamedSharding | None, order: Sequence[int], shape: tuple[int, ...]
+) -> NamedSharding | None:
+    """The sharding of an array whose axes are taken in another order, if even."""
+    if sharding is None:
+        return None
+    spec = (*sharding.spec, *(None,) * len(shape))
+    permuted = NamedSharding(sharding.mesh, PartitionSpec(*(spec[a] for a in order)))
+    try:
+        permuted.shard_shape(tuple(shape[a] for a in order))
+    except ValueError:  # parts of unequal size: left to the compiler
+        return None
+    return permuted
 
 
 def _inverse(order: Sequence[int]) -> list[int]:
