@@ -8,3 +8,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 @pytest.fixture(scope="session")
 def key():
     return jax.random.key(7)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_do_not_pile_up():
+    yield
+    jax.clear_caches()
