@@ -72,7 +72,9 @@ _TORCH = {
 
 _REACH = 12.0  # the normal density there is 2e-32 of its peak
 _PANELS = 24
-_NODES = 24
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_LEVELS = 60
+_TOLERANCE = 1e-12
 
 
 def gain(
@@ -114,13 +116,13 @@ def gain(
     _checks.choice("gain", "direction", direction, ("forward", "backward"))
     _checks.choice("gain", "convention", convention, ("exact", "torch"))
     if convention == "torch":
-        if activation not in _TORCH:
+        if not isinstance(activation, str) or activation not in _TORCH:
             raise ValueError(
-                f"gain: torch's table has no {activation!r}; it has "
+                f"gain: torch's table has no {_name(activation)}; it has "
                 f"{', '.join(_TORCH)}."
             )
         return _TORCH[str(activation)]
-    moment = second_moment(activation, derivative=direction == "backward")
+    moment = second_moment(activation, 1.0, derivative=direction == "backward")
     if not 0 < moment < math.inf:
         raise ValueError(
             f"gain: the mean square of activation {_name(activation)} under N(0, 1) is "
@@ -138,10 +140,15 @@ def second_moment(
         activation: a name, or an elementwise function.
         variance: q, of the pre-activations; at least zero.
         derivative: whether to take the derivative instead. Kinks are no trouble;
-            jumps of the activation itself are not differentiated.
+            jumps of the activation itself are not differentiated. At q = 0 it is the
+            limit, half of each side's square where there is a kink.
 
     Returns:
-        The expectation.
+        The expectation; infinite if it overflows.
+
+    Raises:
+        ValueError: the activation is not a number somewhere, or the integral does not
+            converge.
 
     Example:
         >>> round(second_moment("relu", 4.0), 6)
@@ -154,9 +161,14 @@ def second_moment(
         equations 3 and 5.
     """
     _checks.number("second_moment", minimum=0.0, variance=variance)
-    z, weights = _nodes(activation, float(variance))
-    values = _evaluate(activation, math.sqrt(variance) * z, derivative)
-    return float(weights @ values**2)
+    # At 0 itself a kink has no derivative.
+    root = math.sqrt(max(variance, 1e-16) if derivative else variance)
+
+    def square(z: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            return _evaluate(activation, root * z, derivative) ** 2
+
+    return _expectation(square, _edges(activation, root), activation)
 
 
 def variance_map(
@@ -255,6 +267,8 @@ def correlation_map(
     starts = np.cumsum([0, *(len(mass) for _, mass in inner[:-1])])
     second = np.add.reduceat(masses * values, starts)
     mixed = float(weights @ (first * second))
+    if math.isnan(mixed):
+        raise ValueError(_not_finite(activation))
     return (weight_variance * mixed + bias_variance) / after
 
 
@@ -356,12 +370,8 @@ def fixed_point(
             "reaches no single fixed point; choose a smaller weight_variance."
         )
     chi = slope(activation, q, weight_variance=weight_variance)
-    step = 1e-4 * max(q, 1e-8)
-    derivative = 1 + (excess(q + step) - excess(max(q - step, 0.0))) / (
-        q + step - max(q - step, 0.0)
-    )
     return FixedPoint(
-        weight_variance, bias_variance, q, chi, _depth(derivative), _depth(chi)
+        weight_variance, bias_variance, q, chi, _settling_depth(excess, q), _depth(chi)
     )
 
 
@@ -379,7 +389,9 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
     Returns:
         The `FixedPoint`, of slope 1 and infinite correlation depth. For an activation
         that is homogeneous of degree one (ReLU, linear) every variance is fixed
-        without a bias, and `variance` is 1.
+        without a bias, and `variance` is 1. Where `variance_depth` is infinite the
+        variance settles slower than exponentially (tanh without a bias), or not at
+        all: that of gelu and silu, with small biases, drifts away.
 
     Raises:
         ValueError: there is no such point: the activation saturates nowhere enough.
@@ -400,7 +412,7 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
     def excess(q: float) -> float:
         square = second_moment(activation, q)
         slopes = second_moment(activation, q, derivative=True)
-        return square / slopes - q if slopes else math.inf
+        return square / slopes - q if 0 < slopes < math.inf else math.inf
 
     def balance(q: float) -> float:
         return excess(q) + bias_variance
@@ -418,17 +430,28 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
     if q is None:
         raise ValueError(
             f"edge_of_chaos: activation {_name(activation)} has no critical point with "
-            f"bias_variance={bias_variance:g}; try bias_variance=0."
+            f"bias_variance={bias_variance:g}; try "
+            f"{'bias_variance=0' if bias_variance else 'a positive bias_variance'}."
         )
-    # Not at 0 itself, where a kink has no derivative.
-    weight = 1 / second_moment(activation, max(q, 1e-12), derivative=True)
-    return FixedPoint(weight, bias_variance, q, 1.0, math.inf, math.inf)
+    slopes = second_moment(activation, q, derivative=True)
+    if not 0 < slopes < math.inf:
+        raise ValueError(
+            f"edge_of_chaos: activation {_name(activation)} has no finite slope for a "
+            "gradient, so no weight variance is critical; use another activation."
+        )
+
+    def drift(q: float) -> float:
+        return second_moment(activation, q) / slopes + bias_variance - q
+
+    depth = _settling_depth(drift, q) if q else math.inf  # the slope there is chi
+    return FixedPoint(1 / slopes, bias_variance, q, 1.0, depth, math.inf)
 
 
 def _stable_root(excess: Callable[[float], float]) -> float | None:
     """The root of a function that falls through zero, searched from 0 to 1e6."""
     grid = np.concatenate([[0.0], np.logspace(-9, 6, 151)])
     values = np.array([excess(float(q)) for q in grid])
+    values[np.abs(values) <= 1e-11 * grid] = 0.0  # a fixed line falls by rounding only
     falls = np.flatnonzero((values[:-1] >= 0) & (values[1:] < 0))
     if not len(falls):
         return None
@@ -441,6 +464,14 @@ def _stable_root(excess: Callable[[float], float]) -> float | None:
         if high - low <= 1e-14 * high:
             break
     return (low + high) / 2
+
+
+def _settling_depth(excess: Callable[[float], float], q: float) -> float:
+    """Layers over which a small deviation of the variance from q falls by e."""
+    step = 1e-4 * max(q, 1e-8)
+    low, high = max(q - step, 0.0), q + step
+    factor = 1 + (excess(high) - excess(low)) / (high - low)
+    return _depth(factor) if abs(factor) < 1 else math.inf
 
 
 def _depth(factor: float) -> float:
@@ -470,19 +501,69 @@ def _function(activation: Activation) -> Callable[[Any], Any]:
 def _evaluate(activation: Activation, x: Floats, derivative: bool) -> Floats:
     """The activation, or its derivative, in float64 whatever JAX's settings."""
     function = _function(activation)
+    # One of few sizes, since JAX compiles an activation anew for each.
+    padded = np.full(1 << max(x.size - 1, 255).bit_length(), x.flat[-1])
+    padded[: x.size] = x
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        array = jnp.asarray(x, jnp.float64)
-        if derivative:
-            _, result = jax.jvp(function, (array,), (jnp.ones_like(array),))
-        else:
-            result = function(array)
+        array = jnp.asarray(padded, jnp.float64)
+        try:
+            if derivative:
+                _, result = jax.jvp(function, (array,), (jnp.ones_like(array),))
+            else:
+                result = function(array)
+        except jax.errors.TracerArrayConversionError:
+            raise TypeError(
+                f"activation {_name(activation)} is not a function that JAX can "
+                "differentiate; write it with jax.numpy in place of numpy."
+            ) from None
         result = np.asarray(result, np.float64)
-    if result.shape != x.shape:
+    if result.shape != padded.shape:
         raise ValueError(
-            f"activation {_name(activation)} maps shape {x.shape} to {result.shape}; "
-            "it must work elementwise."
+            f"activation {_name(activation)} maps shape {padded.shape} to "
+            f"{result.shape}; it must work elementwise."
         )
-    return result
+    return result[: x.size]
+
+
+def _not_finite(activation: Activation) -> str:
+    return (
+        f"meanfield: activation {_name(activation)} has no finite mean square under "
+        "a normal law, or is not a number somewhere; use one that is defined on all "
+        "real numbers."
+    )
+
+
+def _expectation(
+    function: Callable[[Floats], Floats], edges: Floats, activation: Activation
+) -> float:
+    """E[f(z)] of a function that is not negative, z normal, by bisection of panels.
+
+    A panel is split until Gauss-Legendre agrees with itself on its two halves.
+    """
+    low, high = edges[:-1], edges[1:]
+    total = 0.0
+    for _ in range(_LEVELS):
+        middle = (low + high) / 2
+        starts, ends = np.r_[low, low, middle], np.r_[high, middle, high]
+        half = (ends - starts)[:, None] / 2
+        z = starts[:, None] + half + half * _POINTS
+        density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        values = function(z.ravel()).reshape(z.shape)
+        coarse, left, right = (half * _WEIGHTS * density * values).sum(1).reshape(3, -1)
+        fine = left + right
+        if not np.isfinite(fine).all():
+            if np.isnan(fine).any():
+                raise ValueError(_not_finite(activation))
+            return math.inf
+        rough = np.abs(fine - coarse) > _TOLERANCE * (total + fine.sum())
+        total += float(fine[~rough].sum())
+        if not rough.any():
+            return total
+        low, high = (
+            np.r_[low[rough], middle[rough]],
+            np.r_[middle[rough], high[rough]],
+        )
+    raise ValueError(_not_finite(activation))
 
 
 def _nodes(
@@ -493,17 +574,22 @@ def _nodes(
     Gauss-Legendre in panels that end where the activation has a kink, fine enough for
     the normal's density and for the activation near 0, where it bends.
     """
-    root = math.sqrt(variance)
+    edges = _edges(activation, math.sqrt(variance), shift, scale)
+    half = np.diff(edges)[:, None] / 2
+    z = (edges[:-1, None] + half + half * _POINTS).ravel()
+    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return z, (half * _WEIGHTS).ravel() * density
+
+
+def _edges(
+    activation: Activation, root: float, shift: float = 0.0, scale: float = 1.0
+) -> Floats:
     edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
     if root * scale > 0:
         bends = np.concatenate([np.arange(-16.0, 17.0), _kinks(activation)])
         bends = (bends / root - shift) / scale
         edges = np.unique(np.concatenate([edges, bends[np.abs(bends) < _REACH]]))
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    half = np.diff(edges)[:, None] / 2
-    z = (edges[:-1, None] + half + half * nodes).ravel()
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return z, (half * weights).ravel() * density
+    return edges
 
 
 def _kinks(activation: Activation) -> Sequence[float]:

@@ -168,3 +168,62 @@ def test_bad_input_in_one_sentence():
             call()
         message = str(caught.value)
         assert words in message and message.endswith(".") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (lambda x: jnp.sin(100 * x), 0.5),
+        (lambda x: jnp.exp(-200 * x * x), 801**-0.5),
+        (lambda x: jnp.abs(x) ** 0.25, 2**0.25 * math.gamma(0.75) / math.pi**0.5),
+        (lambda x: jnp.clip(x, 0, 0.004), None),
+        (lambda x: jnp.tanh(100 * x), None),
+    ],
+    ids=["rapid", "narrow", "root", "close kinks", "steep"],
+)
+def test_activations_that_bend_faster_than_the_panels(activation, expected):
+    if expected is None:  # a plain sum over a fine grid
+        z = np.linspace(-12, 12, 2_400_001) + 1e-7
+        with jax.enable_x64(True):
+            values = np.asarray(activation(jnp.asarray(z)))
+        expected = (PDF(z) * values**2).sum() * (z[1] - z[0])
+    found = meanfield.second_moment(activation)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_limits_where_the_variance_is_zero():
+    # A ReLU at sigma_w^2 = 1 halves the variance and the gradient a layer.
+    point = meanfield.fixed_point("relu", weight_variance=1.0)
+    assert point.variance == 0 and point.slope == pytest.approx(0.5)
+    assert point.correlation_depth == pytest.approx(1 / math.log(2))
+    assert meanfield.second_moment("relu", 0.0, derivative=True) == pytest.approx(0.5)
+
+
+def test_variance_depth_on_the_edge_of_chaos():
+    point = meanfield.edge_of_chaos("tanh", 0.05)
+    q, gaps = 0.9 * point.variance, []
+    for _ in range(12):
+        q = meanfield.variance_map(
+            "tanh", q, weight_variance=point.weight_variance, bias_variance=0.05
+        )
+        gaps.append(point.variance - q)
+    decay = math.log(gaps[-2] / gaps[-1])
+    assert 1 / decay == pytest.approx(point.variance_depth, rel=1e-2)
+    # gelu's variance leaves the critical point: the map's slope there is above one.
+    assert meanfield.edge_of_chaos("gelu", 0.04).variance_depth == math.inf
+
+
+def test_nothing_is_not_a_number_quietly():
+    for call in (
+        lambda: meanfield.second_moment(jnp.log),
+        lambda: meanfield.slope(lambda x: jnp.abs(x) ** 0.5, 1.0, weight_variance=1.0),
+        lambda: meanfield.correlation_map(jnp.log, 0.1, 1.0, weight_variance=1.0),
+        lambda: meanfield.fixed_point("relu", weight_variance=2.0),
+        lambda: meanfield.edge_of_chaos(jnp.sign),
+        lambda: meanfield.gain([1], convention="torch"),
+    ):
+        with pytest.raises(ValueError, match=r"^[^\n]*\.$"):
+            call()
+    with pytest.raises(TypeError, match="jax.numpy in place of numpy"):
+        meanfield.gain(np.tanh)
+    assert meanfield.second_moment(jnp.exp, 1e6) == math.inf

@@ -286,7 +286,35 @@ def test_combinators(key):
     np.testing.assert_allclose(draws[1], 4 * draws[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("init", "shape", "fan"),
+    [
+        (ji.random_walk(), (64, 4096), 64),
+        (ji.random_walk("linear"), (4, 65536), 4),
+        (ji.siren(first=True), (2, 65536), 2),
+        (ji.siren(), (64, 4096), 64),
+        (ji.small(), (64, 4096), 64),
+        (ji.wang(8), (64, 4096), 64),
+        (ji.hyperfan(16), (64, 4096), 64),
+    ],
+    ids=repr,
+)
+def test_a_given_fan_is_the_fan_of_the_formula(init, shape, fan, key):
+    given = init.replace(fan=fan)
+    np.testing.assert_array_equal(given(key, shape), init(key, shape))
+    traced = jax.jit(lambda n: init.replace(fan=n)(key, shape))(float(fan))
+    np.testing.assert_allclose(traced, init(key, shape), rtol=1e-5)
+
+
 BAD = [
+    (lambda key: ji.spectral(fan=64), ValueError, "needs fan-in and fan-out"),
+    (lambda key: ji.stft()(key, (2, 1, 3)), ValueError, "zero throughout"),
+    (lambda key: ji.sparse(sparsity="a"), TypeError, "sparsity='a'"),
+    (
+        lambda key: jax.jit(lambda s: ji.sparse(sparsity=s)(key, (4, 4)))(0.5),
+        TypeError,
+        "known when the program",
+    ),
     (lambda key: ji.scaled("he_normal", 2.0), TypeError, "must be an initializer"),
     (lambda key: ji.per_gate(ji.normal(), 3)(key, (4, 8)), ValueError, "gates=3 does"),
     (lambda key: ji.stacked(ji.normal(), 5)(key, (4, 8)), ValueError, "axis=5"),

@@ -23,6 +23,11 @@ def base_draw(owner: str, init: Any) -> Draw:
     return init._draw
 
 
+def _check_axis(owner: str, axis: Any) -> None:
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"{owner}: axis={axis!r} must be one integer.")
+
+
 @initializer
 def scaled(init: Initializer, factor: Numeric, dtype: DType = None) -> Draw:
     r"""Another scheme's draw times a factor.
@@ -88,7 +93,7 @@ def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
         The need: google/flax issue 2754.
     """
     draw = base_draw("stacked", init)
-    _checks.axes("stacked", axis=axis)
+    _check_axis("stacked", axis)
 
     def draw_stack(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         ((at,),) = _checks.normalized_axes("stacked", shape, axis=axis)
@@ -136,7 +141,7 @@ def per_gate(
     """
     draw = base_draw("per_gate", init)
     _checks.integer("per_gate", gates=gates)
-    _checks.axes("per_gate", axis=axis)
+    _check_axis("per_gate", axis)
 
     def draw_gates(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         ((at,),) = _checks.normalized_axes("per_gate", shape, axis=axis)
@@ -179,6 +184,11 @@ def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
         Frankle and Carbin 2019, arXiv:1803.03635, for masks over a start.
     """
     draw = base_draw("masked", init)
+    if _checks.is_traced(mask) or np.asarray(mask).dtype.kind not in "biuf":
+        raise TypeError(
+            f"masked: mask={mask!r} must be an array of truth values that is known "
+            "when the program is traced."
+        )
     keep = np.asarray(mask).astype(bool)
 
     def draw_masked(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:

@@ -433,11 +433,13 @@ def lru_gamma_log(
 def _squared_modulus(
     key: Key, shape: tuple[int, ...], dtype: DType, r_min: Numeric, r_max: Numeric
 ) -> Array:
-    # Away from 0, whose logarithm is infinite; 1 is excluded by uniform itself.
+    # Away from 0, whose logarithm is infinite.
     tiny = jnp.finfo(dtype).eps
     u = jax.random.uniform(key, shape, dtype, tiny)
     low = jnp.asarray(r_min, dtype) ** 2
-    return rounded(u * (jnp.asarray(r_max, dtype) ** 2 - low)) + low
+    square = rounded(u * (jnp.asarray(r_max, dtype) ** 2 - low)) + low
+    # The sum may round up to 1, where both logarithms are infinite.
+    return jnp.minimum(square, 1 - jnp.finfo(dtype).epsneg)
 
 
 def _check_ring(owner: str, r_min: Numeric, r_max: Numeric) -> None:

@@ -216,6 +216,11 @@ def sparse(
         )
     if nonzeros is not None:
         _checks.integer("sparse", nonzeros=nonzeros)
+    if sparsity is not None and not isinstance(sparsity, (int, float)):
+        raise TypeError(
+            f"sparse: sparsity={sparsity!r} must be a number that is known when the "
+            "program is traced."
+        )
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise ValueError(f"sparse: sparsity={sparsity!r} must lie in [0, 1].")
     _checks.number("sparse", minimum=0, stddev=stddev)
@@ -420,7 +425,8 @@ def stft(
         An initializer of kernels (frame, in, frequencies).
 
     Raises:
-        ValueError: an unknown side, window or scaling, or a rank other than three.
+        ValueError: an unknown side, window or scaling, a rank other than three, or a
+            window that is zero throughout.
 
     Example:
         >>> w = stft(window="none")(None, (4, 1, 3))
@@ -442,6 +448,11 @@ def stft(
             )
         frame, _, frequencies = shape
         w = _window(window, frame, periodic)
+        if not w.any():
+            raise ValueError(
+                f"stft: a symmetric {window} window of {frame} samples is zero "
+                "throughout; pass periodic=True or a longer frame."
+            )
         turns = np.outer(np.arange(frame), np.arange(frequencies))
         angle = np.pi * turns / max(frequencies - 1, 1)
         waves = np.cos(angle) if side == "real" else -np.sin(angle)

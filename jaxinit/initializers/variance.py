@@ -31,11 +31,15 @@ def variance_law(
 ) -> Draw:
     """The law of every scheme here: mean 0, variance scale / fan.
 
-    A `mode` beyond the four is a function of fan-in and fan-out.
+    A `mode` beyond the four is a function of fan-in and fan-out; a given `fan` stands
+    for both of them.
     """
-    if not callable(mode):
+    combine: Callable[[Any, Any], Any]
+    if callable(mode):
+        combine = mode
+    else:
         _checks.choice(owner, "mode", mode, _MODES)
-        mode = _MODES[mode]
+        combine = _MODES[mode]
     _checks.choice(owner, "distribution", distribution, _samplers.DISTRIBUTIONS)
     in_axis, out_axis, batch_axis = axes
     _checks.axes(owner, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
@@ -46,10 +50,11 @@ def variance_law(
     fan = rest.pop("fan")
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        denominator = fan
         if fan is None:
             fans = compute_fans(shape, *axes, owner=owner, **cast(Any, rest))
-            denominator = mode(*fans)
+            denominator = combine(*fans)
+        else:  # of two equal fans each named mode is that fan
+            denominator = combine(fan, fan) if callable(mode) else fan
         variance = jnp.asarray(scale / denominator, _samplers.real_dtype(dtype))
         return sample(key, shape, dtype, variance)
 
