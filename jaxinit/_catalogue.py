@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import textwrap
@@ -61,15 +60,6 @@ def catalogue() -> dict[str, Entry]:
             build, call = inspect.unwrap(builder), _call(inspect.signature(builder))
         entries[first] = _entry(first, tuple(aliases), build, first + call)
     return entries
-
-
-def entry(name: str) -> Entry:
-    """The scheme of that name or alias, or one sentence with the nearest."""
-    for each in catalogue().values():
-        if name in (each.name, *each.aliases):
-            return each
-    (close,) = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
-    raise ValueError(f"{name!r} is an unknown scheme; the nearest is {close!r}.")
 
 
 def _entry(

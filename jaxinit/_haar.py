@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 # Accelerators multiply float32 at reduced precision unless told not to.
-_matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 @partial(jax.jit, static_argnames=("n", "m", "batch", "dtype", "sharding"))
@@ -121,7 +121,7 @@ def _matrix(key: Array, n: int, m: int, dtype: DTypeLike) -> Array:
         _reflectors(x[end - (n - row) : end], n, row, column)
         for end, row, column in zip(ends, rows, columns, strict=True)
     ]
-    gram = jnp.stack([_matmul(v.conj().T, v) for v, _, _ in panels])
+    gram = jnp.stack([matmul(v.conj().T, v) for v, _, _ in panels])
     inverses = _inverse(
         _with_diagonal(gram, jnp.stack([half for _, _, half in panels]))
     )
@@ -133,10 +133,10 @@ def _matrix(key: Array, n: int, m: int, dtype: DTypeLike) -> Array:
         skip = max(-column, 0)
         v, sign, t = v[:, skip:], sign[skip:], t[skip:, skip:]
         w = width - skip
-        vq = jnp.concatenate([v[:w].conj().T, _matmul(v[w:].conj().T, q)], axis=1)
+        vq = jnp.concatenate([v[:w].conj().T, matmul(v[w:].conj().T, q)], axis=1)
         signs = jnp.pad(sign, (0, q.shape[1]), constant_values=1)
         grown = block_diag(jnp.eye(w, dtype=dtype), q)
-        q = (grown - _matmul(v, _matmul(t, vq))) * signs
+        q = (grown - matmul(v, matmul(t, vq))) * signs
     return q
 
 
@@ -164,12 +164,12 @@ def _block(key: Array, n: int, m: int, dtype: DTypeLike, row_axis, column_axis):
         start = m - (step + 1) * width
         x = _gaussians(key, k * n + r, width, dtype)
         v, signs, halves = _reflectors(x, n, row, start, total)
-        gram = total(_matmul(v.conj().T, v))
+        gram = total(matmul(v.conj().T, v))
         t = _inverse(_with_diagonal(gram, halves))
         inside = (c >= start) & (c < start + width)
         sign = jnp.where(inside, signs[jnp.clip(c - start, 0, width - 1)], 0)
         q = q + jnp.where(r[:, None] == c, sign, 0)
-        return q - _matmul(v, _matmul(t, total(_matmul(v.conj().T, q))))
+        return q - matmul(v, matmul(t, total(matmul(v.conj().T, q))))
 
     return lax.fori_loop(0, len(starts), apply_panel, jnp.zeros((rows, columns), dtype))
 
@@ -246,7 +246,7 @@ def _inverse(s: Array) -> Array:
     if b > 32:
         h = b // 2
         a, c = _inverse(jnp.stack([s[..., :h, :h], s[..., h:, h:]]))
-        corner = -_matmul(_matmul(a, s[..., :h, h:]), c)
+        corner = -matmul(matmul(a, s[..., :h, h:]), c)
         upper = jnp.concatenate([a, corner], axis=-1)
         lower = jnp.concatenate([jnp.zeros_like(c), c], axis=-1)
         return jnp.concatenate([upper, lower], axis=-2)
@@ -258,7 +258,7 @@ def _inverse(s: Array) -> Array:
         return (block[:, None] + 1 == block) & (block % 2 == 1)
 
     def double(level: Array, t: Array) -> Array:
-        return t - _matmul(_matmul(t, jnp.where(corners(level), s, 0)), t)
+        return t - matmul(matmul(t, jnp.where(corners(level), s, 0)), t)
 
     d = 1 / jnp.diagonal(s, axis1=-2, axis2=-1)[..., None, :]
     t = jnp.where(corners(0), -d.mT * s * d, jnp.where(i[:, None] == i, d, 0))

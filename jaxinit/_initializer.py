@@ -56,6 +56,14 @@ class Initializer:
         """The scheme's name."""
         return self._scheme.name
 
+    @property
+    def traced(self) -> bool:
+        """Whether a parameter, or one of a scheme within, is known only at run time."""
+        return any(
+            value.traced if isinstance(value, Initializer) else _checks.is_traced(value)
+            for value in self.arguments.values()
+        )
+
     def replace(self, **changes: Any) -> Initializer:
         """The same scheme with some parameters changed.
 
@@ -416,7 +424,7 @@ def _sharded(
         draw = functools.partial(init._array, shape=shape, dtype=dtype)
         auto = jax.sharding.auto_axes(draw, axes=explicit, out_sharding=sharding)
         return cast(Array, auto(key))
-    if any(map(_checks.is_traced, init.arguments.values())):
+    if init.traced:
         # A traced parameter belongs to the trace around us: no static argument.
         return _constrained(init, key, shape, dtype, sharding)
     return _jitted(init, key, shape, dtype, sharding)

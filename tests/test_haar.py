@@ -105,18 +105,19 @@ def test_no_lapack_in_the_program(init, key):
     assert "lapack" in qr.lower(key).as_text()
 
 
-def test_forty_layers_over_eight_keys(key):
+@pytest.mark.parametrize(("layers", "keys", "n"), [(20, 5, 64), (40, 8, 32)])
+def test_a_deep_model_initializes_under_jit_and_vmap(layers, keys, n, key):
     # With jax.nn.initializers.orthogonal this program never ends on a CPU.
     init = ji.orthogonal()
 
     @jax.jit
     @jax.vmap
     def deep(k):
-        return [init(layer, (32, 32)) for layer in jax.random.split(k, 40)]
+        return [init(layer, (n, n)) for layer in jax.random.split(k, layers)]
 
-    layers = deep(jax.random.split(key, 8))
-    for layer in (layers[0][0], layers[39][7]):
-        np.testing.assert_allclose(layer.T @ layer, np.eye(32), atol=1e-5)
+    model = deep(jax.random.split(key, keys))
+    for matrix in (model[0][0], model[-1][-1]):
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(n), atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P("x", "y")], ids=str)

@@ -77,6 +77,17 @@ def test_named_sharding_without_a_context_mesh(key):
     np.testing.assert_allclose(traced, ji.he_normal(gain=2.0)(key, (8, 8)), rtol=1e-6)
 
 
+def test_a_traced_parameter_within_another_scheme_does_not_leak(key):
+    sharding = NamedSharding(mesh_of(AxisType.Auto), P("x"))
+
+    def draw(stddev):
+        return ji.scaled(ji.normal(stddev), 0.5)(key, (8, 8), None, sharding)
+
+    with jax.check_tracer_leaks():
+        traced = jax.jit(draw)(2.0)
+    np.testing.assert_allclose(traced, ji.normal(1.0)(key, (8, 8)), rtol=1e-6)
+
+
 def test_one_sentence(key):
     with pytest.raises(ValueError, match="needs a mesh"):
         ji.normal()(key, (8, 8), None, P("x"))

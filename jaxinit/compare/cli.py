@@ -135,7 +135,7 @@ def show_command(
         cite: print the sources as BibTeX, and nothing else.
     """
     init = parse(scheme)
-    entry = _catalogue.entry(init.name)
+    entry = _catalogue.catalogue()[init.name]
     if cite:
         print(entry.bibtex() or f"{entry.name} names no source.")
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,9 +14,6 @@ from jaxinit.compare.train import Config, Data, Hparams, Metrics, Trainer
 
 RUNS = "runs"
 """Name of the mesh axis over which runs are spread."""
-
-Progress = Callable[[int, Metrics], None]
-"""Called after each segment with the steps done and the runs' newest metrics."""
 
 
 class Engine:
@@ -64,13 +61,8 @@ class Engine:
         return jax.jit(program, donate_argnums=donate)
 
     def train(
-        self,
-        params: Any,
-        model_state: Any,
-        keys: Any,
-        hparams: Hparams,
-        progress: Progress,
-    ) -> Metrics:
+        self, params: Any, model_state: Any, keys: Any, hparams: Hparams
+    ) -> Iterator[tuple[int, Metrics]]:
         """Train all runs; every argument has a leading axis of one length.
 
         Args:
@@ -78,23 +70,19 @@ class Engine:
             model_state: initial model state.
             keys: one key a run.
             hparams: hyperparameters.
-            progress: called at the end of each segment; what it raises ends the sweep.
 
-        Returns:
-            The curves, NumPy arrays of shape (runs, evaluations).
+        Yields:
+            After each segment the steps done and the runs' newest metrics, NumPy
+            arrays of shape (runs,).
         """
         runs = len(hparams.learning_rate)
         arguments = (params, model_state, keys, hparams)
         arguments = jax.tree.map(self._spread, arguments)
         state, metrics = self._start(self._data, *arguments)
-        curves = []
         for step in range(0, self.config.steps + 1, self.config.eval_every):
             if step:
                 state, metrics = self._segment(self._data, state)
-            point = jax.tree.map(lambda x: np.asarray(x)[:runs], metrics)
-            curves.append(point)
-            progress(step, point)
-        return jax.tree.map(lambda *points: np.stack(points, axis=1), *curves)
+            yield step, jax.tree.map(lambda x: np.asarray(x)[:runs], metrics)
 
     def _spread(self, leaf: Any) -> Any:
         """Pad the run axis to a multiple of the devices, and shard it over them."""

@@ -117,30 +117,28 @@ def compare(
     seed_of_run = seed_of_run.ravel()
     start_of_run = scheme_of_run.ravel() * seeds + seed_of_run
     curves: list[Metrics] = []
+    dead = np.zeros(len(grid), bool)
     with report.Progress(len(grid), config.steps, quiet) as progress:
-
-        def watch(step: int, point: Metrics) -> None:
-            curves.append(point)
-            progress.update(step, int(_dead(curves).sum()))
-
         engine = Engine(make_trainer(task, config), config, task_data(task))
+        training = engine.train(
+            jax.tree.map(lambda leaf: leaf[start_of_run], starts),
+            jax.tree.map(lambda leaf: leaf[seed_of_run], states),
+            train_keys[seed_of_run],
+            Hparams(jnp.array([rate for _, rate, _ in grid], jnp.float32)),
+        )
         try:
-            engine.train(
-                jax.tree.map(lambda leaf: leaf[start_of_run], starts),
-                jax.tree.map(lambda leaf: leaf[seed_of_run], states),
-                train_keys[seed_of_run],
-                Hparams(jnp.array([rate for _, rate, _ in grid], jnp.float32)),
-                watch,
-            )
+            for step, point in training:
+                curves.append(point)
+                dead |= _diverged(point)
+                progress.update(step, int(dead.sum()))
         except KeyboardInterrupt:
             if out is not None and curves:
                 # A diverged run is a result whatever the remaining steps would be.
-                table = _table(task, config, grid, curves)
-                table = table.filter(pa.array(_dead(curves)))
-                store.write_runs(out, table)
+                table = _table(task, config, grid, curves, dead)
+                store.write_runs(out, table.filter(pa.array(dead)))
             raise
     result = report.Result(
-        _table(task, config, grid, curves), settings, time.perf_counter() - began
+        _table(task, config, grid, curves, dead), settings, time.perf_counter() - began
     )
     if out is not None:
         result.save(out)
@@ -283,10 +281,9 @@ def _starts(
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn), states
 
 
-def _dead(curves: list[Metrics]) -> np.ndarray:
-    """Which runs have diverged: a loss that is not finite, at any point so far."""
-    losses = [(point.train_loss, point.valid_loss) for point in curves]
-    return np.any(~np.isfinite(losses), axis=(0, 1))
+def _diverged(point: Metrics) -> np.ndarray:
+    """Which runs have a loss that is not finite."""
+    return ~(np.isfinite(point.train_loss) & np.isfinite(point.valid_loss))
 
 
 def _table(
@@ -294,11 +291,11 @@ def _table(
     config: Config,
     grid: list[tuple[str, float, int]],
     curves: list[Metrics],
+    dead: np.ndarray,
 ) -> pa.Table:
     train_loss, valid_loss, accuracy = (
         np.stack(column, axis=1).astype(float) for column in zip(*curves, strict=True)
     )
-    dead = _dead(curves)
     eval_steps = [config.eval_every * i for i in range(len(curves))]
     reached = accuracy >= task.target
     hit = reached.any(axis=1) & ~dead

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen
 from sklearn.datasets import load_digits
 
-from jaxinit import _checks
+from jaxinit import _checks, meanfield
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.models import Model, as_model
 
@@ -150,7 +150,7 @@ def _check_outputs(task: Task) -> None:
 
 
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
-    name: getattr(jax.nn, name)
+    name: meanfield.ACTIVATIONS[name]
     for name in ("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus")
 }
 """Activations that built-in tasks offer by name."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxinit import _checks
-from jaxinit._haar import haar
+from jaxinit._haar import haar, matmul
 from jaxinit._initializer import initializer
 from jaxinit._types import Array, Draw, DType, Key, Numeric
 
@@ -69,34 +67,21 @@ def convolution_orthogonal(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
         halves = haar(
             block_key, outputs, max(outputs // 2, 1), (blocks, dimensions), dtype
         )
-        projections = _product(halves, halves.conj().mT)
-        for projection in projections:
-            kernel = _convolve(kernel, projection)
+        # The taps of a block are products of one factor an axis: an axis at a time.
+        for block in halves:
+            for axis, half in enumerate(block):
+                kernel = _grown(kernel, half, axis)
         return jnp.asarray(gain, dtype) * kernel
 
     return draw
 
 
-def _convolve(kernel: Array, projections: Array) -> Array:
-    """Convolve a kernel with the block of size 2 that projections (d, n, n) make."""
-    identity = jnp.eye(projections.shape[-1], dtype=kernel.dtype)
-    result = None
-    for tap in itertools.product((0, 1), repeat=len(projections)):
-        factors = [
-            identity - p if on else p for on, p in zip(tap, projections, strict=True)
-        ]
-        block = factors[0]
-        for factor in factors[1:]:
-            block = _product(block, factor)
-        widths = [(on, 1 - on, 0) for on in tap] + [(0, 0, 0)] * 2
-        term = lax.pad(_product(kernel, block), jnp.zeros((), kernel.dtype), widths)
-        result = term if result is None else result + term
-    assert result is not None
-    return result
-
-
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+def _grown(kernel: Array, half: Array, axis: int) -> Array:
+    """Convolve along an axis with the taps P and I - P, P onto the columns of half."""
+    projected = matmul(matmul(kernel, half), half.conj().mT)
+    before, after = ([(0, 0)] * kernel.ndim for _ in range(2))
+    before[axis], after[axis] = (1, 0), (0, 1)
+    return jnp.pad(projected, after) + jnp.pad(kernel - projected, before)
 
 
 @initializer

@@ -9,12 +9,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import _checks
 from jaxinit._haar import haar
 from jaxinit._initializer import initializer
 from jaxinit._types import Array, Axis, Draw, DType, Key, Numeric
+from jaxinit.initializers.structured import same_tap
 
 _METHODS = ("products", "qr")
 
@@ -120,7 +122,7 @@ def orthogonal(
             _permuted(sharding, order, shape) if len(rows) == 1 else None,
         )
         kernel = matrices.reshape([shape[a] for a in order])
-        return jnp.asarray(scale, dtype) * kernel.transpose(_inverse(order))
+        return jnp.asarray(scale, dtype) * kernel.transpose(np.argsort(order))
 
     return draw
 
@@ -190,9 +192,8 @@ def delta_orthogonal(
             rows, columns = columns, rows
         matrix = _matrices(key, (), rows, columns, dtype, method)
         matrix = matrix.T if column_axis == -2 else matrix
-        center = tuple(size // 2 for size in spatial)
         kernel = jnp.zeros(shape, dtype)
-        return kernel.at[center].set(jnp.asarray(scale, dtype) * matrix)
+        return kernel.at[same_tap(shape)].set(jnp.asarray(scale, dtype) * matrix)
 
     return draw
 
@@ -210,7 +211,3 @@ def _permuted(
     except ValueError:  # parts of unequal size: left to the compiler
         return None
     return permuted
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=order.__getitem__)

@@ -88,7 +88,7 @@ def dirac(groups: int = 1, gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         _checks.rank("dirac", shape, minimum=3)
         eye = jnp.asarray(gain, dtype) * _grouped_eye("dirac", shape, groups, dtype)
-        return jnp.zeros(shape, dtype).at[_same_tap(shape)].set(eye)
+        return jnp.zeros(shape, dtype).at[same_tap(shape)].set(eye)
 
     return draw
 
@@ -130,7 +130,7 @@ def zero(dtype: DType = None) -> Draw:
             common = jnp.arange(rows)[:, None] & jnp.arange(columns)
             odd = lax.population_count(common) % 2 == 1
             matrix = jnp.where(odd, -1, 1).astype(dtype) * 2 ** (-(m - 1) / 2)
-        return jnp.zeros(shape, dtype).at[_same_tap(shape)].set(matrix)
+        return jnp.zeros(shape, dtype).at[same_tap(shape)].set(matrix)
 
     return draw
 
@@ -472,7 +472,7 @@ def _window(name: str, frame: int, periodic: bool) -> np.ndarray[Any, Any]:
     return symmetric(frame + 1)[:-1] if periodic else symmetric(frame)
 
 
-def _same_tap(shape: tuple[int, ...]) -> tuple[int, ...]:
+def same_tap(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The tap of a kernel (*spatial, in, out) that SAME padding puts on the pixel."""
     return tuple((size - 1) // 2 for size in shape[:-2])
 

@@ -93,5 +93,4 @@ def _draw(key: Key, layer: Layer, init: Initializer) -> Array:
     else:
         keys = jax.random.split(key, stacked)
         kernel = jax.vmap(lambda k: init(k, shape, layer.dtype))(keys)
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    return kernel.reshape(sizes).transpose(inverse)
+    return kernel.reshape(sizes).transpose(np.argsort(order))
