@@ -97,7 +97,7 @@ class Initializer:
         """
         owner = self.name
         dtype = _checked_dtype(
-            owner, self.arguments["dtype"] if dtype is None else dtype, self._scheme
+            owner, self._own_dtype() if dtype is None else dtype, self._scheme
         )
         shape = _checked_shape(owner, shape)
         if self._scheme.random:
@@ -105,6 +105,13 @@ class Initializer:
         if out_sharding is None:
             return self._array(key, shape, dtype)
         return _sharded(self, key, shape, dtype, out_sharding)
+
+    def _own_dtype(self) -> Any:
+        """The scheme's dtype, or else that of the scheme it is built on."""
+        dtype, base = self.arguments["dtype"], self.arguments.get("init")
+        if dtype is None and isinstance(base, Initializer):
+            return base._own_dtype()
+        return dtype
 
     def _array(
         self,

@@ -253,23 +253,34 @@ def correlation_map(
             f"{owner}: the next layer's variance is zero, so it has no correlation; "
             "give a positive weight_variance or bias_variance."
         )
+    mixed = _mixed_moment(activation, correlation, variance)
+    return (weight_variance * mixed + bias_variance) / after
+
+
+def _mixed_moment(
+    activation: Activation,
+    correlation: float,
+    variance: float,
+    derivative: bool = False,
+) -> float:
+    """E[phi(u1) phi(u2)] of two normals of that correlation, or of the derivatives."""
     root = math.sqrt(variance)
     z, weights = _nodes(activation, float(variance))
-    first = _evaluate(activation, root * z, derivative=False)
+    first = _evaluate(activation, root * z, derivative)
     other = math.sqrt(max(0.0, 1 - correlation**2))
     # The kinks of phi(c z1 + ... z2) in z2 move with z1, and so do the inner points.
     inner = [_nodes(activation, float(variance), correlation * z1, other) for z1 in z]
     points = np.concatenate(
         [correlation * z1 + other * z2 for z1, (z2, _) in zip(z, inner, strict=True)]
     )
-    values = _evaluate(activation, root * points, derivative=False)
+    values = _evaluate(activation, root * points, derivative)
     masses = np.concatenate([mass for _, mass in inner])
     starts = np.cumsum([0, *(len(mass) for _, mass in inner[:-1])])
     second = np.add.reduceat(masses * values, starts)
     mixed = float(weights @ (first * second))
     if math.isnan(mixed):
         raise ValueError(_not_finite(activation))
-    return (weight_variance * mixed + bias_variance) / after
+    return mixed
 
 
 def slope(activation: Activation, variance: float, *, weight_variance: float) -> float:
@@ -309,7 +320,9 @@ class FixedPoint(NamedTuple):
         variance_depth: layers over which $|q - q^*|$ falls by e; infinite if it does
             not.
         correlation_depth: layers over which the correlation of two inputs approaches
-            1 by e, $1 / |\ln \chi|$; networks train up to about six times this depth.
+            $c^*$ by e; networks train up to about six times this depth.
+        correlation: $c^*$, what the correlation of any two inputs settles at: 1 in the
+            ordered phase, less in the chaotic one.
     """
 
     weight_variance: float
@@ -318,6 +331,7 @@ class FixedPoint(NamedTuple):
     slope: float
     variance_depth: float
     correlation_depth: float
+    correlation: float = 1.0
 
 
 def fixed_point(
@@ -326,7 +340,9 @@ def fixed_point(
     r"""The fixed point $q^*$ of the variance map, its slope and its depth scales.
 
     The depth scale of the variance is $-1 / \ln |dq'/dq|$, that of the correlation
-    $1 / |\ln \chi|$.
+    $-1 / \ln (\sigma_w^2\, \mathbb{E}[\phi'(u_1)\, \phi'(u_2)])$ with $u_1, u_2$ of
+    variance $q^*$ and correlation $c^*$: $-1 / \ln \chi$ in the ordered phase, where
+    $c^* = 1$.
 
     Args:
         activation: a name, or an elementwise function.
@@ -370,8 +386,19 @@ def fixed_point(
             "reaches no single fixed point; choose a smaller weight_variance."
         )
     chi = slope(activation, q, weight_variance=weight_variance)
+    correlation, rate = 1.0, chi
+    if chi > 1 + 1e-9 and q > 0:
+        correlation, rate = _chaotic_correlation(
+            activation, q, weight_variance, bias_variance
+        )
     return FixedPoint(
-        weight_variance, bias_variance, q, chi, _settling_depth(excess, q), _depth(chi)
+        weight_variance,
+        bias_variance,
+        q,
+        chi,
+        _settling_depth(excess, q),
+        _depth(rate),
+        correlation,
     )
 
 
@@ -472,6 +499,24 @@ def _settling_depth(excess: Callable[[float], float], q: float) -> float:
     low, high = max(q - step, 0.0), q + step
     factor = 1 + (excess(high) - excess(low)) / (high - low)
     return _depth(factor) if abs(factor) < 1 else math.inf
+
+
+def _chaotic_correlation(
+    activation: Activation, q: float, weight: float, bias: float
+) -> tuple[float, float]:
+    """The stable correlation below 1, and the slope of the correlation map there.
+
+    The map is a power series of c without negative terms: convex, so that Newton's
+    method rises from 0 to the root and never passes it.
+    """
+    c = rate = 0.0
+    for _ in range(50):
+        excess = (weight * _mixed_moment(activation, c, q) + bias) / q - c
+        rate = weight * _mixed_moment(activation, c, q, derivative=True)
+        if excess < 1e-12 or rate >= 1:
+            break
+        c = min(c + excess / (1 - rate), 1.0)
+    return c, rate
 
 
 def _depth(factor: float) -> float:

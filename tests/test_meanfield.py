@@ -130,6 +130,22 @@ def test_depth_scale_is_the_decay_of_the_correlation():
     assert 1 / decay == pytest.approx(point.correlation_depth, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("activation", "weight", "bias"), [("tanh", 4.0, 0.05), ("erf", 3.0, 0.0)]
+)
+def test_depth_scale_of_the_chaotic_phase(activation, weight, bias):
+    settings = {"weight_variance": weight, "bias_variance": bias}
+    point = meanfield.fixed_point(activation, **settings)
+    assert point.slope > 1
+    gaps, c = [], 0.6
+    for _ in range(12):
+        c = meanfield.correlation_map(activation, c, point.variance, **settings)
+        gaps.append(c - point.correlation)
+    assert 0 < gaps[-1] < 0.2
+    decay = math.log(gaps[-2] / gaps[-1])
+    assert 1 / decay == pytest.approx(point.correlation_depth, rel=0.05)
+
+
 def test_edge_of_chaos():
     for activation, bias in (("tanh", 0.05), ("erf", 0.1), ("sigmoid", 0.0)):
         point = meanfield.edge_of_chaos(activation, bias)

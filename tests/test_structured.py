@@ -81,6 +81,7 @@ def test_sparse_counts_exactly(key):
     assert abs(float(w[w != 0].std()) / 2 - 1) < 0.1
     w = ji.sparse(sparsity=0.33)(key, (100, 40))
     assert ((w == 0).sum(axis=0) == 33).all()
+    assert not ji.sparse(sparsity=1.0)(key, (100, 40)).any()
     rows = (ji.sparse(1)(key, (10, 2000)) != 0).mean(axis=1)  # every input alike
     assert (abs(rows - 0.1) < 6 * (0.09 / 2000) ** 0.5).all()
 
@@ -241,6 +242,19 @@ def test_random_walk_keeps_the_log_norm_of_narrow_networks(key):
     assert abs(float(walk.mean())) < 6 * error + 4 < abs(float(he.mean()))
 
 
+@pytest.mark.parametrize(
+    ("activation", "bias"), [("relu6", 0.0), ("elu", 0.0), ("gelu", 0.3), ("silu", 0.7)]
+)
+def test_edge_of_chaos_accepts_what_the_variance_settles_at(activation, bias):
+    kernel, _ = ji.edge_of_chaos(activation, bias)
+    weight = kernel.arguments["scale"]
+    q = ji.meanfield.edge_of_chaos(activation, bias).variance * 1.2 + 0.1
+    settings = {"weight_variance": weight, "bias_variance": bias}
+    for _ in range(100):
+        q, before = ji.meanfield.variance_map(activation, q, **settings), q
+        assert q <= before * (1 + 1e-9)
+
+
 def test_edge_of_chaos_carries_a_signal_and_its_gradient(key):
     kernel, bias = ji.edge_of_chaos("tanh", 0.05)
     width, depth = 1024, 30
@@ -281,6 +295,9 @@ def test_combinators(key):
     assert ji.parse(repr(nested)) == nested
     w = nested(key, (8, 24))
     np.testing.assert_allclose(w[:, :8].T @ w[:, :8], 0.0225 * np.eye(8), atol=1e-6)
+    inner = ji.scaled(ji.stacked(ji.normal(dtype="float16")), 2.0)
+    assert inner(key, (2, 4)).dtype == jnp.float16
+    assert inner(key, (2, 4), jnp.float32).dtype == jnp.float32
     factors = jnp.array([0.5, 2.0])
     draws = jax.vmap(lambda f: ji.scaled(he, f)(key, (4, 4)))(factors)
     np.testing.assert_allclose(draws[1], 4 * draws[0], rtol=1e-6)
@@ -353,6 +370,8 @@ BAD = [
     (lambda key: ji.wang(0), ValueError, "layers=0"),
     (lambda key: ji.hyperfan(0), ValueError, "main_fan=0.0"),
     (lambda key: ji.edge_of_chaos("relu", 0.1), ValueError, "no critical point"),
+    (lambda key: ji.edge_of_chaos("gelu"), ValueError, "leaves the critical point"),
+    (lambda key: ji.edge_of_chaos("silu", 0.05), ValueError, "grows without bound"),
 ]
 
 

@@ -384,7 +384,8 @@ def edge_of_chaos(
         Two initializers, for the kernel and for the bias.
 
     Raises:
-        ValueError: there is no such point.
+        ValueError: there is no such point, or the variance of the signal leaves it and
+            grows: gelu, silu and mish with small biases.
 
     Example:
         >>> kernel, bias = edge_of_chaos("relu")
@@ -396,5 +397,19 @@ def edge_of_chaos(
         section 3.
     """
     point = meanfield.edge_of_chaos(activation, bias_variance)
+    nearby = 1.01 * max(point.variance, 1e-3)
+    further = meanfield.variance_map(
+        activation,
+        nearby,
+        weight_variance=point.weight_variance,
+        bias_variance=bias_variance,
+    )
+    if further > nearby * (1 + 1e-7):
+        raise ValueError(
+            f"edge_of_chaos: with activation {meanfield._name(activation)} and "
+            f"bias_variance={bias_variance:g} the variance of a signal leaves the "
+            "critical point and grows without bound; choose a larger bias_variance, or "
+            "another activation."
+        )
     kernel = variance_scaling(point.weight_variance, "fan_in", "normal")
     return kernel, normal(math.sqrt(bias_variance)) if bias_variance else zeros

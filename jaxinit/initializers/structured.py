@@ -237,11 +237,14 @@ def sparse(
                 f"shape {shape}."
             )
         place_key, value_key = jax.random.split(key)
-        lots = jax.random.uniform(place_key, (rows, columns))
-        rank = jnp.argsort(jnp.argsort(lots, axis=0), axis=0)
-        values = jax.random.normal(value_key, (rows, columns), dtype)
-        values = jnp.where(rank < kept, jnp.asarray(stddev, dtype) * values, 0)
-        return values.reshape(shape)
+        lots = jax.random.uniform(place_key, (columns, rows))
+        places = lax.top_k(lots, kept)[1].T
+        values = jax.random.normal(value_key, (kept, columns), dtype)
+        kernel = jnp.zeros((rows, columns), dtype)
+        kernel = kernel.at[places, jnp.arange(columns)].set(
+            jnp.asarray(stddev, dtype) * values, unique_indices=True
+        )
+        return kernel.reshape(shape)
 
     return draw
 
