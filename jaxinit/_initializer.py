@@ -23,6 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import _checks
 from jaxinit._fans import LAYOUT, Layout
+from jaxinit._threefry import fused
 from jaxinit._types import Array, Draw, Key, OutSharding, Shape
 
 P = ParamSpec("P")
@@ -97,21 +98,39 @@ class Initializer:
         """
         owner = self.name
         dtype = _checked_dtype(
-            owner, self._own_dtype() if dtype is None else dtype, self._scheme
+            owner, self._own_dtype() if dtype is None else dtype, self.inexact
         )
         shape = _checked_shape(owner, shape)
-        if self._scheme.random:
+        if self.random:
             _check_key(owner, key)
-        if out_sharding is None:
+        if out_sharding is not None:
+            return _sharded(self, key, shape, dtype, out_sharding)
+        if self.traced or _checks.is_traced(key) or not self._scheme.compiled:
             return self._array(key, shape, dtype)
-        return _sharded(self, key, shape, dtype, out_sharding)
+        return _jitted(self, key, shape, dtype)
+
+    @property
+    def random(self) -> bool:
+        """Whether the draw depends on the key."""
+        base = self._base
+        return self._scheme.random and (base is None or base.random)
+
+    @property
+    def inexact(self) -> bool:
+        """Whether the dtype must be floating or complex."""
+        base = self._base
+        return self._scheme.inexact and (base is None or base.inexact)
+
+    @property
+    def _base(self) -> Initializer | None:
+        """The scheme that this one is built on."""
+        base = self.arguments.get("init")
+        return base if isinstance(base, Initializer) else None
 
     def _own_dtype(self) -> Any:
         """The scheme's dtype, or else that of the scheme it is built on."""
-        dtype, base = self.arguments["dtype"], self.arguments.get("init")
-        if dtype is None and isinstance(base, Initializer):
-            return base._own_dtype()
-        return dtype
+        dtype, base = self.arguments["dtype"], self._base
+        return base._own_dtype() if dtype is None and base is not None else dtype
 
     def _array(
         self,
@@ -125,6 +144,7 @@ class Initializer:
         draw: Any = self._draw
         if sharding is not None and self._scheme.sharded:
             draw = functools.partial(draw, sharding=sharding)
+        key = fused(key) if self.random else None
         return _cast(draw(key, shape, _work_dtype(dtype)), dtype)
 
     def __repr__(self) -> str:
@@ -168,6 +188,7 @@ class _Scheme:
         random: bool,
         inexact: bool,
         sharded: bool = False,
+        compiled: bool = True,
     ) -> None:
         self.name = build.__name__
         self.build = build
@@ -175,6 +196,7 @@ class _Scheme:
         self.random = random
         self.inexact = inexact
         self.sharded = sharded
+        self.compiled = compiled
         self.signature = _with_layout(inspect.signature(build))
         parameters = self.signature.parameters.values()
         self.numeric = {p.name for p in parameters if "Numeric" in str(p.annotation)}
@@ -197,9 +219,19 @@ class _Scheme:
             **{k: self._canonical(k, v) for k, v in bound.arguments.items()},
         }
         arguments = {name: arguments[name] for name in self.signature.parameters}
+        init = Initializer(self, arguments, self.build(**arguments))
         if arguments["dtype"] is not None:
-            arguments["dtype"] = _checked_dtype(self.name, arguments["dtype"], self)
-        return Initializer(self, arguments, self.build(**arguments))
+            arguments["dtype"] = _checked_dtype(
+                self.name, arguments["dtype"], init.inexact
+            )
+        try:
+            hash(init)
+        except TypeError:
+            raise TypeError(
+                f"{self.name}: its parameters must be hashable, but one of {arguments} "
+                "is not; use numbers, text, tuples, arrays or functions."
+            ) from None
+        return init
 
     def _canonical(self, name: str, value: Any) -> Any:
         """One form for equal values, so that equal schemes have one text."""
@@ -226,6 +258,7 @@ def initializer(
     random: bool = True,
     inexact: bool = True,
     sharded: bool = False,
+    compiled: bool = True,
 ) -> Callable[[Callable[P, Draw]], Callable[P, Initializer]]: ...
 def initializer(
     build: Callable[..., Draw] | None = None,
@@ -235,6 +268,7 @@ def initializer(
     random: bool = True,
     inexact: bool = True,
     sharded: bool = False,
+    compiled: bool = True,
 ) -> Any:
     """Turn a function from parameters to a formula into a scheme.
 
@@ -254,6 +288,8 @@ def initializer(
         sharded: whether the draw also takes `sharding=`, a NamedSharding over Auto
             axes, and makes each device's part there; without it the compiler
             partitions the formula.
+        compiled: whether a call outside of any transformation is one compiled
+            program; without it, the draw runs operation by operation.
 
     Returns:
         A function of the same parameters that returns an `Initializer`.
@@ -268,9 +304,14 @@ def initializer(
     """
     if build is None:
         return functools.partial(
-            initializer, shown=shown, random=random, inexact=inexact, sharded=sharded
+            initializer,
+            shown=shown,
+            random=random,
+            inexact=inexact,
+            sharded=sharded,
+            compiled=compiled,
         )
-    scheme = _Scheme(build, shown, random, inexact, sharded)
+    scheme = _Scheme(build, shown, random, inexact, sharded, compiled)
     if "dtype" not in scheme.signature.parameters:
         raise TypeError(f"{scheme.name}: an initializer needs a parameter dtype=None.")
 
@@ -339,7 +380,7 @@ def _rebuild(name: str, arguments: dict[str, Any]) -> Initializer:
     return scheme if isinstance(scheme, Initializer) else scheme(**arguments)
 
 
-def _checked_dtype(owner: str, dtype: Any, scheme: _Scheme) -> np.dtype:
+def _checked_dtype(owner: str, dtype: Any, inexact: bool) -> np.dtype:
     if dtype is None:
         return jax.dtypes.canonicalize_dtype(float)
     try:
@@ -348,7 +389,7 @@ def _checked_dtype(owner: str, dtype: Any, scheme: _Scheme) -> np.dtype:
         raise TypeError(
             f"{owner}: dtype={dtype!r} is no dtype; use one such as 'float32'."
         ) from None
-    if scheme.inexact and not jnp.issubdtype(resolved, jnp.inexact):
+    if inexact and not jnp.issubdtype(resolved, jnp.inexact):
         raise TypeError(
             f"{owner}: dtype={resolved.name} is neither floating nor complex; use one "
             "such as float32, bfloat16 or complex64."
@@ -401,14 +442,20 @@ def _cast(x: Array, dtype: np.dtype) -> Array:
     return x.astype(dtype)
 
 
-def _constrained(
-    init: Initializer, key: Any, shape: Any, dtype: Any, sharding: NamedSharding
+def _placed(
+    init: Initializer,
+    key: Any,
+    shape: Any,
+    dtype: Any,
+    sharding: NamedSharding | None = None,
 ) -> Array:
     array = init._array(key, shape, dtype, sharding)
+    if sharding is None:
+        return array
     return jax.lax.with_sharding_constraint(array, sharding)
 
 
-_jitted = jax.jit(_constrained, static_argnums=(0, 2, 3, 4))
+_jitted = jax.jit(_placed, static_argnums=(0, 2, 3, 4))
 
 
 def _sharded(
@@ -433,7 +480,7 @@ def _sharded(
         return cast(Array, auto(key))
     if init.traced:
         # A traced parameter belongs to the trace around us: no static argument.
-        return _constrained(init, key, shape, dtype, sharding)
+        return _placed(init, key, shape, dtype, sharding)
     return _jitted(init, key, shape, dtype, sharding)
 
 

@@ -19,7 +19,7 @@ OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
 Numeric: TypeAlias = Any
 """A real number that may be traced: a float, a 0-d array or a tracer."""
 
-Draw: TypeAlias = Callable[[Key, tuple[int, ...], Any], Array]
+Draw: TypeAlias = Callable[[Any, tuple[int, ...], Any], Array]
 """`draw(key, shape, dtype)`: a scheme's formula, with float32 or wider work dtype."""
 
 Mode: TypeAlias = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]

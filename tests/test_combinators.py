@@ -43,3 +43,20 @@ def test_a_mask_is_an_array_known_when_traced(key):
         ji.masked(ji.normal(), "abc")
     with pytest.raises(TypeError, match="known when the program is traced"):
         jax.jit(lambda m: ji.masked(ji.normal(), m)(key, (3,)))(jnp.ones(3))
+
+
+def test_over_a_scheme_without_randomness():
+    for init in (
+        ji.scaled(ji.constant(2), 3.0),
+        ji.stacked(ji.constant(6)),
+        ji.per_gate(ji.constant(6)),
+    ):
+        assert not init.random
+        drawn = init(None, (2, 4), "int32")
+        assert drawn.dtype == jnp.int32
+        np.testing.assert_array_equal(drawn, np.full((2, 4), 6))
+    np.testing.assert_array_equal(
+        ji.per_gate(ji.identity(), 2)(None, (3, 6)), np.tile(np.eye(3), 2)
+    )
+    with pytest.raises(TypeError, match="scaled: dtype=int32 is neither"):
+        ji.scaled(ji.identity(), 2.0, dtype="int32")

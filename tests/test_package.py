@@ -16,6 +16,7 @@ ROOMS = [
     "_types",
     "_checks",
     "_fans",
+    "_threefry",
     "_samplers",
     "_haar",
     "meanfield",

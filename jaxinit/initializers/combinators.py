@@ -28,6 +28,15 @@ def _check_axis(owner: str, axis: Any) -> None:
         raise TypeError(f"{owner}: axis={axis!r} must be one integer.")
 
 
+def _draw_apart(
+    draw: Draw, key: Key | None, count: int, shape: tuple[int, ...], dtype: DType
+) -> Array:
+    """Independent draws, stacked; equal ones of a scheme without randomness."""
+    if key is None:
+        return jnp.broadcast_to(draw(key, shape, dtype), (count, *shape))
+    return jax.vmap(lambda k: draw(k, shape, dtype))(jax.random.split(key, count))
+
+
 @initializer
 def scaled(init: Initializer, factor: Numeric, dtype: DType = None) -> Draw:
     r"""Another scheme's draw times a factor.
@@ -98,9 +107,7 @@ def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
     def draw_stack(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         ((at,),) = _checks.normalized_axes("stacked", shape, axis=axis)
         one = (*shape[:at], *shape[at + 1 :])
-        stack = jax.vmap(lambda k: draw(k, one, dtype))(
-            jax.random.split(key, shape[at])
-        )
+        stack = _draw_apart(draw, key, shape[at], one, dtype)
         return jnp.moveaxis(stack, 0, at)
 
     return draw_stack
@@ -150,7 +157,7 @@ def per_gate(
                 f"per_gate: gates={gates} does not divide axis {axis} of shape {shape}."
             )
         one = (*shape[:at], shape[at] // gates, *shape[at + 1 :])
-        blocks = jax.vmap(lambda k: draw(k, one, dtype))(jax.random.split(key, gates))
+        blocks = _draw_apart(draw, key, gates, one, dtype)
         return jnp.moveaxis(blocks, 0, at).reshape(shape)
 
     return draw_gates

@@ -43,7 +43,7 @@ def _matrices(
     return jax.random.orthogonal(key, rows, batch, dtype, columns)
 
 
-@initializer(sharded=True)
+@initializer(sharded=True, compiled=False)
 def orthogonal(
     scale: Numeric = 1.0,
     column_axis: int = -1,
@@ -127,7 +127,7 @@ def orthogonal(
     return draw
 
 
-@initializer
+@initializer(compiled=False)
 def delta_orthogonal(
     scale: Numeric = 1.0,
     column_axis: int = -1,
