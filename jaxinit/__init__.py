@@ -1,6 +1,7 @@
 """Weight initialization for JAX: `init(key, shape, dtype)`, as values."""
 
 from jaxinit import meanfield as meanfield
+from jaxinit import presets as presets
 from jaxinit._fans import Layout as Layout
 from jaxinit._fans import compute_fans as compute_fans
 from jaxinit._fans import einsum_axes as einsum_axes
@@ -51,6 +52,7 @@ from jaxinit.initializers import sparse as sparse
 from jaxinit.initializers import spectral as spectral
 from jaxinit.initializers import stacked as stacked
 from jaxinit.initializers import stft as stft
+from jaxinit.initializers import summed as summed
 from jaxinit.initializers import truncated_normal as truncated_normal
 from jaxinit.initializers import uniform as uniform
 from jaxinit.initializers import uniform_gate as uniform_gate

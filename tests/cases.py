@@ -253,6 +253,14 @@ COMBINED = [
     Case(ji.scaled(ji.lecun_normal(), 0.5), DENSE, 0.0, 0.5 / 16, TRUNCATED),
     Case(ji.stacked(ji.he_normal()), (4, 128, 256), 0.0, 1 / 8, TRUNCATED),
     Case(
+        ji.summed(ji.uniform(minval=-1, maxval=1)),
+        DENSE,
+        0.0,
+        (2 / 3) ** 0.5,
+        scipy.stats.triang(0.5, -(6**0.5), 2 * 6**0.5),
+        complex=False,
+    ),
+    Case(
         ji.per_gate(ji.glorot_normal(distribution="normal")),
         DENSE,
         0.0,

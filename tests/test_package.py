@@ -23,6 +23,7 @@ ROOMS = [
     "_initializer",
     "_parse",
     "initializers",
+    "presets",
     "_catalogue",
     "trace",
     "tree",

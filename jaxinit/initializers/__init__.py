@@ -10,6 +10,7 @@ from jaxinit.initializers.combinators import masked as masked
 from jaxinit.initializers.combinators import per_gate as per_gate
 from jaxinit.initializers.combinators import scaled as scaled
 from jaxinit.initializers.combinators import stacked as stacked
+from jaxinit.initializers.combinators import summed as summed
 from jaxinit.initializers.convolution import (
     convolution_orthogonal as convolution_orthogonal,
 )

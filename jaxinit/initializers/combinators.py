@@ -164,6 +164,43 @@ def per_gate(
 
 
 @initializer
+def summed(init: Initializer, count: int = 2, dtype: DType = None) -> Draw:
+    r"""The sum of independent draws of another scheme.
+
+    $w = \sum_i w_i$ with $w_i$ drawn from the i-th of `split(key, count)`: the law of
+    one bias in place of several that are only ever used added up, as torch's recurrent
+    layers have.
+
+    Args:
+        init: the other scheme.
+        count: number of draws.
+        dtype: dtype of the array; JAX's default float if None.
+
+    Returns:
+        An initializer.
+
+    Raises:
+        TypeError: `init` is no initializer.
+
+    Example:
+        >>> import jax, jaxinit
+        >>> b = summed(jaxinit.normal(0.5), 4)(jax.random.key(0), (2**16,))
+        >>> round(float(b.std()), 1)
+        1.0
+
+    References:
+        The bias pair: torch's `LSTM`, whose two biases are added.
+    """
+    draw = base_draw("summed", init)
+    _checks.integer("summed", count=count)
+
+    def draw_sum(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
+        return _draw_apart(draw, key, count, shape, dtype).sum(axis=0)
+
+    return draw_sum
+
+
+@initializer
 def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
     r"""Another scheme's draw where a mask is true, zero elsewhere.
 
