@@ -1,6 +1,8 @@
 """Haar-distributed orthogonal and unitary matrices from matrix products alone."""
 
+import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 @partial(jax.jit, static_argnames=("n", "m", "batch", "dtype", "sharding"))
 def haar(
     key: Array,
-    n: int,
+    n: int | tuple[int, ...],
     m: int,
     batch: tuple[int, ...] = (),
     dtype: DTypeLike = jnp.float32,
@@ -47,7 +49,7 @@ def haar(
 
     Args:
         key: A random key.
-        n: Number of rows.
+        n: Number of rows; several numbers for rows that lie along several axes.
         m: Number of columns.
         batch: Shape of a stack of independent matrices.
         dtype: float32, float64, complex64 or complex128.
@@ -59,7 +61,8 @@ def haar(
             columns cost none.
 
     Returns:
-        Array of shape (\*batch, n, m): orthonormal columns if n >= m, rows otherwise.
+        Array of shape (\*batch, \*n, m): orthonormal columns if there are at least m
+        rows, orthonormal rows otherwise.
 
     Example:
         >>> q = haar(jax.random.key(0), 4, 3)
@@ -72,7 +75,8 @@ def haar(
         Schreiber and Van Loan, "A storage-efficient WY representation for products of
         Householder transformations", SIAM J. Sci. Stat. Comput. 10 (1989).
     """
-    shape = (*batch, n, m)
+    rows = (n,) if isinstance(n, int) else tuple(n)
+    shape = (*batch, *rows, m)
     if 0 in shape:
         return jnp.zeros(shape, dtype)
     spec = sharding.spec if isinstance(sharding, NamedSharding) else sharding
@@ -80,7 +84,7 @@ def haar(
     keys = jax.random.split(key, batch) if batch else key
 
     def draw(keys: Array) -> Array:
-        one = partial(_draw, n=n, m=m, dtype=dtype, axes=axes[-2:])
+        one = partial(_draw, rows=rows, m=m, dtype=dtype, axes=axes[len(batch) :])
         for _ in batch:
             one = jax.vmap(one)
         return one(keys)
@@ -90,19 +94,51 @@ def haar(
     return jax.shard_map(
         draw,
         mesh=sharding.mesh if isinstance(sharding, NamedSharding) else None,
-        in_specs=PartitionSpec(*axes[:-2]),
+        in_specs=PartitionSpec(*axes[: len(batch)]),
         out_specs=PartitionSpec(*axes),
         check_vma=False,
     )(keys)
 
 
-def _draw(key: Array, n: int, m: int, dtype: DTypeLike, axes: tuple) -> Array:
+def _draw(
+    key: Array, rows: tuple[int, ...], m: int, dtype: DTypeLike, axes: tuple
+) -> Array:
     """Draw one matrix, or this device's block of it if `axes` shard it."""
-    if n < m:
-        return _draw(key, m, n, dtype, axes[::-1]).T
-    if axes == (None, None):
-        return _matrix(key, n, m, dtype)
-    return _block(key, n, m, dtype, *axes)
+    n = math.prod(rows)
+    if not any(axes):
+        q = _matrix(key, n, m, dtype) if n >= m else _matrix(key, m, n, dtype).T
+        return q.reshape(*rows, m)
+    row, column = _part(rows, axes[:-1]), _part((m,), axes[-1:])
+    if n >= m:
+        q = _block(key, n, m, dtype, row, column)
+    else:
+        q = _block(key, m, n, dtype, column, row).T
+    return q.reshape(*row.shape, *column.shape)
+
+
+class _Part(NamedTuple):
+    """The rows or columns that this device holds, under `shard_map`.
+
+    Attributes:
+        places: which ones, shape (how many,).
+        shape: how many along each of their axes.
+        devices: the mesh axes over which the others lie.
+    """
+
+    places: Array
+    shape: tuple[int, ...]
+    devices: tuple[str, ...]
+
+
+def _part(sizes: tuple[int, ...], axes: tuple) -> _Part:
+    places, shape, devices = jnp.zeros(1, int), (), ()
+    for size, axis in zip(sizes, axes, strict=True):
+        names = () if axis is None else (axis,) if isinstance(axis, str) else axis
+        count = size // math.prod(map(lax.axis_size, names))
+        start = count * lax.axis_index(names) if names else 0
+        places = (places[:, None] * size + start + jnp.arange(count)).ravel()
+        shape, devices = (*shape, count), (*devices, *names)
+    return _Part(places, shape, devices)
 
 
 def _matrix(key: Array, n: int, m: int, dtype: DTypeLike) -> Array:
@@ -118,7 +154,7 @@ def _matrix(key: Array, n: int, m: int, dtype: DTypeLike) -> Array:
     )
     ends = [sum(n - row for row in rows[: k + 1]) for k in range(len(rows))]
     panels = [
-        _reflectors(x[end - (n - row) : end], n, row, column)
+        _reflectors(x[end - (n - row) : end], n, jnp.arange(row, n), column)
         for end, row, column in zip(ends, rows, columns, strict=True)
     ]
     gram = jnp.stack([matmul(v.conj().T, v) for v, _, _ in panels])
@@ -140,21 +176,15 @@ def _matrix(key: Array, n: int, m: int, dtype: DTypeLike) -> Array:
     return q
 
 
-def _block(key: Array, n: int, m: int, dtype: DTypeLike, row_axis, column_axis):
+def _block(
+    key: Array, n: int, m: int, dtype: DTypeLike, rows: _Part, columns: _Part
+) -> Array:
     """Draw this device's block of the matrix, under `shard_map`."""
 
-    def mine(size: int, axis) -> tuple[Array | int, int]:
-        if axis is None:
-            return 0, size
-        size //= lax.axis_size(axis)
-        return size * lax.axis_index(axis), size
-
     def total(x: Array) -> Array:
-        return x if row_axis is None else lax.psum(x, row_axis)
+        return lax.psum(x, rows.devices) if rows.devices else x
 
-    (row, rows), (column, columns) = mine(n, row_axis), mine(m, column_axis)
-    r = row + jnp.arange(rows)
-    c = column + jnp.arange(columns)
+    r, c = rows.places, columns.places
     width, starts = _panels(m)
 
     def apply_panel(step: Array, q: Array) -> Array:
@@ -163,7 +193,7 @@ def _block(key: Array, n: int, m: int, dtype: DTypeLike, row_axis, column_axis):
         k = len(starts) - 1 - step
         start = m - (step + 1) * width
         x = _gaussians(key, k * n + r, width, dtype)
-        v, signs, halves = _reflectors(x, n, row, start, total)
+        v, signs, halves = _reflectors(x, n, r, start, total)
         gram = total(matmul(v.conj().T, v))
         t = _inverse(_with_diagonal(gram, halves))
         inside = (c >= start) & (c < start + width)
@@ -171,7 +201,9 @@ def _block(key: Array, n: int, m: int, dtype: DTypeLike, row_axis, column_axis):
         q = q + jnp.where(r[:, None] == c, sign, 0)
         return q - matmul(v, matmul(t, total(matmul(v.conj().T, q))))
 
-    return lax.fori_loop(0, len(starts), apply_panel, jnp.zeros((rows, columns), dtype))
+    return lax.fori_loop(
+        0, len(starts), apply_panel, jnp.zeros((len(r), len(c)), dtype)
+    )
 
 
 def _panels(m: int) -> tuple[int, list[int]]:
@@ -194,20 +226,20 @@ def _gaussians(key: Array, rows: Array, width: int, dtype: DTypeLike) -> Array:
     return jax.vmap(draw)(rows)
 
 
-def _reflectors(x, n, row, column, total=lambda x: x):
+def _reflectors(x, n, rows, column, total=lambda x: x):
     """Turn Gaussian columns into reflectors.
 
     Args:
-        x: Rows `row`, `row + 1`, ... of the panel whose first column is `column`.
+        x: Some rows of the panel whose first column is `column`.
         n: Height of the matrix.
-        row: The first row.
+        rows: Which rows they are.
         column: The first column; columns before 0 get no reflection.
         total: Sum over the devices that hold the other rows.
 
     Returns:
         The vectors v, the signs of the matrix's columns, and half the v^H v.
     """
-    r = row + jnp.arange(x.shape[0])[:, None]
+    r = rows[:, None]
     c = column + jnp.arange(x.shape[1])
     length = jnp.where(c >= 0, n - c, 0).astype(x.real.dtype)
     x = jnp.where((r >= c) & (c >= 0), x, 0)

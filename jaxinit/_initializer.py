@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxinit import _checks
+from jaxinit import _checks, meanfield
 from jaxinit._fans import LAYOUT, Layout
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Draw, Key, OutSharding, Shape
@@ -235,6 +235,8 @@ class _Scheme:
 
     def _canonical(self, name: str, value: Any) -> Any:
         """One form for equal values, so that equal schemes have one text."""
+        if name == "activation":
+            return meanfield.named(value)
         if isinstance(value, (jax.Array, np.ndarray, np.generic)):
             if _checks.is_traced(value):
                 return value
@@ -475,7 +477,11 @@ def _sharded(
         if kind == jax.sharding.AxisType.Explicit
     )
     if explicit:
-        draw = functools.partial(init._array, shape=shape, dtype=dtype)
+
+        def draw(key: Any) -> Array:
+            mesh = jax.sharding.get_abstract_mesh()  # of Auto axes, here
+            return init._array(key, shape, dtype, NamedSharding(mesh, sharding.spec))
+
         auto = jax.sharding.auto_axes(draw, axes=explicit, out_sharding=sharding)
         return cast(Array, auto(key))
     if init.traced:

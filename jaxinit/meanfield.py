@@ -60,6 +60,8 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 """Activations by name, with the defaults of `jax.nn`."""
 
+_NAMES = {function: name for name, function in ACTIVATIONS.items()}
+
 _TORCH = {
     "linear": 1.0,
     "conv": 1.0,
@@ -543,6 +545,15 @@ def _function(activation: Activation) -> Callable[[Any], Any]:
     return ACTIVATIONS[activation]
 
 
+def named(activation: Activation) -> Activation:
+    """The name of a function of `ACTIVATIONS`; any other one as it is."""
+    return (
+        activation
+        if isinstance(activation, str)
+        else _NAMES.get(activation, activation)
+    )
+
+
 def _evaluate(activation: Activation, x: Floats, derivative: bool) -> Floats:
     """The activation, or its derivative, in float64 whatever JAX's settings."""
     function = _function(activation)
@@ -561,6 +572,12 @@ def _evaluate(activation: Activation, x: Floats, derivative: bool) -> Floats:
                 f"activation {_name(activation)} is not a function that JAX can "
                 "differentiate; write it with jax.numpy in place of numpy."
             ) from None
+        if _checks.is_traced(result):
+            raise TypeError(
+                f"activation {_name(activation)} depends on a traced value, but its "
+                "gain is an integral made before the program runs; give it numbers, or "
+                "trace gain= itself."
+            )
         result = np.asarray(result, np.float64)
     if result.shape != padded.shape:
         raise ValueError(

@@ -103,3 +103,26 @@ def test_constants_need_no_key_and_take_any_dtype():
     assert ji.zeros(None, (2,), jnp.int32).dtype == jnp.int32
     assert ji.constant(3)(None, (2,), jnp.int8).dtype == jnp.int8
     assert ji.zeros() is ji.zeros and ji.ones() is ji.ones
+
+
+def test_what_a_program_traces_is_no_activation(key):
+    def draw(slope):
+        return ji.he_normal(activation=lambda x: slope * x)(key, (4, 4))
+
+    with pytest.raises(TypeError, match="depends on a traced value"):
+        jax.jit(draw)(2.0)
+
+
+def test_parameters_are_hashable():
+    @ji.initializer
+    def odd(table, dtype=None):
+        return lambda key, shape, dtype: jnp.zeros(shape, dtype)
+
+    with pytest.raises(TypeError, match="odd: its parameters must be hashable"):
+        odd({"a": 1})
+
+
+def test_a_known_activation_goes_by_its_name():
+    named = ji.he_normal(activation="gelu")
+    assert ji.he_normal(activation=jax.nn.gelu) == named
+    assert ji.parse(repr(ji.he_normal(activation=jax.nn.gelu))) == named

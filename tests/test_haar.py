@@ -120,23 +120,37 @@ def test_a_deep_model_initializes_under_jit_and_vmap(layers, keys, n, key):
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(n), atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P("x", "y")], ids=str)
-def test_shards_without_gathering_the_matrix(spec, key):
-    mesh = jax.make_mesh((4, 2), ("x", "y"), (AxisType.Auto,) * 2)
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((1024, 512), P("x")),
+        ((1024, 512), P(None, "x")),
+        ((1024, 512), P("x", "y")),
+        ((512, 1024), P("x", "y")),
+        ((8, 128, 512), P("x")),
+        ((8, 128, 512), P("y", "x")),
+        ((4, 256, 512), P(None, ("y", "x"))),
+        ((4, 64, 1024), P(None, "x", "y")),
+    ],
+    ids=str,
+)
+def test_shards_without_gathering_the_matrix(shape, spec, kind, key):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), (kind, kind))
     sharding = NamedSharding(mesh, spec)
-    shape = (1024, 512)
     init = ji.orthogonal()
     program = jax.jit(lambda k: init(k, shape, None, sharding))
-    compiled = program.lower(key).compile()
-    assert "all-gather" not in compiled.as_text()
-    parts = 8 if "y" in spec else 4
-    size = 4 * 1024 * 512
-    memory = compiled.memory_analysis()
-    assert memory.output_size_in_bytes == size // parts
-    if spec[0] is not None:  # rows in parts: panels, never the whole
-        assert memory.temp_size_in_bytes < size
-    drawn = program(key)
-    assert drawn.sharding.is_equivalent_to(sharding, 2)
+    with jax.set_mesh(mesh):
+        compiled = program.lower(key).compile()
+        assert "all-gather" not in compiled.as_text()
+        size = 4 * math.prod(shape)
+        part = 4 * math.prod(sharding.shard_shape(shape))
+        memory = compiled.memory_analysis()
+        assert memory.output_size_in_bytes == part
+        if part <= size // 8:  # in parts both ways: panels, never the whole
+            assert memory.temp_size_in_bytes < size
+        drawn = program(key)
+    assert drawn.sharding.is_equivalent_to(sharding, len(shape))
     np.testing.assert_allclose(drawn, init(key, shape), atol=2e-5)
 
 

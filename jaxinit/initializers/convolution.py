@@ -42,7 +42,7 @@ def convolution_orthogonal(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
         True
 
     References:
-        Xiao et al. 2018, arXiv:1806.05393, algorithm 2; Kautsky and Turcajova 1994, A
+        Xiao et al. 2018, arXiv:1806.05393, algorithm 1; Kautsky and Turcajova 1994, A
         matrix approach to discrete wavelets. In more outputs than inputs as there; the
         transpose for fewer is an extension.
     """

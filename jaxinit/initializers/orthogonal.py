@@ -24,13 +24,13 @@ _METHODS = ("products", "qr")
 def _matrices(
     key: Key,
     batch: tuple[int, ...],
-    rows: int,
+    rows: tuple[int, ...],
     columns: int,
     dtype: DType,
     method: str,
     sharding: NamedSharding | None = None,
 ) -> Array:
-    """Haar (semi-)orthogonal matrices, shape (*batch, rows, columns)."""
+    """Haar (semi-)orthogonal matrices, shape (*batch, *rows, columns)."""
     if method == "products":
         return haar(key, rows, columns, batch, dtype, sharding)
     if _checks.is_traced(key) and jax.default_backend() == "cpu":
@@ -40,7 +40,8 @@ def _matrices(
             RuntimeWarning,
             stacklevel=2,
         )
-    return jax.random.orthogonal(key, rows, batch, dtype, columns)
+    matrices = jax.random.orthogonal(key, math.prod(rows), batch, dtype, columns)
+    return matrices.reshape(*batch, *rows, columns)
 
 
 @initializer(sharded=True, compiled=False)
@@ -112,16 +113,15 @@ def orthogonal(
                 "axes besides batch_axis."
             )
         order = (*batch, *rows, column)
-        matrices = _matrices(
+        kernel = _matrices(
             key,
             tuple(shape[a] for a in batch),
-            math.prod(shape[a] for a in rows),
+            tuple(shape[a] for a in rows),
             shape[column],
             dtype,
             method,
-            _permuted(sharding, order, shape) if len(rows) == 1 else None,
+            _permuted(sharding, order, shape),
         )
-        kernel = matrices.reshape([shape[a] for a in order])
         return jnp.asarray(scale, dtype) * kernel.transpose(np.argsort(order))
 
     return draw
@@ -166,7 +166,7 @@ def delta_orthogonal(
         0.0
 
     References:
-        Xiao et al. 2018, arXiv:1806.05393, algorithm 1.
+        Xiao et al. 2018, arXiv:1806.05393, algorithm 2.
     """
     _checks.number("delta_orthogonal", scale=scale)
     _checks.choice("delta_orthogonal", "method", method, _METHODS)
@@ -190,7 +190,7 @@ def delta_orthogonal(
             )
         if column_axis == -2:
             rows, columns = columns, rows
-        matrix = _matrices(key, (), rows, columns, dtype, method)
+        matrix = _matrices(key, (), (rows,), columns, dtype, method)
         matrix = matrix.T if column_axis == -2 else matrix
         kernel = jnp.zeros(shape, dtype)
         return kernel.at[same_tap(shape)].set(jnp.asarray(scale, dtype) * matrix)
