@@ -279,22 +279,12 @@ class Haiku(Framework):
         return _attention(lecun_normal(), lecun_normal())
 
 
-class Equinox(Framework):
-    """`equinox.nn`: uniform on the reciprocal root of fan-in, biases too.
+class Equinox(Torch):
+    """`equinox.nn`: as torch, save transposed convolutions, cells and attention.
 
     References:
         The sources of equinox 0.13.8.
     """
-
-    def linear(self, in_features: int) -> Defaults:
-        r"""`Linear`: $U(\pm 1/\sqrt{\text{in}})$, kernel and bias."""
-        return _uniform_layer(_fan(in_features))
-
-    def conv(
-        self, in_features: int, kernel_size: int | Sequence[int], groups: int = 1
-    ) -> Defaults:
-        r"""`Conv1d` to `Conv3d`: $U(\pm 1/\sqrt{k\,\text{in}/g})$, kernel and bias."""
-        return _uniform_layer(_fan(in_features, kernel_size, groups))
 
     def conv_transpose(
         self,
@@ -306,18 +296,10 @@ class Equinox(Framework):
         r"""`ConvTranspose1d` to 3d: $U(\pm 1/\sqrt{k\,\text{in}/g})$, both."""
         return _uniform_layer(_fan(in_features, kernel_size, groups))
 
-    def embedding(self, features: int) -> Defaults:
-        """`Embedding`: N(0, 1)."""
-        return {"embedding_init": normal(1.0)}
-
     def lstm(self, in_features: int, hidden_features: int) -> Defaults:
-        r"""`LSTMCell`: $U(\pm 1/\sqrt{\text{hidden}})$ for all."""
+        r"""`LSTMCell`, `GRUCell`: $U(\pm 1/\sqrt{\text{hidden}})$ for all."""
         law = _uniform_law(_fan(hidden_features))
         return _cell(law, law, law)
-
-    def gru(self, in_features: int, hidden_features: int) -> Defaults:
-        r"""`GRUCell`: $U(\pm 1/\sqrt{\text{hidden}})$ for all."""
-        return self.lstm(in_features, hidden_features)
 
     def attention(self, features: int) -> Defaults:
         r"""`MultiheadAttention`: four linear layers, $U(\pm 1/\sqrt{E})$.

@@ -27,6 +27,8 @@ class Use:
             stacked layers, experts, vmapped ensembles, `batch_dims`. A vmapped scale
             or bias meets other entries one by one as any does: all its axes are
             `out_axes`, as is the ensemble's of a table read at constant places.
+        layer_axes: those of `batch_axes` whose places the program uses one after the
+            other: the layers of a scan, or of a stack that is sliced.
         receptive_axes: a convolution's window axes. For "dense" and "conv" the four
             tuples hold every axis of the leaf once, each in ascending order.
         fan_in: how many terms each output sums, dimensionless: entries summed over,
@@ -54,6 +56,7 @@ class Use:
     in_axes: tuple[int, ...] = ()
     out_axes: tuple[int, ...] = ()
     batch_axes: tuple[int, ...] = ()
+    layer_axes: tuple[int, ...] = ()
     receptive_axes: tuple[int, ...] = ()
     fan_in: float = float("nan")
     fan_out: float = float("nan")

@@ -112,6 +112,7 @@ def kernel_use(
         in_axes=axes[IN],
         out_axes=axes[OUT],
         batch_axes=axes[BATCH],
+        layer_axes=tuple(a for a in left_out if a in axes[BATCH] and shape[a] > 1),
         receptive_axes=axes[RECEPTIVE],
         fan_in=fan_in * field / _thinning(window, upsample),
         fan_out=fan_out * field / _thinning(window, stride),
@@ -136,6 +137,7 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         return Use(kind, reason=reason)
     looked = set(view.looked) if kind == "embedding" else set[int]()
     batch = [a for a, n in enumerate(shape) if a not in seen | looked and n > 1]
+    in_turn = tuple(axis for axis in batch if axis not in view.stacked)
     batch = sorted({*batch, *view.stacked} - looked)
     out = [a for a in range(len(shape)) if a not in looked and a not in batch]
     fan_out = math.prod(
@@ -149,6 +151,7 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         in_axes=tuple(sorted(looked)),
         out_axes=tuple(out),
         batch_axes=tuple(batch),
+        layer_axes=in_turn,
         fan_in=1.0,
         fan_out=float(fan_out * _shards(view, out)) if kind == "embedding" else 1.0,
     )
