@@ -2,6 +2,8 @@
 
 from jaxinit import meanfield as meanfield
 from jaxinit import presets as presets
+from jaxinit import trace as trace
+from jaxinit import tree as tree
 from jaxinit._fans import Layout as Layout
 from jaxinit._fans import compute_fans as compute_fans
 from jaxinit._fans import einsum_axes as einsum_axes
@@ -63,3 +65,6 @@ from jaxinit.initializers import xavier_uniform as xavier_uniform
 from jaxinit.initializers import zero as zero
 from jaxinit.initializers import zeros as zeros
 from jaxinit.meanfield import gain as gain
+from jaxinit.tree import describe as describe
+from jaxinit.tree import init as init
+from jaxinit.tree import reinit as reinit

@@ -15,7 +15,8 @@ class Layout(TypedDict, total=False):
 
     Attributes:
         fan: the number of connections itself, in place of what mode and shape would
-            give; the shape may then have any rank, as a bias has.
+            give, or a pair, fan-in and fan-out, for the mode to choose from; the shape
+            may then have any rank, as a bias has.
         groups: feature groups of a convolution with kernel (..., in / groups, out).
         fused: kernels that lie side by side along the outputs and are used apart:
             3 of a packed query-key-value projection, 4 of an LSTM's packed gates.
@@ -25,7 +26,7 @@ class Layout(TypedDict, total=False):
         strides: strides of the convolution, one number or one a spatial axis.
     """
 
-    fan: Numeric | None
+    fan: Numeric | tuple[Numeric, Numeric] | None
     groups: int
     fused: int
     transpose: bool
@@ -44,7 +45,15 @@ LAYOUT: dict[str, Any] = {
 
 def check_layout(owner: str, layout: Layout) -> None:
     """Raise unless each value could be right for some shape."""
-    _checks.number(owner, fan=layout.get("fan"), positive=True)
+    fan = layout.get("fan")
+    fans = fan if isinstance(fan, tuple) else (fan,)
+    if len(fans) > 2:
+        raise ValueError(
+            f"{owner}: fan={fan!r} must be one number, or the two of fan-in and "
+            "fan-out."
+        )
+    for each in fans:
+        _checks.number(owner, fan=each, positive=True)
     for name in ("groups", "fused"):
         _checks.integer(owner, **{name: layout.get(name, 1)})
     strides = layout.get("strides", 1)

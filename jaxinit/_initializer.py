@@ -13,13 +13,14 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, ParamSpec, cast, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxinit import _checks, meanfield
 from jaxinit._fans import LAYOUT, Layout
@@ -60,10 +61,7 @@ class Initializer:
     @property
     def traced(self) -> bool:
         """Whether a parameter, or one of a scheme within, is known only at run time."""
-        return any(
-            value.traced if isinstance(value, Initializer) else _checks.is_traced(value)
-            for value in self.arguments.values()
-        )
+        return any(map(_has_tracer, self.arguments.values()))
 
     def replace(self, **changes: Any) -> Initializer:
         """The same scheme with some parameters changed.
@@ -200,6 +198,9 @@ class _Scheme:
         self.signature = _with_layout(inspect.signature(build))
         parameters = self.signature.parameters.values()
         self.numeric = {p.name for p in parameters if "Numeric" in str(p.annotation)}
+        self.pairs = {
+            p.name for p in parameters if "tuple[Numeric" in str(p.annotation)
+        }
         self.defaults = {
             p.name: self._canonical(p.name, p.default)
             for p in parameters
@@ -244,7 +245,14 @@ class _Scheme:
             value = value.item() if value.ndim == 0 else value
         if isinstance(value, (list, np.ndarray)):
             return _frozen_array(value)
+        if name in self.pairs and isinstance(value, tuple):
+            return tuple(self._real(name, each) for each in value)
         if name in self.numeric and value is not None:
+            return self._real(name, value)
+        return value
+
+    def _real(self, name: str, value: Any) -> Any:
+        if not _checks.is_traced(value):
             if isinstance(value, (str, bytes)) or not isinstance(value, (int, float)):
                 raise TypeError(f"{self.name}: {name}={value!r} must be a real number.")
             return float(value)
@@ -451,10 +459,43 @@ def _placed(
     dtype: Any,
     sharding: NamedSharding | None = None,
 ) -> Array:
-    array = init._array(key, shape, dtype, sharding)
+    def draw(key: Any, sharding: NamedSharding | None) -> Array:
+        return init._array(key, shape, dtype, sharding)
+
+    return in_place(draw, key, sharding)
+
+
+def mesh_of(sharding: NamedSharding | None, key: Any) -> AbstractContextManager[Any]:
+    """The mesh as context, which programs over Explicit axes need."""
+    if sharding is None or _checks.is_traced(key) or not _explicit_axes(sharding):
+        return nullcontext()
+    mesh = sharding.mesh
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
+
+
+def _explicit_axes(sharding: NamedSharding) -> tuple[Any, ...]:
+    kinds = zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
+    return tuple(n for n, kind in kinds if kind == jax.sharding.AxisType.Explicit)
+
+
+def in_place(
+    draw: Callable[[Any, NamedSharding | None], Array],
+    key: Any,
+    sharding: NamedSharding | None,
+) -> Array:
+    """`draw(key, sharding)`, its result on that sharding; within, all axes are Auto."""
     if sharding is None:
-        return array
-    return jax.lax.with_sharding_constraint(array, sharding)
+        return draw(key, None)
+    explicit = _explicit_axes(sharding)
+    if not explicit:
+        return jax.lax.with_sharding_constraint(draw(key, sharding), sharding)
+
+    def in_auto_axes(key: Any) -> Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        return draw(key, NamedSharding(mesh, sharding.spec))
+
+    auto = jax.sharding.auto_axes(in_auto_axes, axes=explicit, out_sharding=sharding)
+    return cast(Array, auto(key))
 
 
 _jitted = jax.jit(_placed, static_argnums=(0, 2, 3, 4))
@@ -469,25 +510,11 @@ def _sharded(
             f"{init.name}: out_sharding {sharding.spec} has more entries than shape "
             f"{shape} has axes."
         )
-    explicit = tuple(
-        name
-        for name, kind in zip(
-            sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True
-        )
-        if kind == jax.sharding.AxisType.Explicit
-    )
-    if explicit:
-
-        def draw(key: Any) -> Array:
-            mesh = jax.sharding.get_abstract_mesh()  # of Auto axes, here
-            return init._array(key, shape, dtype, NamedSharding(mesh, sharding.spec))
-
-        auto = jax.sharding.auto_axes(draw, axes=explicit, out_sharding=sharding)
-        return cast(Array, auto(key))
     if init.traced:
         # A traced parameter belongs to the trace around us: no static argument.
         return _placed(init, key, shape, dtype, sharding)
-    return _jitted(init, key, shape, dtype, sharding)
+    with mesh_of(sharding, key):
+        return _jitted(init, key, shape, dtype, sharding)
 
 
 def _named_sharding(owner: str, sharding: Any) -> NamedSharding:
@@ -508,6 +535,14 @@ def _named_sharding(owner: str, sharding: Any) -> NamedSharding:
 
 
 _REQUIRED = object()
+
+
+def _has_tracer(value: Any) -> bool:
+    if isinstance(value, Initializer):
+        return value.traced
+    if isinstance(value, tuple):
+        return any(map(_has_tracer, value))
+    return _checks.is_traced(value)
 
 
 def _identity(value: Any) -> Any:

@@ -26,8 +26,8 @@ from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import Engine
 from jaxinit.compare.tasks import TASKS, Task
 from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
-from jaxinit.trace import kernels, layers
-from jaxinit.tree import draw_kernels
+from jaxinit.trace import kernels
+from jaxinit.tree import choose, draw, layers_of, leaves_of
 
 Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, or `(key, params, apply, batch) -> params`."""
@@ -257,7 +257,8 @@ def _starts(
     def logits(params: Any, state: Any, x: Any) -> Any:
         return model.apply(params, state, x, jax.random.key(0), False)[0]
 
-    found = layers(logits, *abstract, x)
+    leaves, _ = leaves_of(abstract[0])
+    found = layers_of(leaves, abstract[0], logits, (abstract[1], x))
     if not kernels(found):
         raise ValueError(
             f"compare: the model of task {task.name} has no kernel: no parameter "
@@ -267,17 +268,24 @@ def _starts(
     # Not under one jit: op by op, the schemes share what JAX has compiled already.
     own, states = jax.vmap(lambda key: model.init(key, x))(keys)
 
-    def draw(key: Key, params: Any, state: Any, scheme: Scheme) -> Any:
+    def start(scheme: Scheme) -> Any:
         if isinstance(scheme, Initializer):
-            return draw_kernels(key, params, found, scheme)
-        return jax.jit(scheme, static_argnums=2)(
-            key, params, lambda p, x: logits(p, state, x), (x, y)
-        )
+            choices = choose(leaves, found, scheme, abstract=False)
 
-    drawn = [
-        jax.vmap(functools.partial(draw, scheme=scheme))(keys, own, states)
-        for scheme in schemes
-    ]
+            def by_rules(key: Key, params: Any) -> Any:
+                values, rebuild = leaves_of(params)
+                return rebuild(draw(key, values, choices, scheme))
+
+            return jax.vmap(by_rules)(keys, own)
+
+        def by_function(key: Key, params: Any, state: Any) -> Any:
+            return jax.jit(scheme, static_argnums=2)(
+                key, params, lambda p, x: logits(p, state, x), (x, y)
+            )
+
+        return jax.vmap(by_function)(keys, own, states)
+
+    drawn = [start(scheme) for scheme in schemes]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn), states
 
 

@@ -38,7 +38,9 @@ def _draw_apart(
 
 
 @initializer
-def scaled(init: Initializer, factor: Numeric, dtype: DType = None) -> Draw:
+def scaled(
+    init: Initializer, factor: Numeric | tuple[Numeric, ...], dtype: DType = None
+) -> Draw:
     r"""Another scheme's draw times a factor.
 
     $w = \text{factor} \cdot w_0$: what residual branches ask for, with a factor such as
@@ -46,14 +48,16 @@ def scaled(init: Initializer, factor: Numeric, dtype: DType = None) -> Draw:
 
     Args:
         init: the other scheme.
-        factor: multiplier, dimensionless.
+        factor: multiplier, dimensionless; or an array of them that broadcasts to the
+            shape, such as one a layer along a scanned axis.
         dtype: dtype of the array; JAX's default float if None.
 
     Returns:
         An initializer.
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: a factor that is not finite.
+        TypeError: `init` is no initializer. ValueError: a factor that is not finite,
+            or does not broadcast to the shape.
 
     Example:
         >>> import jax, jaxinit
@@ -66,10 +70,14 @@ def scaled(init: Initializer, factor: Numeric, dtype: DType = None) -> Draw:
         section 2.3, for its use.
     """
     draw = base_draw("scaled", init)
-    _checks.number("scaled", factor=factor)
+    numbers = factor.flat if isinstance(factor, np.ndarray) else factor
+    for number in numbers if np.iterable(numbers) else (factor,):
+        _checks.number("scaled", factor=number)
 
     def draw_scaled(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        return jnp.asarray(factor, dtype) * draw(key, shape, dtype)
+        multiplier = jnp.asarray(factor, dtype)
+        _checks.broadcasts("scaled", "factor", multiplier.shape, shape)
+        return multiplier * draw(key, shape, dtype)
 
     return draw_scaled
 

@@ -106,7 +106,7 @@ def spectral(
 
     Raises:
         ValueError: as `variance_scaling`; both gain and activation are given; or
-            `fan` is, since the law needs two.
+            `fan` is one number, since the law needs two.
 
     Example:
         >>> import jax
@@ -117,10 +117,11 @@ def spectral(
     References:
         Yang, Simon and Bernstein 2023, arXiv:2310.17813, parametrization 1.
     """
-    if layout.get("fan") is not None:
+    fan = layout.get("fan")
+    if fan is not None and not isinstance(fan, tuple):
         raise ValueError(
-            f"spectral: fan={layout.get('fan')!r} is one number, but the law needs "
-            "fan-in and fan-out; describe the kernel by its axes instead."
+            f"spectral: fan={fan!r} is one number, but the law needs two, "
+            "fan=(fan_in, fan_out)."
         )
     return variance_law(
         "spectral",

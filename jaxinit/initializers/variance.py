@@ -31,8 +31,8 @@ def variance_law(
 ) -> Draw:
     """The law of every scheme here: mean 0, variance scale / fan.
 
-    A `mode` beyond the four is a function of fan-in and fan-out; a given `fan` stands
-    for both of them.
+    A `mode` beyond the four is a function of fan-in and fan-out; a given `fan` of one
+    number stands for both of them.
     """
     combine: Callable[[Any, Any], Any]
     if callable(mode):
@@ -53,6 +53,8 @@ def variance_law(
         if fan is None:
             fans = compute_fans(shape, *axes, owner=owner, **cast(Any, rest))
             denominator = combine(*fans)
+        elif isinstance(fan, tuple):
+            denominator = combine(*fan)
         else:  # of two equal fans each named mode is that fan
             denominator = combine(fan, fan) if callable(mode) else fan
         variance = jnp.asarray(scale / denominator, _samplers.real_dtype(dtype))

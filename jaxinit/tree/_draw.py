@@ -1,71 +1,55 @@
-"""Draw the kernels of a parameter tree by one scheme."""
+"""One leaf of a tree drawn by a scheme, in the sense of the layer that it is."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from jaxinit._initializer import Initializer
+from jaxinit._initializer import Initializer, in_place, mesh_of
 from jaxinit._types import Array, Key
-from jaxinit.trace import Layer, kernels
+from jaxinit.trace import Layer
+
+ENTRYWISE = frozenset(
+    {"zeros", "ones", "constant", "uniform", "normal", "truncated_normal"}
+)
+"""Schemes whose law is the same in every shape, however its axes are meant."""
 
 
-def path_keys(key: Key, paths: Sequence[str]) -> Key:
-    """A key for each path, shape (paths,), that depends on nothing else in the tree."""
-    digests = [hashlib.sha256(path.encode()).digest()[:8] for path in paths]
-    words = np.array([np.frombuffer(digest, ">u4") for digest in digests], np.uint32)
-    fold = jax.random.fold_in
-    return jax.vmap(lambda word: fold(fold(key, word[0]), word[1]))(words)
+class Spot(NamedTuple):
+    """What of a layer decides its draw; equal ones share a compiled program.
 
-
-def draw_kernels(
-    key: Key, params: Any, layers: Sequence[Layer], init: Initializer
-) -> Any:
-    """Draw every kernel of a parameter tree afresh; leave all else as it is.
-
-    A kernel's axes are brought by its use into the order (receptive field, in, out),
-    where `init` finds its fans, and back; axes over which kernels are stacked (a scan
-    over layers) give independent draws. Kernels of one shape and use are drawn
-    together.
-
-    Args:
-        key: one PRNG key; the leaf at a path is drawn from `path_keys(key, [path])[0]`.
-        params: a tree of arrays.
-        layers: what `jaxinit.trace.layers` says of the tree.
-        init: the scheme.
-
-    Returns:
-        A tree like `params`.
+    Attributes:
+        shape: shape of the leaf. dtype: its dtype.
+        batch_axes: axes over which separate kernels are stacked.
+        receptive_axes: axes of a convolution's window.
+        in_axes: axes of the inputs. out_axes: axes of the outputs.
+        groups: groups that share the output axis.
+        fans: fan-in and fan-out; None where nothing is summed.
     """
-    found = kernels(layers)
-    keys = path_keys(key, [layer.path for layer in found])
-    groups: dict[Any, list[int]] = defaultdict(list)
-    for index, layer in enumerate(found):
-        groups[_signature(layer)].append(index)
-    drawn: dict[str, Array] = {}
-    for members in groups.values():
-        layer = found[members[0]]
-        stack = jax.vmap(functools.partial(_draw, layer=layer, init=init))(
-            keys[np.array(members)]
-        )
-        drawn.update({found[i].path: stack[n] for n, i in enumerate(members)})
 
-    def pick(path: Any, leaf: Any) -> Any:
-        return drawn.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-
-    return jax.tree_util.tree_map_with_path(pick, params)
+    shape: tuple[int, ...]
+    dtype: Any
+    batch_axes: tuple[int, ...]
+    receptive_axes: tuple[int, ...]
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+    groups: int
+    fans: tuple[float, float] | None
 
 
-def _signature(layer: Layer) -> Any:
-    return (
+def spot_of(layer: Layer, fans: tuple[float, float] | None = None) -> Spot:
+    """The layer's part in its draw, with other fans if given (those of a bias)."""
+    if fans is None and layer.kind in ("dense", "conv", "embedding"):
+        fans = (layer.fan_in, layer.fan_out)
+    return Spot(
         layer.shape,
         jnp.dtype(layer.dtype),
         layer.batch_axes,
@@ -73,24 +57,105 @@ def _signature(layer: Layer) -> Any:
         layer.in_axes,
         layer.out_axes,
         layer.groups,
+        fans,
     )
 
 
-def _draw(key: Key, layer: Layer, init: Initializer) -> Array:
-    order = (*layer.batch_axes, *layer.receptive_axes, *layer.in_axes, *layer.out_axes)
-    sizes = [layer.shape[axis] for axis in order]
+def path_words(path: str) -> np.ndarray:
+    """Two words, uint32 of shape (2,), that stand for a path."""
+    digest = hashlib.sha256(path.encode()).digest()
+    return np.frombuffer(digest[:8], ">u4").astype(np.uint32)
+
+
+def path_key(key: Key, path: str) -> Key:
+    """The key of the leaf at a path: it depends on nothing else in the tree."""
+    return _fold(key, path_words(path))
+
+
+def _fold(key: Key, words: Any) -> Key:
+    return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+
+
+def draw_leaf(
+    key: Key,
+    path: str,
+    init: Initializer,
+    spot: Spot,
+    sharding: NamedSharding | None = None,
+) -> Array:
+    """Draw a leaf by a scheme, with the fans and axes of its use.
+
+    A scheme that takes `fan=` gets the layer's own, and draws the leaf as it lies.
+    Any other sees the kernel as (*window, in, out), once for each of the stacked
+    kernels and each group, and the axes are then brought back.
+
+    Args:
+        key: the key of the whole tree.
+        path: the leaf's path.
+        init: the scheme.
+        spot: what the leaf is.
+        sharding: where it lives; each device draws its own part.
+
+    Returns:
+        The array, of the leaf's shape and dtype.
+    """
+    words = path_words(path)
+    if init.traced:
+        return _drawn(key, words, init, spot, sharding)
+    with mesh_of(sharding, key):
+        return _compiled(key, words, init, spot, sharding)
+
+
+def _drawn(
+    key: Key, words: Any, init: Initializer, spot: Spot, sharding: NamedSharding | None
+) -> Array:
+    key = _fold(key, words)
+    whole = as_it_lies(init, spot)
+    if whole is not None:
+        return whole(key, spot.shape, spot.dtype, sharding)
+    return in_place(lambda key, _: _kernel_by_kernel(key, init, spot), key, sharding)
+
+
+_compiled = jax.jit(_drawn, static_argnums=(2, 3, 4))
+
+
+def as_it_lies(init: Initializer, spot: Spot) -> Initializer | None:
+    """The scheme that draws the leaf in its own order of axes, if there is one."""
+    if init.name in ENTRYWISE:
+        return init
+    inner = init.arguments.get("init")
+    if init.name in ("scaled", "summed", "masked") and inner is not None:
+        fitted = as_it_lies(inner, spot)
+        return init.replace(init=fitted) if fitted is not None else None
+    if "fan" in init.arguments:
+        return init if init.arguments["fan"] else init.replace(fan=spot.fans)
+    if init.name == "orthogonal" and spot.fans and spot.groups == 1:
+        single = next(
+            (axes[0] for axes in (spot.out_axes, spot.in_axes) if len(axes) == 1), None
+        )
+        if single is not None:
+            return init.replace(column_axis=single, batch_axis=spot.batch_axes)
+    return None
+
+
+def _kernel_by_kernel(key: Key, init: Initializer, spot: Spot) -> Array:
+    """The kernels of a leaf one by one, each of shape (*window, in, out)."""
+    if not spot.fans:
+        return init(key, spot.shape, spot.dtype)
+    order = (*spot.batch_axes, *spot.receptive_axes, *spot.in_axes, *spot.out_axes)
 
     def size(axes: Sequence[int]) -> int:
-        return math.prod(layer.shape[axis] for axis in axes)
+        return math.prod(spot.shape[axis] for axis in axes)
 
-    receptive = [layer.shape[axis] for axis in layer.receptive_axes]
-    shape = (*receptive, size(layer.in_axes), size(layer.out_axes))
-    if layer.groups > 1 and "groups" in init.arguments:
-        init = init.replace(groups=layer.groups)
-    stacked = size(layer.batch_axes)
-    if stacked == 1:
-        kernel = init(key, shape, layer.dtype)
+    stack, groups = size(spot.batch_axes), spot.groups
+    window = [spot.shape[axis] for axis in spot.receptive_axes]
+    one = (*window, size(spot.in_axes), size(spot.out_axes) // groups)
+    count = stack * groups
+    if count == 1:
+        kernels = init(key, one, spot.dtype)
     else:
-        keys = jax.random.split(key, stacked)
-        kernel = jax.vmap(lambda k: init(k, shape, layer.dtype))(keys)
-    return kernel.reshape(sizes).transpose(np.argsort(order))
+        draw = functools.partial(init, shape=one, dtype=spot.dtype)
+        kernels = jax.vmap(draw)(jax.random.split(key, count))
+    kernels = jnp.moveaxis(kernels.reshape(stack, groups, *one), 1, -2)
+    sizes = [spot.shape[axis] for axis in order]
+    return kernels.reshape(sizes).transpose(np.argsort(order))

@@ -1,0 +1,195 @@
+"""A tree of parameters drawn anew, in few programs and in place."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, cast
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxinit._checks import is_traced
+from jaxinit._types import Key
+from jaxinit.tree._draw import draw_leaf, spot_of
+from jaxinit.tree._leaves import Leaf, leaves_of
+from jaxinit.tree._rules import Choice, Rules, choose, layers_of
+
+Shardings: TypeAlias = Any
+"""None, a mesh, a pair of a mesh and names or rules, or a tree like the parameters."""
+
+
+def reinit(
+    key: Key,
+    params: Any,
+    rules: Rules,
+    apply: Callable[..., Any] | None = None,
+    inputs: Sequence[Any] = (),
+    *,
+    gain: Literal["auto"] | None = None,
+    out_shardings: Shardings = None,
+) -> Any:
+    """Draw the parameters of a model anew, by rules.
+
+    The key of a leaf comes from its path alone, so its values depend neither on the
+    order of the tree, nor on what else is in it, nor on devices. Leaves of one scheme,
+    shape, dtype and sharding share one compiled program.
+
+    Args:
+        key: one PRNG key.
+        params: any pytree of arrays or `jax.ShapeDtypeStruct`s: a Linen dictionary,
+            with metadata boxes or without, an NNX state or module, a module of
+            Equinox, parameters of Haiku.
+        rules: an initializer for every kernel; a scheme of `jaxinit.tree`; or pairs
+            (pattern, initializer), of which the first that matches decides. A pattern
+            is a glob over the whole path ("*/kernel"), a compiled regular expression
+            searched for in it, or a function of the `jaxinit.trace.Layer`; None in
+            place of an initializer keeps the leaf.
+        apply: `apply(params, *inputs)`, whose use of each leaf then says its fans,
+            axes and role. Without it they are read from names and shapes, as the
+            frameworks do.
+        inputs: inputs of `apply`, concrete or abstract.
+        gain: "auto" gives each kernel the gain of the activation that feeds it, 1 if
+            there is none, in place of its scheme's own; it needs `apply`.
+        out_shardings: where the leaves shall live: a tree like `params` of
+            `NamedSharding`s (None where a leaf may lie anywhere); or a mesh, whose
+            axes the metadata of the boxes name; or a pair of a mesh and either a
+            mapping from logical names to axes, or pairs (glob, PartitionSpec). By
+            default a leaf stays where it is.
+
+    Returns:
+        A tree like `params`, boxes and what is no array included. Leaves without a
+        rule are the very same arrays.
+
+    Raises:
+        ValueError: abstract leaves have no rule, a pattern matches nothing, or a
+            scheme needs a fan that a leaf has not.
+        TypeError: `params` holds no arrays, or the rules have another form.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxinit
+        >>> params = {"head": {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}}
+        >>> rules = [("*/kernel", jaxinit.orthogonal()), ("*/bias", jaxinit.zeros)]
+        >>> new = jaxinit.reinit(jax.random.key(0), params, rules)
+        >>> new["head"]["bias"].tolist()
+        [0.0, 0.0]
+    """
+    if is_nnx_module(params):
+        params, apply, join = split_module(params, apply)
+        return join(
+            reinit(
+                key,
+                params,
+                rules,
+                apply,
+                inputs,
+                gain=gain,
+                out_shardings=out_shardings,
+            )
+        )
+    if gain == "auto" and apply is None:
+        raise ValueError(
+            "reinit: gain='auto' reads activations from use; pass apply= and inputs=."
+        )
+    leaves, rebuild = leaves_of(params)
+    found = layers_of(leaves, params, apply, inputs)
+    choices = choose(leaves, found, rules, gain)
+    return rebuild(draw(key, leaves, choices, rules, out_shardings))
+
+
+def draw(
+    key: Key,
+    leaves: Sequence[Leaf],
+    choices: Mapping[str, Choice],
+    rules: Rules,
+    out_shardings: Shardings = None,
+) -> list[Any]:
+    """The new value of each leaf, or its own where no scheme draws it."""
+    shardings = _shardings(leaves, out_shardings)
+
+    def value(leaf: Leaf, sharding: NamedSharding | None) -> Any:
+        choice = choices[leaf.path]
+        if choice.init is not None:
+            spot = spot_of(choice.layer, choice.fans)
+            return draw_leaf(key, leaf.path, choice.init, spot, sharding)
+        if out_shardings is None or sharding is None:
+            return leaf.value
+        return jax.device_put(leaf.value, sharding)
+
+    drawn = [value(*pair) for pair in zip(leaves, shardings, strict=True)]
+    if hasattr(rules, "finish"):
+        by_path = dict(zip((leaf.path for leaf in leaves), drawn, strict=True))
+        layers = [choice.layer for choice in choices.values()]
+        by_path.update(cast(Any, rules).finish(key, by_path, layers))
+        return list(by_path.values())
+    return drawn
+
+
+def is_nnx_module(params: Any) -> bool:
+    """Whether it is a module of Flax NNX, which need not be installed."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(params, nnx.Module)
+
+
+def split_module(
+    module: Any, apply: Callable[..., Any] | None
+) -> tuple[Any, Callable[..., Any] | None, Callable[[Any], Any]]:
+    """The parameters of an NNX module, `apply` on them, and the way back."""
+    nnx = sys.modules["flax.nnx"]
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def join(params: Any) -> Any:
+        own = jax.tree.map(lambda x: x, rest)  # variables of the trace we are in
+        return nnx.merge(graph, params, own)
+
+    def on_params(params: Any, *inputs: Any) -> Any:
+        assert apply is not None
+        return apply(join(params), *inputs)
+
+    return params, None if apply is None else on_params, join
+
+
+def _shardings(leaves: Sequence[Leaf], asked: Shardings) -> list[NamedSharding | None]:
+    """Where each leaf shall live; None where it does not matter."""
+    if asked is None:
+        return [_own_sharding(leaf) for leaf in leaves]
+    if isinstance(asked, Mesh):
+        asked = (asked, {})
+    if isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[0], Mesh):
+        mesh, rules = asked
+        return [NamedSharding(mesh, _spec(leaf, rules)) for leaf in leaves]
+    flat = jax.tree_util.tree_leaves(
+        asked, is_leaf=lambda x: x is None or isinstance(x, NamedSharding)
+    )
+    if len(flat) != len(leaves) or not all(
+        x is None or isinstance(x, NamedSharding) for x in flat
+    ):
+        raise ValueError(
+            f"reinit: out_shardings has {len(flat)} leaves for {len(leaves)} "
+            "parameters; give a NamedSharding or None for each, or a mesh."
+        )
+    return flat
+
+
+def _own_sharding(leaf: Leaf) -> NamedSharding | None:
+    sharding = None if is_traced(leaf.value) else getattr(leaf.value, "sharding", None)
+    if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+        return sharding
+    return None
+
+
+def _spec(
+    leaf: Leaf, rules: Mapping[str, Any] | Sequence[tuple[str, PartitionSpec]]
+) -> PartitionSpec:
+    """The partition that rules, or the names in the leaf's box, ask for."""
+    if not isinstance(rules, Mapping):
+        for pattern, spec in rules:
+            if fnmatch.fnmatchcase(leaf.path, pattern):
+                return spec
+        return PartitionSpec()
+
+    def axis(name: Any) -> Any:
+        return rules.get(name, name if not rules else None)
+
+    return PartitionSpec(*map(axis, leaf.names or ()))
