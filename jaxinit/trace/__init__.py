@@ -9,5 +9,6 @@ from ._layer import Layer as Layer
 from ._layer import Use as Use
 from ._layer import kernels as kernels
 from ._trace import layers as layers
+from ._trace import layers_made as layers_made
 
 __all__ = ["Layer", "Use", "kernels", "layers"]

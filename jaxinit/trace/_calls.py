@@ -34,6 +34,8 @@ def _call(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     name = activation_name(eqn.params["name"])
     data = [value for value in values if not value.is_const]
+    if not data:
+        return [CONST] * len(eqn.outvars)
     if name is None or len(data) != 1 or len(eqn.outvars) != 1:
         return trace.run(_body(eqn.params["jaxpr"]), values)
     if data[0].is_param:

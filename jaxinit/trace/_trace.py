@@ -1,17 +1,18 @@
 """`layers`: from a function and its parameters to the list of its layers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr, Var
 
 # Imported for the rules they enter.
 from . import _calls, _entrywise, _index, _layout, _sinks  # noqa: F401
 from ._layer import Layer, Use
 from ._value import CONST, Info, Value
 from ._view import whole_leaf
-from ._walk import Record, Trace
+from ._walk import Record, Trace, shape_of
 
 
 def _is_array(leaf: Any) -> bool:
@@ -82,6 +83,45 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
         trace.settle(out, reason)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
     return _assemble(trace, names, dynamic[:count])
+
+
+def layers_made(
+    jaxpr: Jaxpr,
+    made: Mapping[str, Var],
+    inputs: Collection[Var],
+    outputs: Sequence[Any],
+) -> list[Layer] | None:
+    """The layers of a program that makes its parameters itself, and then uses them.
+
+    Args:
+        jaxpr: the program.
+        made: for each parameter's path the variable that holds it once it is made.
+        inputs: those of the program's inputs that are inputs of the model.
+        outputs: the variables of the model's outputs.
+
+    Returns:
+        As `layers`; None where a parameter is used before it is whole, as layers are
+        that a loop makes, so that the program cannot tell.
+    """
+    variables = list(made.values())
+    computed = {var for eqn in jaxpr.eqns for var in eqn.outvars}
+    if len(set(variables)) < len(variables) or not computed.issuperset(variables):
+        return None
+    shapes = [shape_of(var) for var in variables]
+    trace = Trace(shapes)
+    given = {
+        var: Value((whole_leaf(k, shape),))
+        for k, (var, shape) in enumerate(zip(variables, shapes, strict=True))
+    }
+    values = [
+        Value(info=Info(roots=trace.token(k, (0,)))) if var in inputs else CONST
+        for k, var in enumerate(jaxpr.invars)
+    ]
+    outs = dict(zip(jaxpr.outvars, trace.run(jaxpr, values, (), given), strict=True))
+    for var in outputs:
+        trace.settle(outs[var], "" if outs[var].info else "It is returned as it is.")
+    found = _assemble(trace, list(made), [var.aval for var in variables])
+    return None if any(layer.uses == 0 for layer in found) else found
 
 
 def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:

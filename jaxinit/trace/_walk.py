@@ -5,8 +5,9 @@ table `RULES` under its primitive's name. The rules are in the modules named aft
 what they do: `_layout`, `_entrywise`, `_sinks` and `_calls`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -89,9 +90,16 @@ class Trace:
         self.tokens: dict[Site, int] = {}
 
     def run(
-        self, jaxpr: Jaxpr, values: Iterable[Value], consts: Iterable[Value] = ()
+        self,
+        jaxpr: Jaxpr,
+        values: Iterable[Value],
+        consts: Iterable[Value] = (),
+        given: Mapping[Any, Value] = MappingProxyType({}),
     ) -> list[Value]:
-        """Walks one jaxpr, from the values of its inputs to those of its outputs."""
+        """Walks one jaxpr, from the values of its inputs to those of its outputs.
+
+        Variables that it computes may be `given` another value than they would have.
+        """
         env: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=False))
         env.update(zip(jaxpr.invars, values, strict=True))
 
@@ -111,6 +119,7 @@ class Trace:
                     info = out.info._replace(base=(*self.site, -1 - k))
                     outs[k] = out._replace(info=info)
             env.update(zip(eqn.outvars, outs, strict=True))
+            env.update((var, given[var]) for var in eqn.outvars if var in given)
         self.site = outer
         return [read(atom) for atom in jaxpr.outvars]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from jaxinit._types import Key
+from jaxinit.trace import Layer, layers_made
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import Shardings, draw, is_nnx_module, reinit
 from jaxinit.tree._rules import Rules, choose, layers_of
@@ -20,12 +22,13 @@ class _Made(NamedTuple):
     """A model as its framework makes it.
 
     Attributes:
-        make: `make(key) -> (params, rest)`: what schemes draw, and all else.
+        make: `make(key, *inputs) -> ((params, rest), outputs)`: what schemes draw, all
+            else that the model holds, and its outputs.
         apply: `apply(params, rest, *inputs) -> outputs`.
         join: `join(params, rest)`, what the user gets.
     """
 
-    make: Callable[[Key], tuple[Any, Any]]
+    make: Callable[..., tuple[tuple[Any, Any], Any]]
     apply: Callable[..., Any]
     join: Callable[[Any, Any], Any]
 
@@ -84,34 +87,19 @@ def init(
         return reinit(
             key, model, scheme, call, inputs, gain=gain, out_shardings=out_shardings
         )
-    made = _made(model, inputs, options)
-    params, rest = _eval_shape(made.make, key)
+    made = _made(model, options)
+    program = _Program(made.make, key, inputs)
+    params, rest = program.shapes
     leaves, rebuild = leaves_of(params)
-    found = layers_of(leaves, params, made.apply, (rest, *inputs))
+    found = program.layers([leaf.path for leaf in leaves])
+    if found is None:
+        found = layers_of(leaves, params, made.apply, (rest, *inputs))
     choices = choose(leaves, found, scheme, gain, abstract=False)
 
-    def own(key: Key) -> tuple[list[Any], list[Any]]:
-        """What no rule draws; the compiler leaves out the rest of the model's work."""
-        params, rest = made.make(key)
-        values = {leaf.path: leaf.value for leaf in leaves_of(params)[0]}
-        kept = [
-            None if choices[leaf.path].init else values[leaf.path] for leaf in leaves
-        ]
-        return kept, [x for x in jax.tree.leaves(rest) if hasattr(x, "dtype")]
-
-    kept, arrays = jax.jit(own)(key)
-    values = draw(
-        key,
-        [
-            leaf if value is None else leaf._replace(value=value)
-            for leaf, value in zip(leaves, kept, strict=True)
-        ],
-        choices,
-        scheme,
-        out_shardings,
-    )
-    remaining = iter(arrays)
-    rest = jax.tree.map(lambda x: next(remaining) if hasattr(x, "dtype") else x, rest)
+    ruled = [choices[leaf.path].init is not None for leaf in leaves]
+    own_params, rest = program.but(ruled, key)
+    leaves, _ = leaves_of(own_params)
+    values = draw(key, leaves, choices, scheme, out_shardings)
     return made.join(rebuild(values), rest)
 
 
@@ -126,25 +114,21 @@ def _is_finished(model: Any) -> bool:
     return any(hasattr(leaf, "dtype") for leaf in jax.tree_util.tree_leaves(model))
 
 
-def _made(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> _Made:
+def _made(model: Any, options: dict[str, Any]) -> _Made:
     linen, nnx = sys.modules.get("flax.linen"), sys.modules.get("flax.nnx")
     if linen is not None and isinstance(model, linen.Module):
-        return _linen(model, inputs, options)
+        return _linen(model, options)
     if options:
         raise TypeError(
             f"init: options {sorted(options)} are for Linen modules; wrap the model in "
             "a function that takes the inputs alone."
         )
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
-        return _pair(*model, inputs)
+        return _pair(*model)
     if nnx is not None and _makes_nnx(model, nnx):
         return _nnx(model, nnx)
     if callable(model):
-        return _Made(
-            lambda key: (model(key), ()),
-            lambda params, rest, *x: params(*x),
-            lambda params, rest: params,
-        )
+        return _of_key(model)
     raise TypeError(
         f"init: model={model!r} must be a Linen module, a function of rngs that makes "
         "an NNX module, a pair (init, apply), or a function of a key that makes a "
@@ -152,16 +136,16 @@ def _made(model: Any, inputs: Sequence[Any], options: dict[str, Any]) -> _Made:
     )
 
 
-def _linen(module: Any, inputs: Sequence[Any], options: dict[str, Any]) -> _Made:
-    def make(key: Key) -> tuple[Any, Any]:
-        rest = dict(module.init(key, *map(_concrete, inputs), **options))
-        return rest.pop("params", {}), rest
+def _linen(module: Any, options: dict[str, Any]) -> _Made:
+    def make(key: Key, *x: Any) -> Any:
+        outputs, variables = module.init_with_output(key, *x, **options)
+        rest = dict(variables)
+        return (rest.pop("params", {}), rest), outputs
 
     def apply(params: Any, rest: Any, *x: Any) -> Any:
         variables = {"params": params, **rest}
         rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
-        outputs = module.apply(variables, *x, rngs=rngs, mutable=list(rest), **options)
-        return outputs[0]
+        return module.apply(variables, *x, rngs=rngs, mutable=list(rest), **options)[0]
 
     return _Made(make, apply, lambda params, rest: {"params": params, **rest})
 
@@ -169,10 +153,11 @@ def _linen(module: Any, inputs: Sequence[Any], options: dict[str, Any]) -> _Made
 def _nnx(factory: Any, nnx: Any) -> _Made:
     graphs: list[Any] = []
 
-    def make(key: Key) -> tuple[Any, Any]:
-        graph, params, rest = nnx.split(factory(rngs=nnx.Rngs(key)), nnx.Param, ...)
+    def make(key: Key, *x: Any) -> Any:
+        module = factory(rngs=nnx.Rngs(key))
+        graph, params, rest = nnx.split(module, nnx.Param, ...)
         graphs.append(graph)
-        return params, rest
+        return (params, rest), module(*x)
 
     def join(params: Any, rest: Any) -> Any:
         return nnx.merge(graphs[0], params, rest)
@@ -186,41 +171,105 @@ def _makes_nnx(model: Any, nnx: Any) -> bool:
     return callable(model) and "rngs" in inspect.signature(model).parameters
 
 
-def _pair(
-    make: Callable[..., Any], apply: Callable[..., Any], inputs: Sequence[Any]
-) -> _Made:
-    takes_inputs = len(inspect.signature(make).parameters) > 1
-    takes_key = "rng" in inspect.signature(apply).parameters
-    given = [_concrete(x) for x in inputs] if takes_inputs else []
+def _pair(start: Callable[..., Any], call: Callable[..., Any]) -> _Made:
+    takes_inputs = len(inspect.signature(start).parameters) > 1
+    takes_key = "rng" in inspect.signature(call).parameters
 
-    def on(params: Any, rest: Any, *x: Any) -> Any:
-        return apply(params, jax.random.key(0), *x) if takes_key else apply(params, *x)
+    def apply(params: Any, rest: Any, *x: Any) -> Any:
+        return call(params, jax.random.key(0), *x) if takes_key else call(params, *x)
 
-    return _Made(lambda key: (make(key, *given), ()), on, lambda params, rest: params)
+    def make(key: Key, *x: Any) -> Any:
+        params = start(key, *x) if takes_inputs else start(key)
+        return (params, ()), apply(params, (), *x)
 
-
-def _concrete(x: Any) -> Any:
-    """Zeros for what has a shape alone, leaf by leaf."""
-    return jax.tree.map(
-        lambda leaf: (
-            jnp.zeros(leaf.shape, leaf.dtype)
-            if isinstance(leaf, jax.ShapeDtypeStruct)
-            else leaf
-        ),
-        x,
-    )
+    return _Made(make, apply, lambda params, rest: params)
 
 
-def _eval_shape(make: Callable[[Key], Any], key: Key) -> Any:
-    """`jax.eval_shape` that keeps what is no array as it is."""
-    seen: list[tuple[list[Any], Any]] = []
+def _of_key(build: Callable[[Key], Any]) -> _Made:
+    def make(key: Key, *x: Any) -> Any:
+        module = build(key)
+        return (module, ()), module(*x)
 
-    def arrays(key: Key) -> list[Any]:
-        flat, tree = jax.tree.flatten(make(key))
-        seen.append((flat, tree))
-        return [x for x in flat if hasattr(x, "dtype")]
+    def apply(module: Any, rest: Any, *x: Any) -> Any:
+        return module(*x)
 
-    shapes = iter(jax.eval_shape(arrays, key))
-    flat, tree = seen[0]
-    filled = [next(shapes) if hasattr(x, "dtype") else x for x in flat]
-    return jax.tree.unflatten(tree, filled)
+    return _Made(make, apply, lambda module, rest: module)
+
+
+class _Program:
+    """A model made and used once, traced: for its shapes, its layers and its parts.
+
+    What is no array in the model stays as it is.
+    """
+
+    def __init__(
+        self, make: Callable[..., Any], key: Key, inputs: Sequence[Any]
+    ) -> None:
+        """Trace the making of the model and its use."""
+        flat, tree = jax.tree.flatten((key, *inputs))
+        seen: list[tuple[list[Any], Any]] = []
+
+        def arrays(*given: Any) -> tuple[list[Any], list[Any]]:
+            key, *x = jax.tree.unflatten(tree, given)
+            model, outputs = make(key, *x)
+            seen.append(jax.tree.flatten(model))
+            return _arrays(seen[0][0]), _arrays(jax.tree.leaves(outputs))
+
+        self._closed, (shapes, _) = jax.make_jaxpr(arrays, return_shape=True)(*flat)
+        (self._flat, self._tree), *_ = seen
+        self._count = len(shapes)
+        self._inputs = inputs
+        self.shapes = self._filled(shapes)
+
+    def layers(self, paths: Sequence[str]) -> list[Layer] | None:
+        """The layers of the first arrays, which have these paths, if it can tell."""
+        jaxpr = self._closed.jaxpr
+        made = dict(zip(paths, jaxpr.outvars, strict=False))
+        outputs = jaxpr.outvars[self._count :]
+        if any(isinstance(var, core.Literal) for var in (*made.values(), *outputs)):
+            return None
+        return layers_made(jaxpr, made, set(jaxpr.invars[1:]), outputs)
+
+    def but(self, skipped: Sequence[bool], key: Key) -> Any:
+        """The model without the first arrays that are to be skipped.
+
+        Args:
+            skipped: for the first arrays whether each is skipped; all others are made.
+            key: the model's key.
+
+        Returns:
+            The model, with shapes in place of arrays that were skipped.
+        """
+        jaxpr = self._closed.jaxpr
+        skipped = [*skipped, *[False] * (self._count - len(skipped))]
+        wanted = [
+            var for var, skip in zip(jaxpr.outvars, skipped, strict=False) if not skip
+        ]
+        needed = {var for var in wanted if not isinstance(var, core.Literal)}
+        eqns = []
+        for eqn in reversed(jaxpr.eqns):
+            if not needed.isdisjoint(eqn.outvars):
+                eqns.append(eqn)
+                needed.update(v for v in eqn.invars if not isinstance(v, core.Literal))
+        part = jaxpr.replace(eqns=eqns[::-1], outvars=wanted)
+        # Operation by operation: equal ones share what is compiled.
+        x = [_concrete(leaf) for leaf in jax.tree.leaves(self._inputs)]
+        made = iter(core.jaxpr_as_fun(self._closed.replace(jaxpr=part))(key, *x))
+        pairs = zip(_arrays(jax.tree.leaves(self.shapes)), skipped, strict=True)
+        return self._filled([shape if skip else next(made) for shape, skip in pairs])
+
+    def _filled(self, arrays: Iterable[Any]) -> Any:
+        given = iter(arrays)
+        flat = [next(given) if hasattr(x, "dtype") else x for x in self._flat]
+        return jax.tree.unflatten(self._tree, flat)
+
+
+def _arrays(leaves: Iterable[Any]) -> list[Any]:
+    return [leaf for leaf in leaves if hasattr(leaf, "dtype")]
+
+
+def _concrete(leaf: Any) -> Any:
+    """Zeros for a shape without values."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    return leaf
