@@ -13,7 +13,7 @@ _CONSTANTS = {"inf": math.inf}
 
 
 def parse(text: str) -> Initializer:
-    """The initializer that a text such as `he_normal(in_axis=-2)` names.
+    """The scheme that a text such as `he_normal(in_axis=-2)` names.
 
     The inverse of `repr`. The text is a name, or a call of a name with literal
     arguments (numbers, texts, tuples, lists, True, False, None, inf) or further calls;
@@ -23,7 +23,8 @@ def parse(text: str) -> Initializer:
         text: the text; a name alone stands for a call without arguments.
 
     Returns:
-        The initializer; `parse(repr(init)) == init`.
+        The initializer, or for a name that begins with "tree." the scheme for a whole
+        model; `parse(repr(init)) == init`.
 
     Raises:
         ValueError: the text has another form, or names an unknown scheme.
@@ -38,32 +39,32 @@ def parse(text: str) -> Initializer:
         node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
         node = None
-    if not isinstance(node, (ast.Name, ast.Call)):
+    if not isinstance(node, (ast.Name, ast.Attribute, ast.Call)):
         raise ValueError(
             f"{text!r} is no scheme; use a name or a call such as 'he_normal(gain=2)'."
         )
     return _scheme(node, text)
 
 
-def _scheme(node: ast.Name | ast.Call, text: str) -> Initializer:
-    name = node.func if isinstance(node, ast.Call) else node
-    if not isinstance(name, ast.Name):
+def _scheme(node: ast.expr, text: str) -> Initializer:
+    called = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(called, (ast.Name, ast.Attribute)):
         raise ValueError(f"{text!r} is no scheme: it calls something without a name.")
-    if name.id not in REGISTRY:
-        close = difflib.get_close_matches(name.id, REGISTRY, n=1, cutoff=0.0)
+    name = ast.unparse(called)
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
         raise ValueError(
-            f"{text!r} names the unknown scheme {name.id!r}; the nearest is "
-            f"{close[0]!r}."
+            f"{text!r} names the unknown scheme {name!r}; the nearest is {close[0]!r}."
         )
-    if isinstance(node, ast.Name):
-        return REGISTRY[name.id]()
+    if not isinstance(node, ast.Call):
+        return REGISTRY[name]()
     if any(keyword.arg is None for keyword in node.keywords):
         raise ValueError(f"{text!r}: ** is not accepted; name each argument.")
     args = [_value(argument, text) for argument in node.args]
     kwargs = {str(k.arg): _value(k.value, text) for k in node.keywords}
-    init = REGISTRY[name.id](*args, **kwargs)
-    if not isinstance(init, Initializer):
-        raise ValueError(f"{text!r}: {name.id} takes no arguments in a scheme's text.")
+    init = REGISTRY[name](*args, **kwargs)
+    if not hasattr(init, "arguments"):
+        raise ValueError(f"{text!r}: {name} takes no arguments in a scheme's text.")
     return init
 
 

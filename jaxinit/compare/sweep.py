@@ -27,10 +27,11 @@ from jaxinit.compare.engine import Engine
 from jaxinit.compare.tasks import TASKS, Task
 from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
 from jaxinit.trace import kernels
-from jaxinit.tree import choose, draw, layers_of, leaves_of
+from jaxinit.tree import TreeScheme, choose, draw, layers_of, leaves_of
 
 Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
-"""An initializer for every kernel, or `(key, params, apply, batch) -> params`."""
+"""An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
+`(key, params, apply, batch) -> params`."""
 
 DEFAULT_SCHEMES = (
     "normal(stddev=0.01)",
@@ -180,7 +181,7 @@ def _named_schemes(schemes: Sequence[Scheme | str]) -> dict[str, Scheme]:
             )
         name = (
             repr(scheme)
-            if isinstance(scheme, Initializer)
+            if isinstance(scheme, (Initializer, TreeScheme))
             else getattr(scheme, "__name__", repr(scheme))
         )
         if name in named:
@@ -269,7 +270,7 @@ def _starts(
     own, states = jax.vmap(lambda key: model.init(key, x))(keys)
 
     def start(scheme: Scheme) -> Any:
-        if isinstance(scheme, Initializer):
+        if isinstance(scheme, (Initializer, TreeScheme)):
             choices = choose(leaves, found, scheme, abstract=False)
 
             def by_rules(key: Key, params: Any) -> Any:

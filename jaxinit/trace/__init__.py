@@ -8,7 +8,8 @@ reshapes, transposes and slices to the product it enters, and reads the fans the
 from ._layer import Layer as Layer
 from ._layer import Use as Use
 from ._layer import kernels as kernels
+from ._outputs import outputs as outputs
 from ._trace import layers as layers
 from ._trace import layers_made as layers_made
 
-__all__ = ["Layer", "Use", "kernels", "layers"]
+__all__ = ["Layer", "Use", "kernels", "layers", "layers_made", "outputs"]

@@ -13,21 +13,28 @@ from ._view import View
 from ._walk import Trace, rule
 
 
-def _body(inner: ClosedJaxpr | Jaxpr) -> Jaxpr:
+def body(inner: ClosedJaxpr | Jaxpr) -> Jaxpr:
     """The jaxpr; its constants are not parameters, so nothing is lost."""
     return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
+CALLS = (
+    "custom_jvp_call custom_vjp_call closed_call call remat2 remat_opt composite "
+    "custom_vmap_call linear_call compute_on xla_metadata_call"
+).split()
+"""Primitives that only call a program."""
+
 _INNER = ("jaxpr", "call_jaxpr", "fwd_jaxpr", "call", "callee")
 
 
-@rule(
-    *"custom_jvp_call custom_vjp_call closed_call call remat2 remat_opt composite "
-    "custom_vmap_call linear_call compute_on xla_metadata_call".split()
-)
+def called(eqn: JaxprEqn) -> ClosedJaxpr | Jaxpr:
+    """The program that an equation calls."""
+    return next(eqn.params[name] for name in _INNER if name in eqn.params)
+
+
+@rule(*CALLS)
 def _call(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    inner = next(eqn.params[name] for name in _INNER if name in eqn.params)
-    return trace.run(_body(inner), values)
+    return trace.run(body(called(eqn)), values)
 
 
 @rule("jit")
@@ -37,12 +44,12 @@ def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     if not data:
         return [CONST] * len(eqn.outvars)
     if name is None or len(data) != 1 or len(eqn.outvars) != 1:
-        return trace.run(_body(eqn.params["jaxpr"]), values)
+        return trace.run(body(eqn.params["jaxpr"]), values)
     if data[0].is_param:
         # A function of each entry, such as the softplus of a scale.
         if name in ENTRYWISE:
             return [data[0]]
-        return trace.run(_body(eqn.params["jaxpr"]), values)
+        return trace.run(body(eqn.params["jaxpr"]), values)
     info = trace.settle(data[0]).info
     assert info is not None
     if name in OVER_AXIS:
@@ -86,7 +93,7 @@ def _cond(trace: Trace, eqn: JaxprEqn, index: Value, *values: Value) -> list[Val
     results: list[list[Value]] = []
     for number, branch in enumerate(eqn.params["branches"]):
         outer = trace.inside(number)
-        results.append(trace.run(_body(branch), values))
+        results.append(trace.run(body(branch), values))
         trace.site = outer
     outs = [_join(trace, outs, k) for k, outs in enumerate(zip(*results, strict=True))]
     chosen = Value(info=index.info)
@@ -132,7 +139,7 @@ def _fixed_point(
 
 @rule("scan")
 def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    body = _body(eqn.params["jaxpr"])
+    turn = body(eqn.params["jaxpr"])
     n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
     active = _settle_active(trace, values)
     consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
@@ -144,10 +151,10 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     slices = [first(value) for value in active[n_consts + n_carry :]]
 
     def step(current: Sequence[Value]) -> list[Value]:
-        return trace.run(body, [*consts, *current, *slices])[:n_carry]
+        return trace.run(turn, [*consts, *current, *slices])[:n_carry]
 
     current = _fixed_point(trace, carry, step)
-    outs = trace.run(body, [*consts, *current, *slices])
+    outs = trace.run(turn, [*consts, *current, *slices])
     # A carry that no turn changes leaves as it came; the others hold the last turn's.
     results = _settle_active(trace, outs)
     length = eqn.params["length"]
@@ -164,13 +171,13 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 
 @rule("while")
 def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    body, test = _body(eqn.params["body_jaxpr"]), _body(eqn.params["cond_jaxpr"])
+    turn, test = body(eqn.params["body_jaxpr"]), body(eqn.params["cond_jaxpr"])
     n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     active = _settle_active(trace, values)
     test_consts, body_consts = active[:n_test], active[n_test : n_test + n_body]
 
     def step(current: Sequence[Value]) -> list[Value]:
-        return trace.run(body, [*body_consts, *current])
+        return trace.run(turn, [*body_consts, *current])
 
     outer = trace.inside(0)
     current = _fixed_point(trace, active[n_test + n_body :], step)
@@ -192,7 +199,7 @@ def _shard_map(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         counts = [math.prod(sizes.get(n, 1) for n in entry if n) for entry in names]
         views = (_view.share(view, counts) for view in value.views)
         inner.append(value._replace(views=tuple(views)))
-    outs = trace.run(_body(eqn.params["jaxpr"]), inner)
+    outs = trace.run(body(eqn.params["jaxpr"]), inner)
     return _settle_active(trace, outs)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Jaxpr, Var
@@ -51,6 +51,30 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
         >>> q.kind, q.in_axes, q.out_axes, q.fan_in, q.fan_out
         ('dense', (0,), (1, 2), 16.0, 32.0)
     """
+    program = recorded(apply, params, *inputs)
+    leaves = program.arrays[: len(program.names)]
+    return _assemble(program.trace, program.names, leaves)
+
+
+class Recorded(NamedTuple):
+    """A function as a program, walked once.
+
+    Attributes:
+        jaxpr: the program. consts: its constants.
+        arrays: its arguments, parameters first.
+        names: paths of the parameters.
+        trace: what the walk found.
+    """
+
+    jaxpr: Jaxpr
+    consts: list[Any]
+    arrays: list[Any]
+    names: list[str]
+    trace: Trace
+
+
+def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
+    """Trace `apply(params, *inputs)` and walk the program; see `layers`."""
     flat, tree = jax.tree_util.tree_flatten_with_path((params, *inputs))
     dynamic = [leaf for _, leaf in flat if _is_array(leaf)]
     if not any(_is_array(leaf) for leaf in jax.tree_util.tree_leaves(params)):
@@ -66,7 +90,8 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
         out = apply(params, *inputs)
         return [leaf for leaf in jax.tree_util.tree_leaves(out) if _is_array(leaf)]
 
-    jaxpr = jax.make_jaxpr(call)(*dynamic).jaxpr
+    program = jax.make_jaxpr(call)(*dynamic)
+    jaxpr = program.jaxpr
     count = len([x for x in jax.tree_util.tree_leaves(params) if _is_array(x)])
     paths = [path[1:] for path, leaf in flat if _is_array(leaf)][:count]
     shapes = [tuple(leaf.shape) for leaf in dynamic[:count]]
@@ -82,7 +107,7 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
         reason = "" if out.info else "It is returned as it is."
         trace.settle(out, reason)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
-    return _assemble(trace, names, dynamic[:count])
+    return Recorded(jaxpr, program.consts, dynamic, names, trace)
 
 
 def layers_made(

@@ -1,11 +1,36 @@
-"""Whole parameter trees: rules, draws in place, and fans read from use."""
+"""Whole parameter trees: rules, draws in place, and schemes that know the model."""
 
+from jaxinit.tree._coordinates import CoordinateCheck as CoordinateCheck
+from jaxinit.tree._coordinates import coordinate_check as coordinate_check
 from jaxinit.tree._describe import Description as Description
 from jaxinit.tree._describe import describe as describe
 from jaxinit.tree._draw import path_key as path_key
 from jaxinit.tree._init import init as init
 from jaxinit.tree._leaves import leaves_of as leaves_of
+from jaxinit.tree._mup import Multipliers as Multipliers
+from jaxinit.tree._mup import MuP as MuP
+from jaxinit.tree._mup import mup as mup
 from jaxinit.tree._reinit import draw as draw
 from jaxinit.tree._reinit import reinit as reinit
 from jaxinit.tree._rules import choose as choose
 from jaxinit.tree._rules import layers_of as layers_of
+from jaxinit.tree._scheme import TreeScheme as TreeScheme
+from jaxinit.tree._scheme import tree_scheme as tree_scheme
+from jaxinit.tree._structure import Branch as Branch
+from jaxinit.tree._structure import Structure as Structure
+from jaxinit.tree.residual import delta_conv as delta_conv
+from jaxinit.tree.residual import fixup as fixup
+from jaxinit.tree.residual import idinit as idinit
+from jaxinit.tree.residual import layerscale as layerscale
+from jaxinit.tree.residual import rezero as rezero
+from jaxinit.tree.residual import skipinit as skipinit
+from jaxinit.tree.residual import spectral as spectral
+from jaxinit.tree.residual import zero as zero
+from jaxinit.tree.transformers import DeepNorm as DeepNorm
+from jaxinit.tree.transformers import deepnorm as deepnorm
+from jaxinit.tree.transformers import deepnorm_constants as deepnorm_constants
+from jaxinit.tree.transformers import gpt2 as gpt2
+from jaxinit.tree.transformers import mimetic as mimetic
+from jaxinit.tree.transformers import mitchell as mitchell
+from jaxinit.tree.transformers import small_wang as small_wang
+from jaxinit.tree.transformers import t_fixup as t_fixup

@@ -1,0 +1,144 @@
+"""Residual branches, depth and roles, read from the layers of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from jaxinit.trace import Layer, kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One residual branch: what is computed from a trunk and added back to it.
+
+    Attributes:
+        end: its last kernel.
+        kernels: its kernels, the last one included, in order of execution.
+        scalars: parameters that multiply what it adds, as they stand between its last
+            kernel and the sum.
+        depth: kernels on its longest way.
+        attention: whether a softmax weighs what it adds.
+        index: its place among the branches of its sort, from 0; of the first of them,
+            where one leaf holds several layers.
+    """
+
+    end: Layer
+    kernels: tuple[Layer, ...]
+    scalars: tuple[Layer, ...]
+    depth: int
+    attention: bool
+    index: int
+
+    @property
+    def queries_and_keys(self) -> tuple[Layer, ...]:
+        """Kernels whose outputs meet in a softmax."""
+        return tuple(k for k in self.kernels if k.activation_after == "softmax")
+
+
+class Structure:
+    """What a scheme for a whole model asks of it.
+
+    Attributes:
+        layers: all layers, in order of execution.
+        kernels: those that enter a product or a convolution.
+        branches: the residual branches, in order.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """Find the branches."""
+        self.layers = tuple(layers)
+        self.kernels = tuple(kernels(layers))
+        self.by_path = {layer.path: layer for layer in layers}
+        ends = [layer for layer in self.kernels if layer.residual]
+        members: dict[str, list[Layer]] = {end.path: [] for end in ends}
+        for kernel in self.kernels:
+            last = self._arrives(kernel.path)
+            if len(last) == 1 and not kernel.residual and last <= members.keys():
+                members[next(iter(last))].append(kernel)
+        self.branches: tuple[Branch, ...] = ()
+        places = {False: 0, True: 0}
+        for end in ends:
+            inside = (*members[end.path], end)
+            attention = any(k.activation_after == "softmax" for k in inside)
+            branch = Branch(
+                end,
+                inside,
+                self._scalars(end),
+                self._depth(end, inside),
+                attention,
+                places[attention],
+            )
+            places[attention] += copies(end)
+            self.branches = (*self.branches, branch)
+
+    def _arrives(self, path: str) -> set[str]:
+        """Where a kernel's output first ends up: ends of branches, or last kernels."""
+        seen, found, waiting = {path}, set[str](), [path]
+        while waiting:
+            fed = [p for p in self.by_path[waiting.pop()].feeds if p in self.by_path]
+            fed = [p for p in fed if self.by_path[p].kind in ("dense", "conv")]
+            for each in fed:
+                layer = self.by_path[each]
+                if layer.residual or not set(layer.feeds) - {each}:
+                    found.add(each)
+                elif each not in seen:
+                    seen.add(each)
+                    waiting.append(each)
+        return found
+
+    def _scalars(self, end: Layer) -> tuple[Layer, ...]:
+        return tuple(
+            layer
+            for layer in self.layers
+            if layer.kind == "scale" and layer.acts_on == (end.path,)
+        )
+
+    def _depth(self, end: Layer, inside: Iterable[Layer]) -> int:
+        paths = {layer.path for layer in inside}
+
+        @functools.cache
+        def longest(path: str) -> int:
+            after = [p for p in self.by_path[path].feeds if p in paths and p != path]
+            if path == end.path:
+                return 1
+            return 1 + max(map(longest, after), default=0)
+
+        return max(map(longest, paths))
+
+    @property
+    def inside(self) -> frozenset[str]:
+        """Paths of the kernels within branches."""
+        return frozenset(k.path for branch in self.branches for k in branch.kernels)
+
+    @property
+    def depth(self) -> int:
+        """Residual branches, each of a scanned stack counted."""
+        return sum(copies(branch.end) for branch in self.branches)
+
+    @property
+    def heads(self) -> tuple[Layer, ...]:
+        """The last kernels: outside of the branches, feeding no further kernel."""
+        return tuple(
+            k
+            for k in self.kernels
+            if not k.residual
+            and not any(self.by_path[p].kind in ("dense", "conv") for p in k.feeds)
+        )
+
+
+def copies(layer: Layer) -> int:
+    """How many layers, one after the other, the leaf holds."""
+    return math.prod(layer.shape[axis] for axis in layer.layer_axes)
+
+
+def over_layers(layer: Layer, values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """A value for each of the layers of a leaf, as an array that multiplies it."""
+    shape = [1] * len(layer.shape)
+    for axis in layer.layer_axes:
+        shape[axis] = layer.shape[axis]
+    return np.asarray(values, float).reshape(shape)
