@@ -44,6 +44,11 @@ class _Growth(NamedTuple):
     inputs: float
     outputs: float
 
+    @property
+    def is_output(self) -> bool:
+        """Whether the inputs alone grow."""
+        return self.inputs != 1 and self.outputs == 1
+
 
 class MuP(TreeScheme):
     """The parametrization of a model against a narrower one; see `mup`."""
@@ -173,7 +178,7 @@ class MuP(TreeScheme):
         chosen: dict[str, Initializer] = {}
         for kernel in model.kernels:
             growth = self._growth(kernel)
-            output = growth.inputs > 1 and growth.outputs == 1
+            output = kernel in model.heads or growth.is_output
             query = self._attention_scale(kernel, model) is not None
             if (output and self.arguments["zero_readout"]) or (
                 query and self.arguments["zero_query"]
@@ -195,9 +200,8 @@ class MuP(TreeScheme):
         scale = self._function_scale(layer, model)
         kernel = layer.kind in ("dense", "conv")
         if self.arguments["optimizer"] == "sgd":
-            wide_in, wide_out = growth.inputs > 1, growth.outputs > 1
-            if kernel and wide_in:
-                rate = 1.0 if wide_out else 1 / growth.inputs
+            if kernel and growth.inputs != 1:
+                rate = 1 / growth.inputs if growth.is_output else 1.0
             else:
                 rate = growth.outputs
             return Multipliers(rate * scale**2)
@@ -206,12 +210,11 @@ class MuP(TreeScheme):
         )
         deeper = self._deeper(model) if inside else 1.0
         width = growth.inputs if kernel else 1.0
-        hidden = kernel and growth.outputs > 1
+        hidden = kernel and not growth.is_output
         rate = deeper ** (self._power - 1) if self._power else 1.0
-        wider = growth.outputs if growth.outputs > 1 else 1.0
         return Multipliers(
             learning_rate=rate / width * scale,
-            epsilon=deeper**-self._power / wider / scale,
+            epsilon=deeper**-self._power / growth.outputs / scale,
             weight_decay=(width if hidden else 1.0) / scale,
         )
 

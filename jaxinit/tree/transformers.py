@@ -393,9 +393,7 @@ def mimetic(
             made[k.path] = _to_leaf(jnp.transpose(right, (0, 3, 1, 2)), k)
             noise = jax.random.normal(value_key, (count, width, width)) / width**0.5
             left, right = _factors(
-                value_noise * noise / math.sqrt(width)
-                - value_identity * jnp.eye(width),
-                heads * size,
+                value_noise * noise - value_identity * jnp.eye(width), heads * size
             )
             made[v.path] = _to_leaf(left, v)
             made[out.path] = _to_leaf(right, out)
