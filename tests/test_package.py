@@ -29,6 +29,8 @@ ROOMS = [
     "tree",
     "compare.devices",
     "compare.models",
+    "compare.networks",
+    "compare.data",
     "compare.tasks",
     "compare.train",
     "compare.engine",

@@ -70,7 +70,7 @@ def compare(
         schemes: initializers, drawn for every kernel of the model as the model's use
             of it says; or their texts; or functions
             `(key, params, apply, batch) -> params` where `apply(params, x)` gives
-            logits and `batch` is (inputs, labels), named by their `__name__`.
+            outputs and `batch` is (inputs, labels), named by their `__name__`.
         learning_rates: the grid, each positive.
         seeds: runs for each scheme and rate, numbered from 0.
         steps: optimizer steps of each run.
@@ -210,6 +210,9 @@ def _settings(
     return {
         "task": task.name,
         "task_fingerprint": task.fingerprint,
+        "loss_name": task.loss_name,
+        "metric_name": task.metric_name,
+        "direction": task.direction,
         "target": task.target,
         "schemes": schemes,
         "learning_rates": rates,
@@ -254,10 +257,10 @@ def _starts(
     model = task.model
     abstract = jax.eval_shape(model.init, jax.random.key(0), x)
 
-    def logits(params: Any, state: Any, x: Any) -> Any:
+    def outputs(params: Any, state: Any, x: Any) -> Any:
         return model.apply(params, state, x, jax.random.key(0), False)[0]
 
-    found = layers(logits, *abstract, x)
+    found = layers(outputs, *abstract, x)
     if not kernels(found):
         raise ValueError(
             f"compare: the model of task {task.name} has no kernel: no parameter "
@@ -271,7 +274,7 @@ def _starts(
         if isinstance(scheme, Initializer):
             return draw_kernels(key, params, found, scheme)
         return jax.jit(scheme, static_argnums=2)(
-            key, params, lambda p, x: logits(p, state, x), (x, y)
+            key, params, lambda p, x: outputs(p, state, x), (x, y)
         )
 
     drawn = [
@@ -293,11 +296,12 @@ def _table(
     curves: list[Metrics],
     dead: np.ndarray,
 ) -> pa.Table:
-    train_loss, valid_loss, accuracy = (
+    train_loss, valid_loss, metric = (
         np.stack(column, axis=1).astype(float) for column in zip(*curves, strict=True)
     )
     eval_steps = [config.eval_every * i for i in range(len(curves))]
-    reached = accuracy >= task.target
+    reached = task.reached(metric)
+    best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
     hit = reached.any(axis=1) & ~dead
     first = np.array(eval_steps)[reached.argmax(axis=1)]
     return pa.table(
@@ -313,12 +317,12 @@ def _table(
             ],
             "final_train_loss": train_loss[:, -1],
             "final_valid_loss": valid_loss[:, -1],
-            "final_valid_accuracy": accuracy[:, -1],
-            "best_valid_accuracy": accuracy.max(axis=1),
+            "final_valid_accuracy": metric[:, -1],
+            "best_valid_accuracy": best,
             "eval_steps": [eval_steps] * len(grid),
             "train_loss": list(train_loss),
             "valid_loss": list(valid_loss),
-            "valid_accuracy": list(accuracy),
+            "valid_accuracy": list(metric),
         },
         schema=store.SCHEMA,
     )

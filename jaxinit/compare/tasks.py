@@ -6,30 +6,46 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import linen
-from sklearn.datasets import load_digits
+import optax
 
-from jaxinit import _checks, meanfield
+from jaxinit import _checks
+from jaxinit._types import Array
+from jaxinit.compare import data
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.models import Model, as_model
+from jaxinit.compare.networks import ACTIVATIONS, MLP
+
+Scores: TypeAlias = Callable[[Any, Array], Array]
+"""`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
+
+Direction: TypeAlias = Literal["max", "min"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """A classification task: model and data, split into training and validation.
+    """A model, its data, what training lowers, and what counts as learned.
 
     Attributes:
         name: the task's text, by which results name it.
         model: the model; see `as_model`.
-        x_train: training inputs, shape (n, ...), float32.
-        y_train: training labels, shape (n,), int32, from 0 to classes - 1.
+        x_train: training inputs, shape (n, ...).
+        y_train: training labels, shape (n, ...), int32 or float32.
         x_valid: validation inputs, shape (m, ...).
-        y_valid: validation labels, shape (m,).
-        target: validation accuracy in (0, 1] at which a run has converged.
+        y_valid: validation labels, shape (m, ...).
+        target: value of the metric at which a run has converged.
+        loss: `loss(outputs, y) -> values` of shape (batch, ...); training lowers
+            their mean.
+        metric: the same form; its mean over the validation data is held against the
+            target.
+        loss_name: the loss's name in results.
+        metric_name: the metric's.
+        direction: "max" if a run has converged once the metric is at least the
+            target, "min" once it is at most the target.
     """
 
     name: str
@@ -39,11 +55,17 @@ class Task:
     x_valid: np.ndarray
     y_valid: np.ndarray
     target: float
+    loss: Scores
+    metric: Scores
+    loss_name: str
+    metric_name: str
+    direction: Direction
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A text that differs where name, data or the model's parameters differ."""
-        digest = hashlib.sha256(self.name.encode())
+        """A text that differs where names, data or the model's parameters differ."""
+        names = (self.name, self.loss_name, self.metric_name, self.direction)
+        digest = hashlib.sha256(repr(names).encode())
         for array in (self.x_train, self.y_train, self.x_valid, self.y_valid):
             digest.update(repr((array.shape, array.dtype)).encode())
             digest.update(array.tobytes())
@@ -51,6 +73,33 @@ class Task:
         leaves = jax.tree_util.tree_leaves_with_path(shapes)
         digest.update(repr([(jax.tree_util.keystr(p), s) for p, s in leaves]).encode())
         return digest.hexdigest()[:16]
+
+    def reached(self, metric: np.ndarray) -> np.ndarray:
+        """Where the metric is at the target or better, which NaN never is."""
+        at_least = self.direction == "max"
+        return metric >= self.target if at_least else metric <= self.target
+
+
+def cross_entropy(logits: Array, y: Array) -> Array:
+    """-log softmax(logits)[y] in nats, of (batch, ..., classes) and (batch, ...)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+
+def squared_error(outputs: Array, y: Array) -> Array:
+    """(outputs - y)^2, entry by entry, of arrays of one shape (batch, ...)."""
+    return jnp.square(outputs - y)
+
+
+def accuracy(logits: Array, y: Array) -> Array:
+    """Whether the greatest logit is the label's."""
+    return logits.argmax(axis=-1) == y
+
+
+LOSSES: Mapping[str, Scores] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+}
+"""The losses that `make_task` knows by name."""
 
 
 def make_task(
@@ -60,23 +109,38 @@ def make_task(
     *,
     target: float,
     name: str = "custom",
+    loss: str | Scores = "cross_entropy",
+    metric: str | Scores | None = None,
+    direction: Direction | None = None,
 ) -> Task:
     """A task from one's own model and data.
 
     Args:
         model: a Linen or NNX module, a function from `nnx.Rngs` to an NNX module, or
-            a pair `(init, apply)`; it maps inputs (batch, ...) to logits
-            (batch, classes).
-        train: `(inputs, labels)`, arrays of equal length; labels are integers from 0.
+            a pair `(init, apply)`; it maps inputs (batch, ...) to outputs, such as
+            logits (batch, classes).
+        train: `(inputs, labels)`, arrays of equal length; for "cross_entropy", labels
+            are integers from 0.
         valid: the same, for validation.
-        target: validation accuracy in (0, 1] at which a run counts as converged.
+        target: value of the metric on the validation data at which a run counts as
+            converged; in (0, 1] for "accuracy".
         name: the name that results carry.
+        loss: "cross_entropy" in nats, of logits (batch, ..., classes) and labels
+            (batch, ...); "squared_error", of outputs and labels of one shape; or a
+            function `(outputs, labels) -> values` of shape (batch, ...) that JAX can
+            differentiate. Training lowers the mean.
+        metric: "accuracy", the fraction of labels with the greatest logit; "loss"; or
+            a function of the same form. By default "accuracy" for "cross_entropy" and
+            "loss" otherwise.
+        direction: whether the metric is to rise, "max", or to fall, "min". Needed for
+            a function, and known otherwise.
 
     Returns:
-        A `Task` for `jaxinit.compare.compare`.
+        A `Task` for `jaxinit.compare.compare`. Results know a function by its name
+        alone: two that differ need two names.
 
     Raises:
-        ValueError: lengths differ, inputs hold NaN or infinity, labels are out of
+        ValueError: lengths differ, data hold NaN or infinity, labels are out of
             range, or the model's outputs do not fit the labels.
 
     Example:
@@ -85,99 +149,116 @@ def make_task(
         >>> x, y = np.eye(4, dtype=np.float32), np.arange(4)
         >>> make_task(nn.Dense(4), (x, y), (x, y), target=0.9).name
         'custom'
+        >>> y = x[:, :1] - x[:, 1:2]
+        >>> task = make_task(
+        ...     nn.Dense(1), (x, y), (x, y), target=0.1, loss="squared_error"
+        ... )
+        >>> task.metric_name, task.direction
+        ('loss', 'min')
     """
     use_all_cores()
-    if not 0 < target <= 1:
+    loss, loss_name = _loss(loss)
+    if metric is None:
+        metric = "accuracy" if loss is cross_entropy else "loss"
+    metric, metric_name, direction = _metric(metric, loss, direction)
+    if metric is accuracy and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be an accuracy in (0, 1].")
-    x_train, y_train = _checked_split("train", *train)
-    x_valid, y_valid = _checked_split("valid", *valid)
-    if x_train.shape[1:] != x_valid.shape[1:]:
-        raise ValueError(
-            f"train inputs have shape {x_train.shape[1:]} each and valid inputs "
-            f"{x_valid.shape[1:]}; they must be the same."
-        )
-    task = Task(name, as_model(model), x_train, y_train, x_valid, y_valid, target)
+    _checks.number("make_task", target=target)
+    classes = loss is cross_entropy or metric is accuracy
+    x_train, y_train = data.checked("train", *train, classes=classes)
+    x_valid, y_valid = data.checked("valid", *valid, classes=classes)
+    for what, ours, theirs in (
+        ("inputs", x_train, x_valid),
+        ("labels", y_train, y_valid),
+    ):
+        if ours.shape[1:] != theirs.shape[1:]:
+            raise ValueError(
+                f"train {what} have shape {ours.shape[1:]} each and valid {what} "
+                f"{theirs.shape[1:]}; they must be the same."
+            )
+    task = Task(
+        name,
+        as_model(model),
+        x_train,
+        y_train,
+        x_valid,
+        y_valid,
+        target,
+        loss,
+        metric,
+        loss_name,
+        metric_name,
+        direction,
+    )
     _check_outputs(task)
     return task
 
 
-def _checked_split(split: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x), np.asarray(y)
-    if not len(x) == len(y) > 0:
-        raise ValueError(
-            f"{split} has {len(x)} inputs and {len(y)} labels; there must be as many "
-            "of one as of the other, and at least one."
-        )
-    if np.issubdtype(x.dtype, np.floating):
-        x = x.astype(np.float32)
-        bad = ~np.isfinite(x).reshape(len(x), -1).all(axis=1)
-        if bad.any():
+def _loss(loss: str | Scores) -> tuple[Scores, str]:
+    if callable(loss):
+        return loss, getattr(loss, "__name__", repr(loss))
+    _checks.choice("make_task", "loss", loss, LOSSES)
+    return LOSSES[loss], loss
+
+
+def _metric(
+    metric: str | Scores, loss: Scores, direction: str | None
+) -> tuple[Scores, str, Direction]:
+    """The metric as a function, its name, and the direction in which it is better."""
+    if not callable(metric):
+        _checks.choice("make_task", "metric", metric, ("accuracy", "loss"))
+        known = "max" if metric == "accuracy" else "min"
+        if direction not in (None, known):
             raise ValueError(
-                f"{split} inputs hold NaN or infinity in {bad.sum()} of {len(x)} "
-                f"examples, the first at index {bad.argmax()}; clean them first."
+                f"make_task: direction={direction!r} does not fit metric={metric!r}, "
+                f"whose direction is {known!r}; leave it out."
             )
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        return (accuracy if metric == "accuracy" else loss), metric, known
+    name = getattr(metric, "__name__", repr(metric))
+    if direction not in ("max", "min"):
         raise ValueError(
-            f"{split} labels have shape {y.shape} and dtype {y.dtype}; a vector of "
-            "integer classes is needed."
+            f"make_task: direction={direction!r} of metric {name} must be 'max' if "
+            "greater is better, or 'min'."
         )
-    if y.min() < 0:
-        raise ValueError(
-            f"{split} labels start at {y.min()}; classes are numbered from 0."
-        )
-    return x, y.astype(np.int32)
+    return metric, name, direction
 
 
 def _check_outputs(task: Task) -> None:
-    key, x = jax.random.key(0), task.x_train[:2]
+    """Raise unless outputs, labels, loss and metric fit each other."""
+    key, x, y = jax.random.key(0), task.x_train[:2], task.y_train[:2]
 
     def outputs(key: Any) -> Any:
         params, state = task.model.init(key, x)
         return task.model.apply(params, state, x, key, False)[0]
 
-    shape = jax.eval_shape(outputs, key).shape
-    if len(shape) != 2 or shape[0] != 2:
+    count = len(x)
+    out = jax.eval_shape(outputs, key)
+    shape = jax.tree.map(lambda leaf: leaf.shape, out)
+    if task.loss is cross_entropy or task.metric is accuracy:
+        if len(shape) != y.ndim + 1 or shape[:-1] != y.shape:
+            wanted = ", ".join(map(str, (*y.shape, "classes")))
+            raise ValueError(
+                f"the model maps {count} inputs to shape {shape}; logits of shape "
+                f"({wanted}) are needed."
+            )
+        highest = max(task.y_train.max(), task.y_valid.max())
+        if highest >= shape[-1]:
+            raise ValueError(
+                f"labels reach {highest}, but the model has {shape[-1]} outputs, so "
+                f"labels from 0 to {shape[-1] - 1} are in range."
+            )
+    if task.loss is squared_error and shape != y.shape:
         raise ValueError(
-            f"the model maps 2 inputs to shape {shape}; logits of shape (2, classes) "
-            "are needed."
+            f"the model maps {count} inputs to shape {shape}, but their labels have "
+            f"shape {y.shape}; squared errors need one shape."
         )
-    highest = max(task.y_train.max(), task.y_valid.max())
-    if highest >= shape[1]:
-        raise ValueError(
-            f"labels reach {highest}, but the model has {shape[1]} outputs, so labels "
-            f"from 0 to {shape[1] - 1} are in range."
-        )
-
-
-ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
-    name: meanfield.ACTIVATIONS[name]
-    for name in ("relu", "tanh", "sigmoid", "gelu", "silu", "elu", "selu", "softplus")
-}
-"""Activations that built-in tasks offer by name."""
-
-
-class MLP(linen.Module):
-    """A plain multilayer perceptron: no normalisation, no shortcuts.
-
-    Attributes:
-        depth: number of hidden layers.
-        width: units in each.
-        classes: number of outputs.
-        activation: name of the activation after each hidden layer.
-    """
-
-    depth: int
-    width: int
-    classes: int
-    activation: str
-
-    @linen.compact
-    def __call__(self, x: Any) -> Any:
-        """Map inputs (batch, ...) to logits (batch, classes)."""
-        x = x.reshape(len(x), -1)
-        for _ in range(self.depth):
-            x = ACTIVATIONS[self.activation](linen.Dense(self.width)(x))
-        return linen.Dense(self.classes)(x)
+    for name, function in (("loss", task.loss), ("metric", task.metric)):
+        scores = jax.eval_shape(function, out, y)
+        if scores.ndim == 0 or len(scores) != count:
+            raise ValueError(
+                f"the {name} of {count} examples has shape {scores.shape}; a value for "
+                f"each example, of shape ({count}, ...), is needed."
+            )
 
 
 def digits_mlp(
@@ -197,20 +278,24 @@ def digits_mlp(
     Returns:
         The task.
     """
-    _checks.integer("digits-mlp", depth=depth, width=width)
-    _checks.choice("digits-mlp", "activation", activation, ACTIVATIONS)
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x[order].astype(np.float32), y[order]
-    train, valid = slice(0, 1437), slice(1437, None)
-    x = (x - x[train].mean()) / x[train].std()
+    _checked("digits-mlp", activation, depth=depth, width=width)
     return make_task(
         MLP(depth, width, 10, activation),
-        (x[train], y[train]),
-        (x[valid], y[valid]),
+        *data.digits(),
         target=target,
-        name=f"digits-mlp(depth={depth}, width={width}, activation={activation!r})",
+        name=_text("digits-mlp", depth=depth, width=width, activation=activation),
     )
+
+
+def _checked(task: str, activation: str, **sizes: int) -> None:
+    _checks.integer(task, **sizes)
+    _checks.choice(task, "activation", activation, ACTIVATIONS)
+
+
+def _text(task: str, **options: Any) -> str:
+    """A built-in task's name: the text that makes it again."""
+    listed = ", ".join(f"{option}={value!r}" for option, value in options.items())
+    return f"{task}({listed})"
 
 
 TASKS: Mapping[str, Callable[..., Task]] = {"digits-mlp": digits_mlp}
