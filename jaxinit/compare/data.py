@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pydoc_data.topics import topics
 from typing import Any, TypeAlias
 
 import numpy as np
 import sklearn.datasets
+from scipy import ndimage
 
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Inputs (examples, ...) and labels (examples, ...)."""
@@ -87,4 +89,110 @@ def diabetes() -> tuple[Split, Split]:
     (x, y), (x_valid, y_valid) = split(x, np.expand_dims(y, 1))
     x, x_valid = standardised(x, x_valid, axis=0)
     y, y_valid = standardised(y, y_valid, axis=0)
+    return (x, y), (x_valid, y_valid)
+
+
+_TEMPLATES = np.array(
+    [
+        [5, 6, 6.5, 6.75, 7, 7, 7, 7, 6.75, 6.5, 6, 5],
+        [5, 3, 3, 3.4, 3.8, 4.2, 4.6, 5, 5.4, 5.8, 5, 5],
+        [5, 6, 6.5, 6.5, 6, 5.25, 4.75, 4, 3.5, 3.5, 4, 5],
+        [5, 6, 6.5, 6.5, 6, 5, 5, 6, 6.5, 6.5, 6, 5],
+        [5, 4.4, 3.8, 3.2, 2.6, 2.6, 5, 5, 5, 5, 5, 5],
+        [5, 3, 3, 3, 3, 5, 6, 6.5, 6.5, 6, 4.5, 5],
+        [5, 4, 3.5, 3.25, 3, 3, 3, 3, 3.25, 3.5, 4, 5],
+        [5, 7, 7, 6.6, 6.2, 5.8, 5.4, 5, 4.6, 4.2, 5, 5],
+        [5, 4, 3.5, 3.5, 4, 5, 5, 4, 3.5, 3.5, 4, 5],
+        [5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5],
+    ]
+)
+"""MNIST-1D's strokes: the ten digits as curves of twelve points."""
+
+
+def mnist1d(examples: int = 5000) -> tuple[Split, Split]:
+    """MNIST-1D: signals (n, 40) in each of which one of ten strokes hides.
+
+    The stroke is padded to 48 to 72 points and stretched to 72, scaled by up to a
+    fifth, and moved, round the ends, by up to 47; around it is smoothed noise, over
+    all a little white noise and a random slope; 40 points of that are kept.
+
+    Args:
+        examples: how many, of which four fifths are for training.
+
+    References:
+        Greydanus and Kobak 2020, arXiv:2011.14439. Its parameters, another stream of
+        random numbers.
+    """
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(examples) % 10)
+    strokes = _TEMPLATES - _TEMPLATES.mean(axis=1, keepdims=True)
+    strokes = strokes / strokes.std(axis=1, keepdims=True)
+    strokes = (strokes - strokes[:, :1]) / 6 + 1e-8  # so that only padding is zero
+    x = np.zeros((examples, 72))
+    x[:, :12] = strokes[y]
+    x = _resampled(x, 12 + rng.integers(36, 61, examples), 72)
+    x *= rng.uniform(0.8, 1.2, (examples, 1))
+    shift = rng.integers(48, size=(examples, 1))
+    x = np.take_along_axis(x, (np.arange(72) - shift) % 72, axis=1)
+    noise = ndimage.gaussian_filter1d(0.25 * rng.normal(size=x.shape), 2, axis=1)
+    x = np.where(x == 0, noise, x) + 0.02 * rng.normal(size=x.shape)
+    x -= rng.uniform(-0.375, 0.375, (examples, 1)) * np.linspace(-0.5, 0.5, 72)
+    x = _resampled(x, np.full(examples, 72), 40)
+    return split(((x - x.mean()) / x.std()).astype(np.float32), y)
+
+
+def _resampled(x: np.ndarray, lengths: np.ndarray, points: int) -> np.ndarray:
+    """The first lengths[i] values of row i, interpolated at so many equal steps."""
+    place = np.linspace(0, lengths - 1, points, axis=1)
+    left = np.minimum(place.astype(int), lengths[:, None] - 2)
+    right_part = place - left
+    rows = np.arange(len(x))[:, None]
+    return (1 - right_part) * x[rows, left] + right_part * x[rows, left + 1]
+
+
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
+"""The tokens of `text`: a new line and printable ASCII, `?` standing for the rest."""
+
+
+def text(length: int = 64) -> tuple[Split, Split]:
+    """Python's reference manual, as Python ships it, in pieces: characters and next.
+
+    Args:
+        length: characters of a piece.
+
+    Returns:
+        Tokens (n, length) and the tokens that follow each, int32; the last tenth of
+        the pieces for validation. Another version of Python has another text.
+    """
+    whole = "".join(topics[name] for name in sorted(topics))
+    codes = np.frombuffer(whole.encode("ascii", "replace"), np.uint8)
+    tokens = np.where(codes < 32, 0, codes.astype(np.int32) - 31)
+    pieces = (len(tokens) - 1) // length
+    x = tokens[: pieces * length].reshape(pieces, length)
+    y = tokens[1 : pieces * length + 1].reshape(pieces, length)
+    train = 9 * pieces // 10
+    return (x[:train], y[:train]), (x[train:], y[train:])
+
+
+def teacher(inputs: int, outputs: int) -> tuple[Split, Split]:
+    """Outputs of a random matrix, with a tenth of noise, at whitened inputs.
+
+    Training inputs x satisfy x^T x = n exactly, so that x^T y / n is the matrix of
+    least training error (Saxe et al. 2014, arXiv:1312.6120).
+
+    Args:
+        inputs: dimensions of an input.
+        outputs: dimensions of an output.
+
+    Returns:
+        Pairs for training (1024, ...) and validation (256, ...), float32.
+    """
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(inputs, outputs)) / np.sqrt(inputs)
+    x = np.linalg.qr(rng.normal(size=(1024, inputs)))[0] * np.sqrt(1024)
+    x_valid = rng.normal(size=(256, inputs))
+    y, y_valid = (
+        each @ matrix + 0.1 * rng.normal(size=(len(each), outputs))
+        for each in (x, x_valid)
+    )
     return (x, y), (x_valid, y_valid)
