@@ -31,6 +31,7 @@ ROOMS = [
     "compare.models",
     "compare.networks",
     "compare.data",
+    "compare.task",
     "compare.tasks",
     "compare.train",
     "compare.engine",

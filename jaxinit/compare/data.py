@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import zipfile
 from pydoc_data.topics import topics
 from typing import Any, TypeAlias
 
 import numpy as np
 import sklearn.datasets
 from scipy import ndimage
+
+from jaxinit import _checks
 
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Inputs (examples, ...) and labels (examples, ...)."""
@@ -154,7 +159,7 @@ CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 """The tokens of `text`: a new line and printable ASCII, `?` standing for the rest."""
 
 
-def text(length: int = 64) -> tuple[Split, Split]:
+def text(length: int = 32) -> tuple[Split, Split]:
     """Python's reference manual, as Python ships it, in pieces: characters and next.
 
     Args:
@@ -196,3 +201,115 @@ def teacher(inputs: int, outputs: int) -> tuple[Split, Split]:
         for each in (x, x_valid)
     )
     return (x, y), (x_valid, y_valid)
+
+
+_SKLEARN = ("digits", "wine", "breast_cancer", "diabetes")
+_LABELS = ("label", "labels", "target", "class", "y")
+_VALID = ("validation", "valid", "test")
+
+
+def load(source: str) -> tuple[Split, Split]:
+    """Data from elsewhere, checked: integer labels as int32, all else as float32.
+
+    Args:
+        source: a NumPy file `NAME.npz` with arrays x_train, y_train, x_valid and
+            y_valid, or x and y, of which the fixed fifth of `split` is then for
+            validation; `sklearn:NAME`, a table that scikit-learn holds; or `hf:NAME`,
+            a dataset of the Hugging Face Hub or a folder of one, if the package
+            `datasets` is there.
+
+    Returns:
+        Training and validation data.
+
+    Raises:
+        ValueError: there is no such data, or it has another form.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "hf" and name:
+        train, valid = _hugging_face(name)
+    elif kind == "sklearn" and name:
+        _checks.choice("data", "sklearn", name, _SKLEARN)
+        loader = getattr(sklearn.datasets, f"load_{name}")
+        train, valid = split(*loader(return_X_y=True))
+    elif source.endswith(".npz"):
+        train, valid = _npz(source)
+    else:
+        raise ValueError(
+            f"data={source!r} is unknown; use a file NAME.npz, sklearn:NAME or hf:NAME."
+        )
+    x, y = checked("train", *train, classes=False)
+    x_valid, y_valid = checked("valid", *valid, classes=False)
+    return (x.astype(np.float32), y), (x_valid.astype(np.float32), y_valid)
+
+
+def _npz(path: str) -> tuple[Split, Split]:
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except FileNotFoundError:
+        raise ValueError(f"data={path!r}: there is no such file.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"data={path!r} cannot be read as arrays ({error}); write it by np.savez."
+        ) from None
+    if {"x_train", "y_train", "x_valid", "y_valid"} <= arrays.keys():
+        train, valid = (
+            (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "valid")
+        )
+        return train, valid
+    if {"x", "y"} <= arrays.keys():
+        return _split_table(path, arrays["x"], arrays["y"])
+    raise ValueError(
+        f"data={path!r} holds the arrays {sorted(arrays)}; x_train, y_train, x_valid "
+        "and y_valid, or x and y, are needed."
+    )
+
+
+def _hugging_face(name: str) -> tuple[Split, Split]:
+    if importlib.util.find_spec("datasets") is None:
+        raise ValueError(
+            f"data='hf:{name}' needs the package datasets; run: pip install datasets."
+        )
+    datasets = importlib.import_module("datasets")
+    try:
+        parts = datasets.load_dataset(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        said = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"data='hf:{name}' cannot be loaded: {said}.") from None
+    if "train" not in parts:
+        raise ValueError(f"data='hf:{name}' has the parts {list(parts)}, and no train.")
+    x, y = _columns(name, parts["train"])
+    valid = next((part for part in _VALID if part in parts), None)
+    if valid is None:
+        return _split_table(f"hf:{name}", x, y)
+    return (x, y), _columns(name, parts[valid])
+
+
+def _columns(name: str, part: Any) -> Split:
+    """Labels, and all other columns: one as it is, or numbers side by side."""
+    columns = dict(part.with_format("numpy")[:])
+    label = next((each for each in _LABELS if each in columns), None)
+    if label is None or len(columns) < 2:
+        raise ValueError(
+            f"data='hf:{name}' has the columns {sorted(columns)}; one of "
+            f"{', '.join(_LABELS)} is needed beside the inputs."
+        )
+    y = np.asarray(columns.pop(label))
+    inputs = [np.asarray(column) for column in columns.values()]
+    if len(inputs) == 1:
+        return inputs[0], y
+    if any(column.ndim > 1 for column in inputs):
+        raise ValueError(
+            f"data='hf:{name}' has the inputs {sorted(columns)}; one column of arrays, "
+            "or columns of numbers, are needed."
+        )
+    return np.stack(inputs, axis=1), y
+
+
+def _split_table(source: str, x: np.ndarray, y: np.ndarray) -> tuple[Split, Split]:
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) < 2:
+        raise ValueError(
+            f"data={source!r} has x of shape {x.shape} and y of shape {y.shape}; at "
+            "least two examples, and as many labels, are needed."
+        )
+    return split(x, y)

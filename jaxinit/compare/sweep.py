@@ -24,7 +24,8 @@ from jaxinit._types import Key
 from jaxinit.compare import report, store
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import Engine
-from jaxinit.compare.tasks import TASKS, Task
+from jaxinit.compare.task import Task
+from jaxinit.compare.tasks import parse_task
 from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
 from jaxinit.trace import kernels, layers
 from jaxinit.tree import draw_kernels
@@ -66,7 +67,8 @@ def compare(
     numbers do not depend on which other runs there are.
 
     Args:
-        task: a task from `make_task`, or the name of a built-in one.
+        task: a task from `make_task`, or the text of a built-in one, such as
+            "digits-cnn" or "digits-mlp(depth=8, width=128)".
         schemes: initializers, drawn for every kernel of the model as the model's use
             of it says; or their texts; or functions
             `(key, params, apply, batch) -> params` where `apply(params, x)` gives
@@ -98,7 +100,8 @@ def compare(
         'he_normal()'
     """
     use_all_cores()
-    task = _task(task)
+    if isinstance(task, str):
+        task = parse_task(task)
     config = Config(steps, eval_every, batch_size, optimizer)
     config.check(task)
     named = _named_schemes(schemes)
@@ -153,17 +156,6 @@ def seed_keys(seeds: int) -> tuple[Key, Key]:
         jnp.arange(seeds)
     )
     return keys[:, 0], keys[:, 1]
-
-
-def _task(task: Task | str) -> Task:
-    if isinstance(task, Task):
-        return task
-    if task not in TASKS:
-        raise ValueError(
-            f"compare: task={task!r} is unknown; use one of {', '.join(TASKS)}, or a "
-            "task from make_task."
-        )
-    return TASKS[task]()
 
 
 def _named_schemes(schemes: Sequence[Scheme | str]) -> dict[str, Scheme]:

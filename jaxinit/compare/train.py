@@ -14,7 +14,7 @@ from jax import lax
 from jaxinit import _checks
 from jaxinit._types import Array, Key
 from jaxinit.compare.models import Params, State
-from jaxinit.compare.tasks import Task
+from jaxinit.compare.task import Task
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
