@@ -170,7 +170,8 @@ class Transformer(linen.Module):
         x = x + linen.Embed(length, self.width)(jnp.arange(length))
         mask = linen.make_causal_mask(tokens)
         for _ in range(self.depth):
-            x = self.add(x, lambda y: linen.SelfAttention(self.heads)(y, mask))
+            attention = linen.MultiHeadDotProductAttention(self.heads)
+            x = self.add(x, lambda y, attend=attention: attend(y, mask=mask))
             x = self.add(x, self.perceptron)
         if self.norm == "pre":
             x = linen.LayerNorm()(x)

@@ -353,14 +353,15 @@ def _keywords(text: str, arguments: str) -> dict[str, Any]:
     """The values of `(key=literal, ...)`."""
     try:
         call = ast.parse(f"_{arguments}", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
-        assert isinstance(call.func, ast.Name)
-        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
-    except (SyntaxError, ValueError, AssertionError):
-        raise ValueError(
-            f"{text!r} is no task; use a name or a call with named options, such as "
-            "'digits-mlp(depth=8, width=128)'."
-        ) from None
+        match call:
+            case ast.Call(ast.Name(), [], keywords) if all(k.arg for k in keywords):
+                return {str(k.arg): ast.literal_eval(k.value) for k in keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise ValueError(
+        f"{text!r} is no task; use a name or a call with named options, such as "
+        "'digits-mlp(depth=8, width=128)'."
+    )
 
 
 def _options(task: str, *, activation: str | None = None, **sizes: int) -> str:
