@@ -183,7 +183,9 @@ def test_mnist1d_is_as_hard_as_published():
     both = np.concatenate([x, x_valid])
     assert abs(both.mean()) < 1e-3 and abs(both.std() - 1) < 1e-3
     assert np.bincount(np.concatenate([y, y_valid])).tolist() == [500] * 10
-    accuracy = LogisticRegression(max_iter=500).fit(x, y).score(x_valid, y_valid)
+    accuracy = (
+        LogisticRegression(max_iter=500, tol=1e-3).fit(x, y).score(x_valid, y_valid)
+    )
     assert 0.25 < accuracy < 0.42  # 0.32 published, and 0.32 here
 
 
