@@ -78,7 +78,7 @@ def test_a_task_is_built_traced_and_learned(text, rate, count):
     residual = text.startswith(("digits-resnet", "text-transformer"))
     assert any(layer.residual for layer in found) == residual
 
-    curves = trained(task, rate, steps=60, eval_every=20, batch_size=32)
+    curves = trained(task, rate, steps=60, eval_every=60, batch_size=32)
     assert curves.train_loss[-1] < 0.98 * curves.train_loss[0]
     assert curves.valid_loss[-1] < 0.98 * curves.valid_loss[0]
     if task.metric_name == "loss":
@@ -365,14 +365,22 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("mine.npz", x=X, y=Y)
     settings = "--schemes he_normal --learning-rates 0.05 --seeds 1 --steps 4".split()
-    settings += "--eval-every 2 --batch-size 16 --quiet --width 8".split()
-    for chosen, folder, name in (
-        (["--task", "digits-mlp(depth=1)"], "digits-mlp", "digits-mlp(depth=1, width"),
-        (["--data", "mine.npz", "--depth", "1"], "mine", "data('mine.npz', depth=1"),
-    ):
-        assert cli.run(["compare", *chosen, *settings]) == 0
-        saved = json.loads((tmp_path / "results" / folder / "sweep.json").read_text())
-        assert saved["task"].startswith(name)
+    settings += "--eval-every 2 --batch-size 16 --quiet --width 8 --depth 1".split()
+    assert cli.run(["compare", "--data", "mine.npz", *settings]) == 0
+    saved = json.loads((tmp_path / "results" / "mine" / "sweep.json").read_text())
+    assert saved["task"] == "data('mine.npz', depth=1, width=8, activation='relu')"
+
+    chosen = []
+    monkeypatch.setattr(
+        cli.sweep, "compare", lambda task, *_, out, **__: chosen.append((task, out))
+    )
+    wine = ["--data", "sklearn:wine", "--target", "0.7"]
+    assert cli.run(["compare", "--task", "linear(depth=1)", "--width", "9"]) == 0
+    assert cli.run(["compare", *wine]) == 0
+    (linear, first), (wine, second) = chosen
+    assert linear.name == "linear(depth=1, width=9)" and first.name == "linear"
+    assert wine.target == 0.7 and second.name == "sklearn-wine"
+
     for chosen, words in (
         (["--task", "linear", "--data", "mine.npz"], "exclude each other"),
         (["--task", "linear(heads=3)"], "option='heads' is unknown"),

@@ -40,9 +40,9 @@ def digits_mlp(
     Returns:
         The task.
     """
-    options = _options("digits-mlp", depth=depth, width=width, activation=activation)
+    name = _checked_name("digits-mlp", depth=depth, width=width, activation=activation)
     model = MLP(depth, width, 10, activation)
-    return make_task(model, *data.digits(), target=target, name=options)
+    return make_task(model, *data.digits(), target=target, name=name)
 
 
 def digits_cnn(
@@ -59,9 +59,9 @@ def digits_cnn(
     Returns:
         The task.
     """
-    options = _options("digits-cnn", depth=depth, width=width, activation=activation)
+    name = _checked_name("digits-cnn", depth=depth, width=width, activation=activation)
     model = CNN(depth, width, 10, activation)
-    return make_task(model, *_images(data.digits()), target=target, name=options)
+    return make_task(model, *_images(data.digits()), target=target, name=name)
 
 
 def digits_resnet(
@@ -82,9 +82,11 @@ def digits_resnet(
     Returns:
         The task.
     """
-    options = _options("digits-resnet", depth=depth, width=width, activation=activation)
+    name = _checked_name(
+        "digits-resnet", depth=depth, width=width, activation=activation
+    )
     model = ResNet(depth, width, 10, activation)
-    return make_task(model, *_images(data.digits()), target=target, name=options)
+    return make_task(model, *_images(data.digits()), target=target, name=name)
 
 
 def mnist1d_mlp(
@@ -103,9 +105,9 @@ def mnist1d_mlp(
     Returns:
         The task.
     """
-    options = _options("mnist1d-mlp", depth=depth, width=width, activation=activation)
+    name = _checked_name("mnist1d-mlp", depth=depth, width=width, activation=activation)
     model = MLP(depth, width, 10, activation)
-    return make_task(model, *data.mnist1d(), target=target, name=options)
+    return make_task(model, *data.mnist1d(), target=target, name=name)
 
 
 def mnist1d_cnn(
@@ -122,11 +124,11 @@ def mnist1d_cnn(
     Returns:
         The task.
     """
-    options = _options("mnist1d-cnn", depth=depth, width=width, activation=activation)
+    name = _checked_name("mnist1d-cnn", depth=depth, width=width, activation=activation)
     (x, y), (x_valid, y_valid) = data.mnist1d()
     model = CNN(depth, width, 10, activation, halvings=3)
     signals = (x[..., None], y), (x_valid[..., None], y_valid)
-    return make_task(model, *signals, target=target, name=options)
+    return make_task(model, *signals, target=target, name=name)
 
 
 def autoencoder(
@@ -154,11 +156,11 @@ def autoencoder(
         The task.
     """
     sizes = {"depth": depth, "width": width, "code": code}
-    options = _options("autoencoder", **sizes, activation=activation)
+    name = _checked_name("autoencoder", **sizes, activation=activation)
     (x, _), (x_valid, _) = data.digits()
     model = Autoencoder(depth, width, code, activation)
     pairs = (x, x), (x_valid, x_valid)
-    return make_task(model, *pairs, target=target, name=options, loss="squared_error")
+    return make_task(model, *pairs, target=target, name=name, loss="squared_error")
 
 
 def text_transformer(
@@ -188,8 +190,8 @@ def text_transformer(
     """
     sizes = {"depth": depth, "width": width, "heads": heads}
     _checks.choice("text-transformer", "norm", norm, NORMS)
-    options = _options("text-transformer", **sizes, activation=activation)
-    name = f"{options[:-1]}, norm={norm!r})"
+    name = _checked_name("text-transformer", **sizes, activation=activation)
+    name = f"{name[:-1]}, norm={norm!r})"
     if width % heads:
         raise ValueError(
             f"text-transformer: width={width} must be a multiple of heads={heads}."
@@ -216,12 +218,12 @@ def regression_mlp(
     Returns:
         The task.
     """
-    options = _options(
+    name = _checked_name(
         "regression-mlp", depth=depth, width=width, activation=activation
     )
     model = MLP(depth, width, 1, activation)
     return make_task(
-        model, *data.diabetes(), target=target, name=options, loss="squared_error"
+        model, *data.diabetes(), target=target, name=name, loss="squared_error"
     )
 
 
@@ -243,10 +245,10 @@ def linear(depth: int = 4, width: int = 32, target: float = 0.02) -> Task:
     References:
         Saxe, McClelland and Ganguli 2014, arXiv:1312.6120.
     """
-    options = _options("linear", depth=depth, width=width)
+    name = _checked_name("linear", depth=depth, width=width)
     model = MLP(depth, width, 8, "linear", use_bias=False)
     return make_task(
-        model, *data.teacher(32, 8), target=target, name=options, loss="squared_error"
+        model, *data.teacher(32, 8), target=target, name=name, loss="squared_error"
     )
 
 
@@ -273,8 +275,8 @@ def data_task(
     Returns:
         The task.
     """
-    options = _options("data", depth=depth, width=width, activation=activation)
-    name = options.replace("(", f"({source!r}, ", 1)
+    name = _checked_name("data", depth=depth, width=width, activation=activation)
+    name = name.replace("(", f"({source!r}, ", 1)
     (x, y), (x_valid, y_valid) = data.load(source)
     x, x_valid = data.standardised(x, x_valid, axis=0 if x.ndim == 2 else None)
     if y.dtype == np.int32 and y.ndim == 1:
@@ -364,7 +366,7 @@ def _keywords(text: str, arguments: str) -> dict[str, Any]:
     )
 
 
-def _options(task: str, *, activation: str | None = None, **sizes: int) -> str:
+def _checked_name(task: str, *, activation: str | None = None, **sizes: int) -> str:
     """A built-in task's name, the text that makes it again, once its options hold."""
     _checks.integer(task, **sizes)
     options: dict[str, Any] = dict(sizes)
