@@ -11,7 +11,8 @@ import pytest
 from flax import linen as nn
 
 import jaxinit as ji
-from jaxinit.compare import cli, compare, make_task, read_runs, report
+from jaxinit import tree
+from jaxinit.compare import cli, compare, digits_mlp, make_task, read_runs, report
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(3, size=96)
@@ -273,3 +274,30 @@ def test_a_plain_model_and_a_users_own_scheme():
         quiet=True,
     )
     assert result.runs["valid_loss"][0].as_py()[0] == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_schemes_for_whole_models_go_side_by_side():
+    task = digits_mlp(depth=2, width=16)
+    apply = lambda params, x: task.model.apply(params, (), x, jax.random.key(0), False)[
+        0
+    ]  # noqa: E731
+    params = jax.eval_shape(task.model.init, jax.random.key(0), task.x_train[:1])[0]
+    base = jax.eval_shape(
+        digits_mlp(depth=2, width=8).model.init, jax.random.key(0), task.x_train[:1]
+    )[0]
+    mup = tree.mup(base, zero_readout=False)
+    rates = mup.multipliers(params, apply, (task.x_train[:1],))
+    assert rates["Dense_1"]["kernel"].learning_rate == 0.5
+    options = {"seeds": 2, "steps": 50, "quiet": True, "optimizer": "adam"}
+    together = compare(task, ["tree.delta_conv()", "he_normal", mup], [0.01], **options)
+    assert [s.scheme for s in together.ranking()].count(repr(mup)) == 1
+    alone = compare(task, ["he_normal"], [0.01], **options)
+    losses = lambda result: {  # noqa: E731
+        (row["scheme"], row["seed"]): row["final_train_loss"]
+        for row in result.runs.to_pylist()
+    }
+    shared = losses(together)
+    for run, loss in losses(alone).items():
+        assert shared[run] == pytest.approx(loss, rel=1e-4)
+    with pytest.raises(ValueError, match="has the learning rates of adam"):
+        compare(task, [mup], [0.01], seeds=1, steps=25, quiet=True)

@@ -126,7 +126,7 @@ def test_scan_is_a_plain_loop(name, optimizer, key):
     np.testing.assert_allclose(curves.train_loss, expected, rtol=1e-5)
     valid_loss, accuracy = np.array(evaluations).T
     np.testing.assert_allclose(curves.valid_loss, valid_loss, rtol=1e-5)
-    np.testing.assert_allclose(curves.valid_accuracy, accuracy, rtol=1e-6)
+    np.testing.assert_allclose(curves.valid_metric, accuracy, rtol=1e-6)
 
 
 def test_full_batch_linear_model_follows_its_closed_form(key):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import json as jsonlib
 import pathlib
+import re
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -27,10 +28,11 @@ app = tyro.extras.SubcommandApp()
 @app.command(name="compare")
 def compare_command(
     *,
-    task: Literal["digits-mlp"] = "digits-mlp",
-    depth: int = 20,
-    width: int = 64,
-    activation: str = "relu",
+    task: str | None = None,
+    data: str | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+    activation: str | None = None,
     schemes: tuple[str, ...] = sweep.DEFAULT_SCHEMES,
     learning_rates: tuple[float, ...] = sweep.DEFAULT_LEARNING_RATES,
     seeds: int = sweep.DEFAULT_SEEDS,
@@ -38,7 +40,7 @@ def compare_command(
     eval_every: int = 25,
     batch_size: int = 64,
     optimizer: str = "momentum",
-    target: float = 0.9,
+    target: float | None = None,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     out: pathlib.Path | None = None,
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -48,9 +50,14 @@ def compare_command(
     Prints which scheme converged fastest, and writes runs, summary and figures.
 
     Args:
-        task: the task.
-        depth: hidden layers of the task's model.
-        width: units in a hidden layer.
+        task: the task: digits-mlp, the default, digits-cnn, digits-resnet,
+            mnist1d-mlp, mnist1d-cnn, autoencoder, text-transformer, regression-mlp or
+            linear; or with its options, as in 'digits-mlp(depth=8, width=128)'.
+        data: instead of a task, data for a multilayer perceptron: a file NAME.npz
+            with arrays x_train, y_train, x_valid, y_valid, or x, y; sklearn:NAME of
+            digits, wine, breast_cancer, diabetes; or hf:NAME.
+        depth: hidden layers, or blocks, of the task's model.
+        width: units of a layer.
         activation: activation of the hidden layers.
         schemes: the schemes, as texts such as 'he_normal(gain=2)'.
         learning_rates: the grid of learning rates.
@@ -59,9 +66,10 @@ def compare_command(
         eval_every: steps between two evaluations.
         batch_size: examples in a step.
         optimizer: sgd, momentum (0.9), adam or adamw.
-        target: validation accuracy at which a run has converged.
+        target: validation accuracy, or whatever the task's metric is, at which a run
+            has converged; each task has its own.
         platform: where to run; JAX's own choice by default.
-        out: folder for the results; results/TASK by default. A folder with other
+        out: folder for the results; results/NAME by default. A folder with other
             results is never overwritten.
         quiet: print neither progress nor table.
     """
@@ -75,8 +83,10 @@ def compare_command(
             f"platform {platform!r} is not to be had here; run without --platform for "
             "the best there is."
         ) from None
+    options = {"depth": depth, "width": width, "activation": activation}
+    chosen, name = _task(task, data, {**options, "target": target})
     sweep.compare(
-        tasks.TASKS[task](depth, width, activation, target),
+        chosen,
         schemes,
         learning_rates,
         seeds,
@@ -84,9 +94,23 @@ def compare_command(
         eval_every=eval_every,
         batch_size=batch_size,
         optimizer=optimizer,
-        out=pathlib.Path("results", task) if out is None else out,
+        out=pathlib.Path("results", name) if out is None else out,
         quiet=quiet,
     )
+
+
+def _task(
+    task: str | None, data: str | None, options: dict[str, Any]
+) -> tuple[tasks.Task, str]:
+    """What is trained, and the name of its folder."""
+    options = {key: value for key, value in options.items() if value is not None}
+    if data is None:
+        text = "digits-mlp" if task is None else task
+        return tasks.parse_task(text, **options), text.split("(")[0].strip()
+    if task is not None:
+        raise ValueError(f"--task {task} and --data {data} exclude each other.")
+    file = pathlib.Path(data).stem if data.endswith(".npz") else data
+    return tasks.data_task(data, **options), re.sub(r"\W+", "-", file)
 
 
 @app.command(name="list")

@@ -41,8 +41,37 @@ class Result:
     seconds: float
 
     def ranking(self) -> list[stats.SchemeSummary]:
-        """The schemes at their best learning rates, the fastest first."""
-        return stats.rank(self.runs)
+        """The schemes at their best learning rates, the fastest first.
+
+        `final_valid_accuracy` is the task's metric, whatever it is.
+        """
+        ranking = stats.rank(self.runs)
+        if self.percent:
+            return ranking
+        # Where 0 is not the worst there is, a diverged run has infinitely bad values.
+        worst = -math.inf if self.settings["direction"] == "max" else math.inf
+        finals = [
+            stats.finite_column(
+                stats.at_rate(self.runs, each.scheme, each.learning_rate),
+                "final_valid_accuracy",
+                worst,
+            )
+            for each in ranking
+        ]
+        return [
+            each._replace(final_valid_accuracy=stats.quartiles(final))
+            for each, final in zip(ranking, finals, strict=True)
+        ]
+
+    @property
+    def percent(self) -> bool:
+        """Whether the metric is a fraction, written as a percentage."""
+        return self.settings["metric_name"] == "accuracy"
+
+    @property
+    def _unit(self) -> str:
+        """The unit of the loss, as text after its name."""
+        return " (nats)" if self.settings["loss_name"] == "cross_entropy" else ""
 
     def summary(self) -> dict[str, Any]:
         """Settings and ranking as plain data; infinity is null, for JSON."""
@@ -74,7 +103,7 @@ class Result:
         rich.console.Console().print(_table(self))
 
     def plot_curves(self) -> Figure:
-        """Loss and accuracy against steps, each scheme at its best learning rate.
+        """Loss and metric against steps, each scheme at its best learning rate.
 
         Lines are medians over seeds, bands the quartiles. A line ends where more than
         half of the seeds have diverged.
@@ -88,16 +117,18 @@ class Result:
                 panels, ("train_loss", "valid_accuracy"), strict=True
             ):
                 _band(axes, at, column, label, color)
-        losses, accuracies = panels
-        losses.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
+        losses, metrics = panels
+        losses.set(xlabel="step", ylabel=f"training loss{self._unit}")
         losses.set_title("median and quartiles over seeds", loc="left", fontsize=10)
-        losses.set_ylim(*self._loss_limits())
-        accuracies.set(xlabel="step", ylabel="validation accuracy", ylim=(0, 1.02))
-        accuracies.axhline(
-            self.settings["target"], color="0.6", lw=1, ls="--", zorder=0
-        )
-        accuracies.set_title("dashed: the target", loc="left", fontsize=10)
-        self._finish(figure, accuracies, columns=3)
+        losses.set(**self._scale("train_loss"))
+        name = self.settings["metric_name"]
+        unit = self._unit if name == "loss" else ""
+        metrics.set(xlabel="step", ylabel=f"validation {name}{unit}")
+        fraction = {"ylim": (0, 1.02)}
+        metrics.set(**fraction if self.percent else self._scale("valid_accuracy"))
+        metrics.axhline(self.settings["target"], color="0.6", lw=1, ls="--", zorder=0)
+        metrics.set_title("dashed: the target", loc="left", fontsize=10)
+        self._finish(figure, metrics, columns=3)
         return figure
 
     def plot_learning_rates(self) -> Figure:
@@ -135,8 +166,8 @@ class Result:
             axes.fill_between(rates, low, high, where=shown, color=color, alpha=0.15)
             best = rates.index(scheme.learning_rate)
             axes.plot(rates[best], median[best], "o", mec=color, mfc="none", ms=13)
-        axes.set(xlabel="learning rate", ylabel="final training loss (nats)")
-        axes.set(xscale="log", yscale="log")
+        axes.set(xlabel="learning rate", ylabel=f"final training loss{self._unit}")
+        axes.set(xscale="log", yscale=self._scale("train_loss")["yscale"])
         self._finish(figure, axes, columns=2)
         return figure
 
@@ -144,14 +175,24 @@ class Result:
         count = len(self.settings["schemes"])
         return [(COLORS[i % 7], MARKERS[i // 7 % 7]) for i in range(count)]
 
-    def _loss_limits(self) -> tuple[float, float]:
-        """Limits that an exploded scheme cannot stretch beyond reading."""
-        losses = np.concatenate(self.runs["train_loss"].to_numpy())
-        losses = losses[np.isfinite(losses) & (losses > 0)]
-        if not len(losses):
-            return 1e-3, 10.0
-        low = max(np.quantile(losses, 0.001), 1e-6)
-        return float(low) / 1.5, 2 * min(float(losses.max()), 10.0)
+    def _scale(self, column: str) -> dict[str, Any]:
+        """Scale and limits that an exploded scheme cannot stretch beyond reading.
+
+        Logarithmic where no value is negative; else linear, without the worst tenth.
+        """
+        curves = np.array(self.runs[column].to_pylist(), dtype=float)
+        values = curves[np.isfinite(curves)]
+        if (values < 0).any():
+            falls = column == "train_loss" or self.settings["direction"] == "min"
+            kept = (0, 0.9) if falls else (0.1, 1)
+            return {"yscale": "linear", "ylim": tuple(np.quantile(values, kept))}
+        values = values[values > 0]
+        if not len(values):
+            return {"yscale": "log", "ylim": (1e-3, 10.0)}
+        low = max(np.quantile(values, 0.001), 1e-6)
+        nats = self.settings["loss_name"] == "cross_entropy"
+        cap = 10.0 if nats else 4 * np.nanmedian(curves[:, 0])
+        return {"yscale": "log", "ylim": (low / 1.5, 2 * min(values.max(), cap))}
 
     def _finish(self, figure: Figure, axes: Axes, columns: int) -> None:
         for each in figure.axes:
@@ -232,7 +273,7 @@ def _band(axes: Axes, at: pa.Table, column: str, label: str, color: str) -> None
     values = np.array(at[column].to_pylist(), dtype=float)
     loss = np.array(at["train_loss"].to_pylist(), dtype=float)
     gone = np.maximum.accumulate(~np.isfinite(loss), axis=1)
-    values = np.where(gone, np.inf, values)  # a diverged model's accuracy is none
+    values = np.where(gone, np.inf, values)  # a diverged model has none
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="higher")
     alive = np.isfinite(median)
     axes.plot(steps, np.where(alive, median, np.nan), color=color, lw=1.8, label=label)
@@ -243,17 +284,22 @@ def _band(axes: Axes, at: pa.Table, column: str, label: str, color: str) -> None
 
 def _table(result: Result) -> rich.table.Table:
     settings = result.settings
+    name, target = settings["metric_name"], settings["target"]
+    sign = ">=" if settings["direction"] == "max" else "<="
+    goal = (
+        f"{target:.0%} validation accuracy"
+        if result.percent
+        else f"validation {name} {sign} {target:g}"
+    )
     table = rich.table.Table(
-        title=(
-            f"{settings['task']}, {settings['optimizer']}:\nsteps to "
-            f"{settings['target']:.0%} validation accuracy"
-        ),
+        title=f"{settings['task']}, {settings['optimizer']}:\nsteps to {goal}",
         caption=(
             f"{result.runs.num_rows} runs in {result.seconds:.1f} s on "
             f"{settings['device']}. Medians, and quartiles of the steps, over "
             f"{settings['seeds']} seeds at the best of "
             f"{len(settings['learning_rates'])} learning rates (* at the edge of the "
-            "grid). Hits: runs that reached the target. Loss: of training, in nats."
+            "grid). Hits: runs that reached the target. Loss: of training"
+            f"{', in nats' if settings['loss_name'] == 'cross_entropy' else ''}."
         ),
         title_justify="left",
         caption_justify="left",
@@ -263,8 +309,10 @@ def _table(result: Result) -> rich.table.Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("scheme", no_wrap=True)
-    for name in ("rate", "steps", "hits", "loss", "acc.", "diverged"):
-        table.add_column(name, justify="right", no_wrap=True)
+    metric = "acc." if result.percent else f"valid. {name}"
+    for column in ("rate", "steps", "hits", "loss", metric, "diverged"):
+        table.add_column(column, justify="right", no_wrap=True)
+    form = ".1%" if result.percent else ".4g"
     for scheme in result.ranking():
         dead = not math.isfinite(scheme.final_train_loss.median)
         table.add_row(
@@ -273,7 +321,7 @@ def _table(result: Result) -> rich.table.Table:
             _steps(scheme, settings["steps"]),
             f"{scheme.reached}/{scheme.seeds}",
             "-" if dead else f"{scheme.final_train_loss.median:.3f}",
-            "-" if dead else f"{scheme.final_valid_accuracy.median:.1%}",
+            "-" if dead else f"{scheme.final_valid_accuracy.median:{form}}",
             f"{scheme.diverged}/{scheme.runs}",
         )
     return table

@@ -30,7 +30,12 @@ SCHEMA = pa.schema(
         ("valid_accuracy", pa.list_(pa.float64())),
     ]
 )
-"""A run's columns: losses in nats, accuracies as fractions, steps counted from 0."""
+"""A run's columns; steps count from 0.
+
+The three columns named after accuracy hold the task's validation metric, whatever it
+is: an accuracy as a fraction, or what `metric_name` in `sweep.json` says. The best is
+the greatest or the least, as `direction` says. Losses by cross-entropy are in nats.
+"""
 
 
 def claim(out: pathlib.Path, settings: dict[str, Any]) -> None:

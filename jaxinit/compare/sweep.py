@@ -9,7 +9,7 @@ import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -24,10 +24,11 @@ from jaxinit._types import Key
 from jaxinit.compare import report, store
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import Engine
-from jaxinit.compare.tasks import TASKS, Task
+from jaxinit.compare.task import Task
+from jaxinit.compare.tasks import parse_task
 from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
-from jaxinit.trace import kernels
-from jaxinit.tree import TreeScheme, choose, draw, layers_of, leaves_of
+from jaxinit.trace import Layer, kernels
+from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
 
 Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
@@ -67,11 +68,12 @@ def compare(
     numbers do not depend on which other runs there are.
 
     Args:
-        task: a task from `make_task`, or the name of a built-in one.
+        task: a task from `make_task`, or the text of a built-in one, such as
+            "digits-cnn" or "digits-mlp(depth=8, width=128)".
         schemes: initializers, drawn for every kernel of the model as the model's use
             of it says; or their texts; or functions
             `(key, params, apply, batch) -> params` where `apply(params, x)` gives
-            logits and `batch` is (inputs, labels), named by their `__name__`.
+            outputs and `batch` is (inputs, labels), named by their `__name__`.
         learning_rates: the grid, each positive.
         seeds: runs for each scheme and rate, numbered from 0.
         steps: optimizer steps of each run.
@@ -99,7 +101,8 @@ def compare(
         'he_normal()'
     """
     use_all_cores()
-    task = _task(task)
+    if isinstance(task, str):
+        task = parse_task(task)
     config = Config(steps, eval_every, batch_size, optimizer)
     config.check(task)
     named = _named_schemes(schemes)
@@ -113,7 +116,7 @@ def compare(
     began = time.perf_counter()
     grid = [(s, r, k) for s in named for r in rates for k in range(seeds)]
     init_keys, train_keys = seed_keys(seeds)
-    starts, states = _starts(task, named.values(), config, init_keys)
+    starts, states, scales = _starts(task, named.values(), config, init_keys)
     scheme_of_run, _, seed_of_run = np.indices((len(named), len(rates), seeds))
     seed_of_run = seed_of_run.ravel()
     start_of_run = scheme_of_run.ravel() * seeds + seed_of_run
@@ -125,7 +128,10 @@ def compare(
             jax.tree.map(lambda leaf: leaf[start_of_run], starts),
             jax.tree.map(lambda leaf: leaf[seed_of_run], states),
             train_keys[seed_of_run],
-            Hparams(jnp.array([rate for _, rate, _ in grid], jnp.float32)),
+            Hparams(
+                jnp.array([rate for _, rate, _ in grid], jnp.float32),
+                jax.tree.map(lambda leaf: leaf[scheme_of_run.ravel()], scales),
+            ),
         )
         try:
             for step, point in training:
@@ -154,17 +160,6 @@ def seed_keys(seeds: int) -> tuple[Key, Key]:
         jnp.arange(seeds)
     )
     return keys[:, 0], keys[:, 1]
-
-
-def _task(task: Task | str) -> Task:
-    if isinstance(task, Task):
-        return task
-    if task not in TASKS:
-        raise ValueError(
-            f"compare: task={task!r} is unknown; use one of {', '.join(TASKS)}, or a "
-            "task from make_task."
-        )
-    return TASKS[task]()
 
 
 def _named_schemes(schemes: Sequence[Scheme | str]) -> dict[str, Scheme]:
@@ -211,6 +206,9 @@ def _settings(
     return {
         "task": task.name,
         "task_fingerprint": task.fingerprint,
+        "loss_name": task.loss_name,
+        "metric_name": task.metric_name,
+        "direction": task.direction,
         "target": task.target,
         "schemes": schemes,
         "learning_rates": rates,
@@ -248,18 +246,22 @@ def _run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> 
 
 
 def _starts(
-    task: Task, schemes: Iterable[Scheme], config: Config, keys: Key
-) -> tuple[Any, Any]:
-    """Initial parameters, (scheme x seed) leading, and model states, seed leading."""
+    task: Task, schemes: Collection[Scheme], config: Config, keys: Key
+) -> tuple[Any, Any, Any]:
+    """Initial parameters, (scheme x seed) leading; model states, seed leading; scales.
+
+    The scales of updates are a tree like the parameters with arrays (scheme,), or None
+    where no scheme has its own.
+    """
     x, y = task.x_train[: config.batch_size], task.y_train[: config.batch_size]
     model = task.model
     abstract = jax.eval_shape(model.init, jax.random.key(0), x)
 
-    def logits(params: Any, state: Any, x: Any) -> Any:
+    def outputs(params: Any, state: Any, x: Any) -> Any:
         return model.apply(params, state, x, jax.random.key(0), False)[0]
 
     leaves, _ = leaves_of(abstract[0])
-    found = layers_of(leaves, abstract[0], logits, (abstract[1], x))
+    found = layers_of(leaves, abstract[0], outputs, (abstract[1], x))
     if not kernels(found):
         raise ValueError(
             f"compare: the model of task {task.name} has no kernel: no parameter "
@@ -281,13 +283,34 @@ def _starts(
 
         def by_function(key: Key, params: Any, state: Any) -> Any:
             return jax.jit(scheme, static_argnums=2)(
-                key, params, lambda p, x: logits(p, state, x), (x, y)
+                key, params, lambda p, x: outputs(p, state, x), (x, y)
             )
 
         return jax.vmap(by_function)(keys, own, states)
 
     drawn = [start(scheme) for scheme in schemes]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn), states
+    starts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
+    if not any(isinstance(scheme, MuP) for scheme in schemes):
+        return starts, states, None
+
+    def scales_of(path: str) -> Any:
+        return jnp.array([_scale(scheme, path, found, config) for scheme in schemes])
+
+    _, rebuild = leaves_of(abstract[0])
+    return starts, states, rebuild([scales_of(leaf.path) for leaf in leaves])
+
+
+def _scale(scheme: Scheme, path: str, found: Sequence[Layer], config: Config) -> float:
+    """What the updates of a leaf are multiplied with under a scheme."""
+    if not isinstance(scheme, MuP):
+        return 1.0
+    wanted = scheme.arguments["optimizer"]
+    if (wanted == "sgd") != (config.optimizer in ("sgd", "momentum")):
+        raise ValueError(
+            f"compare: tree.mup has the learning rates of {wanted}, but the optimizer "
+            f"is {config.optimizer}; give it the optimizer= that is trained with."
+        )
+    return scheme.by_path(found)[path].learning_rate
 
 
 def _diverged(point: Metrics) -> np.ndarray:
@@ -302,11 +325,12 @@ def _table(
     curves: list[Metrics],
     dead: np.ndarray,
 ) -> pa.Table:
-    train_loss, valid_loss, accuracy = (
+    train_loss, valid_loss, metric = (
         np.stack(column, axis=1).astype(float) for column in zip(*curves, strict=True)
     )
     eval_steps = [config.eval_every * i for i in range(len(curves))]
-    reached = accuracy >= task.target
+    reached = task.reached(metric)
+    best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
     hit = reached.any(axis=1) & ~dead
     first = np.array(eval_steps)[reached.argmax(axis=1)]
     return pa.table(
@@ -322,12 +346,12 @@ def _table(
             ],
             "final_train_loss": train_loss[:, -1],
             "final_valid_loss": valid_loss[:, -1],
-            "final_valid_accuracy": accuracy[:, -1],
-            "best_valid_accuracy": accuracy.max(axis=1),
+            "final_valid_accuracy": metric[:, -1],
+            "best_valid_accuracy": best,
             "eval_steps": [eval_steps] * len(grid),
             "train_loss": list(train_loss),
             "valid_loss": list(valid_loss),
-            "valid_accuracy": list(accuracy),
+            "valid_accuracy": list(metric),
         },
         schema=store.SCHEMA,
     )

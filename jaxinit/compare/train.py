@@ -14,7 +14,7 @@ from jax import lax
 from jaxinit import _checks
 from jaxinit._types import Array, Key
 from jaxinit.compare.models import Params, State
-from jaxinit.compare.tasks import Task
+from jaxinit.compare.task import Task
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -66,9 +66,12 @@ class Hparams(NamedTuple):
 
     Attributes:
         learning_rate: scalar, float32.
+        scales: a scalar for each parameter that its updates are multiplied with, a
+            tree like the parameters; None for ones.
     """
 
     learning_rate: Any
+    scales: Any = None
 
 
 class Data(NamedTuple):
@@ -108,15 +111,15 @@ class Metrics(NamedTuple):
     """One point of a run's curves; scalars, or with leading axes when stacked.
 
     Attributes:
-        train_loss: mean cross-entropy, in nats, of the segment's minibatches, each
-            before its step; at step 0, of the first minibatch.
-        valid_loss: mean cross-entropy over the validation data, in nats.
-        valid_accuracy: fraction of the validation data classified right.
+        train_loss: mean loss of the segment's minibatches, each before its step; at
+            step 0, of the first minibatch. In nats for cross-entropy.
+        valid_loss: mean loss over the validation data.
+        valid_metric: mean of the task's metric over the validation data.
     """
 
     train_loss: Any
     valid_loss: Any
-    valid_accuracy: Any
+    valid_metric: Any
 
 
 class Trainer(NamedTuple):
@@ -141,19 +144,16 @@ def make_trainer(task: Task, config: Config) -> Trainer:
     apply = task.model.apply
     optimizer = OPTIMIZERS[config.optimizer]
 
-    def losses(logits: Array, y: Array) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y)
-
     def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
-        logits, model_state = apply(params, model_state, x, key, True)
-        return losses(logits, y).mean(), model_state
+        outputs, model_state = apply(params, model_state, x, key, True)
+        return task.loss(outputs, y).mean(), model_state
 
     def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
-        logits, _ = apply(
+        outputs, _ = apply(
             state.params, state.model_state, data.x_valid, state.key, False
         )
-        accuracy = (logits.argmax(axis=-1) == data.y_valid).mean()
-        return losses(logits, data.y_valid).mean(), accuracy
+        loss, metric = task.loss(outputs, data.y_valid), task.metric
+        return loss.mean(), metric(outputs, data.y_valid).mean()
 
     def start(
         data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
@@ -175,6 +175,8 @@ def make_trainer(task: Task, config: Config) -> Trainer:
                 params, model_state, data.x_train[order], data.y_train[order], key
             )
             updates, opt_state = update(grads, opt_state, params)
+            if state.hparams.scales is not None:
+                updates = jax.tree.map(jnp.multiply, updates, state.hparams.scales)
             return (optax.apply_updates(params, updates), model_state, opt_state), loss
 
         carry = (state.params, state.model_state, state.opt_state)

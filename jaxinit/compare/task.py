@@ -1,0 +1,263 @@
+"""What is learned: a model, its data, and when it counts as learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxinit import _checks
+from jaxinit._types import Array
+from jaxinit.compare import data
+from jaxinit.compare.devices import use_all_cores
+from jaxinit.compare.models import Model, as_model
+
+Scores: TypeAlias = Callable[[Any, Array], Array]
+"""`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
+
+Direction: TypeAlias = Literal["max", "min"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A model, its data, what training lowers, and what counts as learned.
+
+    Attributes:
+        name: the task's text, by which results name it.
+        model: the model; see `as_model`.
+        x_train: training inputs, shape (n, ...).
+        y_train: training labels, shape (n, ...), int32 or float32.
+        x_valid: validation inputs, shape (m, ...).
+        y_valid: validation labels, shape (m, ...).
+        target: value of the metric at which a run has converged.
+        loss: `loss(outputs, y) -> values` of shape (batch, ...); training lowers
+            their mean.
+        metric: the same form; its mean over the validation data is held against the
+            target.
+        loss_name: the loss's name in results.
+        metric_name: the metric's.
+        direction: "max" if a run has converged once the metric is at least the
+            target, "min" once it is at most the target.
+    """
+
+    name: str
+    model: Model
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_valid: np.ndarray
+    y_valid: np.ndarray
+    target: float
+    loss: Scores
+    metric: Scores
+    loss_name: str
+    metric_name: str
+    direction: Direction
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A text that differs where names, data or the model's parameters differ."""
+        names = (self.name, self.loss_name, self.metric_name, self.direction)
+        digest = hashlib.sha256(repr(names).encode())
+        for array in (self.x_train, self.y_train, self.x_valid, self.y_valid):
+            digest.update(repr((array.shape, array.dtype)).encode())
+            digest.update(array.tobytes())
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.x_train[:1])
+        leaves = jax.tree_util.tree_leaves_with_path(shapes)
+        digest.update(repr([(jax.tree_util.keystr(p), s) for p, s in leaves]).encode())
+        return digest.hexdigest()[:16]
+
+    def reached(self, metric: np.ndarray) -> np.ndarray:
+        """Where the metric is at the target or better, which NaN never is."""
+        at_least = self.direction == "max"
+        return metric >= self.target if at_least else metric <= self.target
+
+
+def cross_entropy(logits: Array, y: Array) -> Array:
+    """-log softmax(logits)[y] in nats, of (batch, ..., classes) and (batch, ...)."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+
+def squared_error(outputs: Array, y: Array) -> Array:
+    """(outputs - y)^2, entry by entry, of arrays of one shape (batch, ...)."""
+    return jnp.square(outputs - y)
+
+
+def accuracy(logits: Array, y: Array) -> Array:
+    """Whether the greatest logit is the label's."""
+    return logits.argmax(axis=-1) == y
+
+
+LOSSES: Mapping[str, Scores] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+}
+"""The losses that `make_task` knows by name."""
+
+
+def make_task(
+    model: Any,
+    train: tuple[Any, Any],
+    valid: tuple[Any, Any],
+    *,
+    target: float,
+    name: str = "custom",
+    loss: str | Scores = "cross_entropy",
+    metric: str | Scores | None = None,
+    direction: Direction | None = None,
+) -> Task:
+    """A task from one's own model and data.
+
+    Args:
+        model: a Linen or NNX module, a function from `nnx.Rngs` to an NNX module, or
+            a pair `(init, apply)`; it maps inputs (batch, ...) to outputs, such as
+            logits (batch, classes).
+        train: `(inputs, labels)`, arrays of equal length; for "cross_entropy", labels
+            are integers from 0.
+        valid: the same, for validation.
+        target: value of the metric on the validation data at which a run counts as
+            converged; in (0, 1] for "accuracy".
+        name: the name that results carry.
+        loss: "cross_entropy" in nats, of logits (batch, ..., classes) and labels
+            (batch, ...); "squared_error", of outputs and labels of one shape; or a
+            function `(outputs, labels) -> values` of shape (batch, ...) that JAX can
+            differentiate. Training lowers the mean.
+        metric: "accuracy", the fraction of labels with the greatest logit; "loss"; or
+            a function of the same form. By default "accuracy" for "cross_entropy" and
+            "loss" otherwise.
+        direction: whether the metric is to rise, "max", or to fall, "min". Needed for
+            a function, and known otherwise.
+
+    Returns:
+        A `Task` for `jaxinit.compare.compare`. Results know a function by its name
+        alone: two that differ need two names.
+
+    Raises:
+        ValueError: lengths differ, data hold NaN or infinity, labels are out of
+            range, or the model's outputs do not fit the labels.
+
+    Example:
+        >>> import numpy as np
+        >>> from flax import linen as nn
+        >>> x, y = np.eye(4, dtype=np.float32), np.arange(4)
+        >>> make_task(nn.Dense(4), (x, y), (x, y), target=0.9).name
+        'custom'
+        >>> y = x[:, :1] - x[:, 1:2]
+        >>> task = make_task(
+        ...     nn.Dense(1), (x, y), (x, y), target=0.1, loss="squared_error"
+        ... )
+        >>> task.metric_name, task.direction
+        ('loss', 'min')
+    """
+    use_all_cores()
+    loss, loss_name = _loss(loss)
+    if metric is None:
+        metric = "accuracy" if loss is cross_entropy else "loss"
+    metric, metric_name, direction = _metric(metric, loss, direction)
+    if not isinstance(target, numbers.Real):
+        raise TypeError(f"target={target!r} must be a number.")
+    _checks.number("make_task", target=target)
+    if metric is accuracy and not 0 < target <= 1:
+        raise ValueError(f"target={target!r} must be an accuracy in (0, 1].")
+    classes = loss is cross_entropy or metric is accuracy
+    x_train, y_train = data.checked("train", *train, classes=classes)
+    x_valid, y_valid = data.checked("valid", *valid, classes=classes)
+    for what, ours, theirs in (
+        ("inputs", x_train, x_valid),
+        ("labels", y_train, y_valid),
+    ):
+        if ours.shape[1:] != theirs.shape[1:]:
+            raise ValueError(
+                f"train {what} have shape {ours.shape[1:]} each and valid {what} "
+                f"{theirs.shape[1:]}; they must be the same."
+            )
+    task = Task(
+        name,
+        as_model(model),
+        x_train,
+        y_train,
+        x_valid,
+        y_valid,
+        target,
+        loss,
+        metric,
+        loss_name,
+        metric_name,
+        direction,
+    )
+    _check_outputs(task)
+    return task
+
+
+def _loss(loss: str | Scores) -> tuple[Scores, str]:
+    if callable(loss):
+        return loss, getattr(loss, "__name__", repr(loss))
+    _checks.choice("make_task", "loss", loss, LOSSES)
+    return LOSSES[loss], loss
+
+
+def _metric(
+    metric: str | Scores, loss: Scores, direction: str | None
+) -> tuple[Scores, str, Direction]:
+    """The metric as a function, its name, and the direction in which it is better."""
+    if not callable(metric):
+        _checks.choice("make_task", "metric", metric, ("accuracy", "loss"))
+        known = "max" if metric == "accuracy" else "min"
+        if direction not in (None, known):
+            raise ValueError(
+                f"make_task: direction={direction!r} does not fit metric={metric!r}, "
+                f"whose direction is {known!r}; leave it out."
+            )
+        return (accuracy if metric == "accuracy" else loss), metric, known
+    name = getattr(metric, "__name__", repr(metric))
+    if direction not in ("max", "min"):
+        raise ValueError(
+            f"make_task: direction={direction!r} of metric {name} must be 'max' if "
+            "greater is better, or 'min'."
+        )
+    return metric, name, direction
+
+
+def _check_outputs(task: Task) -> None:
+    """Raise unless outputs, labels, loss and metric fit each other."""
+    key, x, y = jax.random.key(0), task.x_train[:2], task.y_train[:2]
+
+    def outputs(key: Any) -> Any:
+        params, state = task.model.init(key, x)
+        return task.model.apply(params, state, x, key, False)[0]
+
+    count = len(x)
+    out = jax.eval_shape(outputs, key)
+    shape = jax.tree.map(lambda leaf: leaf.shape, out)
+    if task.loss is cross_entropy or task.metric is accuracy:
+        if len(shape) != y.ndim + 1 or shape[:-1] != y.shape:
+            wanted = ", ".join(map(str, (*y.shape, "classes")))
+            raise ValueError(
+                f"the model maps {count} inputs to shape {shape}; logits of shape "
+                f"({wanted}) are needed."
+            )
+        highest = max(task.y_train.max(), task.y_valid.max())
+        if highest >= shape[-1]:
+            raise ValueError(
+                f"labels reach {highest}, but the model has {shape[-1]} outputs, so "
+                f"labels from 0 to {shape[-1] - 1} are in range."
+            )
+    if task.loss is squared_error and shape != y.shape:
+        raise ValueError(
+            f"the model maps {count} inputs to shape {shape}, but their labels have "
+            f"shape {y.shape}; squared errors need one shape."
+        )
+    for name, function in (("loss", task.loss), ("metric", task.metric)):
+        scores = jax.eval_shape(function, out, y)
+        if scores.ndim == 0 or len(scores) != count:
+            raise ValueError(
+                f"the {name} of {count} examples has shape {scores.shape}; a value for "
+                f"each example, of shape ({count}, ...), is needed."
+            )
