@@ -33,6 +33,8 @@ ROOMS = [
     "compare.train",
     "compare.engine",
     "compare.store",
+    "compare.inference",
+    "compare.sequential",
     "compare.stats",
     "compare.report",
     "compare.sweep",
