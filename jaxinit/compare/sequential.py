@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxinit import _checks
