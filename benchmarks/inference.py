@@ -167,7 +167,10 @@ def main() -> None:
 
 
 def coverage(setting: Setting, seeds: int, sweeps: int) -> dict[str, Any]:
-    """How often the interval of the ratio holds the truth, and a bootstrap's does."""
+    """How often the interval of the ratio holds the truth, and a bootstrap's does.
+
+    Where all pairs show one ratio there is no interval; the shares are of the others.
+    """
     rng = np.random.default_rng([seeds, *setting.name.encode()])
     budget = setting.budget
     first, second = setting.truth()
@@ -185,12 +188,16 @@ def coverage(setting: Setting, seeds: int, sweeps: int) -> dict[str, Any]:
         "covered": percent(np.mean(covers(student, truth)[made])),
         "truth above": percent(np.mean(truth > student[1][made] + 1e-9)),
         "no interval": percent(np.mean(~made)),
-        "times from low to high": round(
-            float(np.exp(np.nanmedian(student[1] - student[0]))), 2
-        ),
+        "times from low to high": width(student),
         "percentile bootstrap": percent(np.mean(covers(percentile, truth))),
         "bootstrap-t": percent(np.mean(covers(studentized, truth))),
+        "bootstrap-t from low to high": width(studentized),
     }
+
+
+def width(interval: np.ndarray) -> float:
+    """How many times the lower bound the upper is, the median over sweeps."""
+    return round(float(np.exp(np.nanmedian(interval[1] - interval[0]))), 2)
 
 
 def covers(interval: np.ndarray, truth: float) -> np.ndarray:

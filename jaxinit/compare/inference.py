@@ -358,8 +358,8 @@ def pairwise(
     fall below 1/16, and so shows nothing however large the difference. Neither knows
     of failures that the seeds did not show: between a scheme that is sooner but for a
     tenth of diverged runs and one that equals its mean by being steady, both say
-    "faster" in 7 to 9 % of sweeps, and in most of them where the spread is small
-    beside the difference. `stats.divergence_rate` has the interval that warns of it.
+    "faster" in 7 to 9 % of sweeps, and in up to 72 % where the spread is small beside
+    the difference. `stats.divergence_rate` has the interval that warns of it.
 
     Args:
         times: scheme to (seeds,) times to target, all in one order of seeds; infinity
@@ -460,13 +460,15 @@ def _student(differences: Floats, confidence: float) -> Ratio:
     error = float(differences.std(ddof=1)) / math.sqrt(n)
     margin = error * float(special.stdtrit(n - 1, (1 + confidence) / 2))
     p_value = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
-    return Ratio(
-        math.exp(mean), math.exp(mean - margin), math.exp(mean + margin), p_value, n
-    )
+    with np.errstate(over="ignore", under="ignore"):  # two pairs may say just nothing
+        low, high = np.exp([mean - margin, mean + margin])
+    return Ratio(math.exp(mean), float(low), float(high), p_value, n)
 
 
 def _inverse(ratio: Ratio) -> Ratio:
-    return ratio._replace(ratio=1 / ratio.ratio, low=1 / ratio.high, high=1 / ratio.low)
+    with np.errstate(divide="ignore"):
+        low, high = 1 / np.array([ratio.high, ratio.low])
+    return ratio._replace(ratio=1 / ratio.ratio, low=float(low), high=float(high))
 
 
 def _logs(owner: str, name: str, steps: ArrayLike, budget: float) -> Floats:
