@@ -36,6 +36,8 @@ ROOMS = [
     "compare.train",
     "compare.engine",
     "compare.store",
+    "compare.inference",
+    "compare.sequential",
     "compare.stats",
     "compare.report",
     "compare.sweep",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from jaxinit.compare import stats
 from jaxinit.compare.store import SCHEMA
 
-INF = math.inf
+INF, NAN = math.inf, math.nan
 
 
 def runs(*rows):
@@ -79,3 +80,163 @@ def test_a_miss_counts_as_never_and_a_diverged_run_as_worst():
 def test_quartiles_are_observed_values():
     assert stats.quartiles(np.array([4.0, 1.0, INF, 2.0, 3.0])) == (2.0, 3.0, 4.0)
     assert stats.quartiles(np.array([7.0])) == (7.0, 7.0, 7.0)
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(stats).failed == 0
+
+
+def tuning_table():
+    """Rate .1 suits the tuning seeds 0 and 1, rate .2 the seeds 2 and 3."""
+    return runs(
+        *[("a", 0.1, seed, steps, 0.1) for seed, steps in enumerate((10, 10, 90, 90))],
+        *[("a", 0.2, seed, steps, 0.1) for seed, steps in enumerate((20, 20, 5, 5))],
+        *[("a", 0.4, seed, None, INF) for seed in range(4)],
+        *[("b", 0.1, seed, 80, 0.1) for seed in range(4)],
+        *[("b", 0.2, seed, 30, 0.1) for seed in range(3)],
+        ("b", 0.2, 3, None, 0.3),
+        *[("b", 0.4, seed, 50, 0.1) for seed in range(4)],
+    )
+
+
+def test_a_rate_is_chosen_on_tuning_seeds_and_scored_on_the_others():
+    a, b = stats.tuned(tuning_table(), [0, 1])
+    assert (a.scheme, a.learning_rate, a.at_edge) == ("a", 0.1, True)
+    assert a.steps_to_target == (90, 90, 90)  # not 10, which chose the rate
+    assert (a.seeds, a.reached, a.diverged, a.runs) == (2, 2, 4, 12)
+    assert (b.scheme, b.learning_rate, b.at_edge) == ("b", 0.2, False)
+    assert (b.seeds, b.reached) == (2, 1)
+    swapped = stats.tuned(tuning_table(), [2, 3])
+    assert swapped[0].steps_to_target.median == 20
+
+
+def test_one_rate_for_all_is_the_other_view():
+    a, b = stats.fixed(tuning_table(), 0.2)
+    assert (a.scheme, a.learning_rate, a.at_edge, a.seeds) == ("a", 0.2, False, 4)
+    assert (b.scheme, b.reached, b.runs) == ("b", 3, 12)
+
+
+def test_times_are_paired_by_seed():
+    table = tuning_table()
+    _, scoring = stats.split(table, [0, 1])
+    times = stats.times(scoring, stats.tuned(table, [0, 1]))
+    assert list(times) == ["a", "b"]
+    assert times["a"].tolist() == [90, 90] and times["b"].tolist() == [30, INF]
+    ragged = runs(("a", 0.1, 7, 0, 0.1), ("a", 0.1, 3, 50, INF), ("b", 0.1, 5, 40, 0.1))
+    times = stats.times(ragged, stats.rank(ragged))
+    # Seeds 3, 5, 7: a diverged run missed, whatever it had reached; step 0 counts as 1.
+    np.testing.assert_array_equal(times["a"], [INF, NAN, 1])
+    np.testing.assert_array_equal(times["b"], [NAN, 40, NAN])
+
+
+def test_missing_rates_are_named():
+    table = runs(("a", 0.1, 0, 1, 0.1), ("a", 0.2, 0, 1, 0.1), ("b", 0.2, 0, 1, 0.1))
+    assert stats.missing_rates(table) == {"b": [0.1]}
+    assert stats.missing_rates(tuning_table()) == {}
+
+
+def test_area_under_curve_holds_diverged_runs_at_the_worst():
+    values = [[3.0, 1.0, 1.0], [3.0, NAN, INF]]
+    areas = stats.area_under_curve([0, 10, 40], values, worst=5.0)
+    assert areas.tolist() == [(20 + 30) / 40, (40 + 150) / 40]
+
+
+def test_interquartile_mean_as_rliable_defines_it():
+    scores = np.arange(20.0).reshape(4, 5) ** 2
+    assert stats.iqm(scores) == pytest.approx(np.mean(np.arange(5.0, 15) ** 2))
+    assert stats.iqm([1, 2, 3, INF]) == 2.5 and stats.iqm([1, INF]) == INF
+
+
+def test_probability_of_improvement_counts_pairs():
+    a, b = np.array([10, 20, 30, INF]), np.array([20, INF, 25])
+    wins = (a[:, None] < b) + (a[:, None] == b) / 2
+    assert stats.probability_of_improvement(a, b) == pytest.approx(wins.mean())
+    assert stats.probability_of_improvement([INF], [INF, INF]) == 0.5
+    assert stats.probability_of_improvement([1, 2], [3, 4]) == 1
+
+
+def test_sensitivity_is_the_range_around_the_best_rate():
+    rates = [1.0, 0.001, 0.01, 0.1, 0.0001]
+    medians = [INF, 150, 300, 100, 90]
+    twice = stats.learning_rate_sensitivity(rates, medians)
+    assert (twice.low, twice.high, twice.at_edge) == (0.0001, 0.001, True)
+    reached = stats.learning_rate_sensitivity(rates, medians, factor=INF)
+    assert reached.decades == pytest.approx(3) and reached.high == 0.1
+    alone = stats.learning_rate_sensitivity([0.1, 0.2, 0.4], [90, 20, 90])
+    assert alone == (0, 0.2, 0.2, False)
+    none = stats.learning_rate_sensitivity([0.1, 0.2], [INF, INF])
+    assert math.isnan(none.decades) and not none.at_edge
+
+
+def test_divergence_rate_of_no_run_is_not_certain_to_be_none():
+    share, low, high = stats.divergence_rate([False] * 10)
+    assert share == 0 and low == pytest.approx(0, abs=1e-12) and 0.2 < high < 0.35
+    assert stats.divergence_rate([True, False]).share == 0.5
+
+
+def test_profile_leaves_out_misses_and_tasks_that_all_miss():
+    times = [[10, 40, INF], [30, 20, INF]]
+    profile = stats.performance_profile(times, [1, 2, 3, 1e9])
+    np.testing.assert_allclose(profile * 3, [[1, 2, 2, 2], [1, 1, 2, 2]])
+
+
+def test_targets_are_what_the_baseline_reaches_at_its_best_rate():
+    curves = {
+        0.1: [[0.1, 0.5, 0.4], [0.1, 0.6, 0.8], [0.1, 0.7, 0.6]],
+        0.5: [[0.1, NAN, NAN], [0.1, 0.9, NAN], [0.1, 0.2, 0.3]],
+    }
+    targets = stats.targets_by_rule(curves, factor=2)
+    # Best values .5, .8, .7: the median's gap to 1 is .3, at step 0 it is .9.
+    assert targets == pytest.approx((0.4, 0.7, 0.85, 0.1))
+    losses = stats.targets_by_rule({1.0: [[2.0, 1.5], [2.0, 1.0], [2.0, 1.5]]}, 0, 2)
+    assert losses == pytest.approx((1.75, 1.5, 0.75, 1.0))  # half way back to 2
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda: stats.split(tuning_table(), [9]), "none of the runs are at"),
+        (lambda: stats.split(tuning_table(), range(4)), "all of the runs are at"),
+        (lambda: stats.fixed(tuning_table(), 0.3), "no run to score at the learning"),
+        (
+            lambda: stats.tuned(
+                runs(("b", 0.1, 1, 1, 0.1), ("a", 0.1, 0, 1, 0.1)), [0]
+            ),
+            "b has no run on the tuning seeds",
+        ),
+        (
+            lambda: stats.times(
+                pa.concat_tables([tuning_table()] * 2), stats.rank(tuning_table())
+            ),
+            "two runs at the learning rate 0.2 and one seed",
+        ),
+        (lambda: stats.area_under_curve([0, 0], [1, 2]), "must ascend"),
+        (lambda: stats.iqm([1, NAN]), "no NaN"),
+        (lambda: stats.probability_of_improvement([], [1]), "must hold numbers"),
+        (lambda: stats.learning_rate_sensitivity([1, 1], [1, 2]), "distinct"),
+        (lambda: stats.learning_rate_sensitivity([1], [1], 0.5), "at least 1"),
+        (lambda: stats.divergence_rate([]), "there is no run"),
+        (lambda: stats.performance_profile([1, 2], [1]), "must be (schemes, tasks)"),
+        (lambda: stats.performance_profile([[1]], [0.5]), "at least 1, the fastest"),
+        (lambda: stats.targets_by_rule({}), "no curve"),
+        (lambda: stats.targets_by_rule({0.1: [[0.1, 0.1]]}), "learns nothing"),
+        (lambda: stats.targets_by_rule({0.1: [[0, 1]]}, factor=1), "greater than 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=r"^\w+: .*\.$") as error:
+        call()
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_mixed_tasks_are_refused():
+    table = tuning_table()
+    other = table.set_column(1, "task", pa.array(["u"] * table.num_rows))
+    mixed = pa.concat_tables([table, other])
+    for call in (
+        lambda: stats.split(mixed, [0]),
+        lambda: stats.fixed(mixed, 0.1),
+        lambda: stats.times(mixed, stats.rank(table)),
+    ):
+        with pytest.raises(ValueError, match="tasks t, u; pass one task's"):
+            call()
