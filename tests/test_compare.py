@@ -278,9 +278,10 @@ def test_a_plain_model_and_a_users_own_scheme():
 
 def test_schemes_for_whole_models_go_side_by_side():
     task = digits_mlp(depth=2, width=16)
-    apply = lambda params, x: task.model.apply(params, (), x, jax.random.key(0), False)[
-        0
-    ]  # noqa: E731
+
+    def apply(params, x):
+        return task.model.apply(params, (), x, jax.random.key(0), False)[0]
+
     params = jax.eval_shape(task.model.init, jax.random.key(0), task.x_train[:1])[0]
     base = jax.eval_shape(
         digits_mlp(depth=2, width=8).model.init, jax.random.key(0), task.x_train[:1]
