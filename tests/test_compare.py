@@ -141,7 +141,7 @@ def test_files(tmp_path, capsys):
     assert "he_normal()" in capsys.readouterr().out
     names = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.*")}
     assert names >= {"summary.json", "curves.png", "learning_rates.png"}
-    assert [n for n in names if n.endswith(".parquet")] == ["runs/runs.parquet"]
+    assert len([n for n in names if n.endswith(".parquet")]) == 1
     assert read_runs(tmp_path / "out").equals(result.runs)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["runs"] == 8 and summary["ranking"][0]["scheme"]
@@ -153,8 +153,10 @@ def test_other_results_are_never_overwritten(tmp_path):
     sweep(out=tmp_path / "a")
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*.*") if p.is_file()}
     sweep(out=tmp_path / "a")  # the same sweep may run again
-    with pytest.raises(FileExistsError, match="results of another sweep"):
-        sweep(seeds=3, out=tmp_path / "a")
+    with pytest.raises(
+        FileExistsError, match="another sweep: steps is 20 there and 25"
+    ):
+        sweep(steps=25, out=tmp_path / "a")
     assert all(p.read_bytes() == b for p, b in before.items() if p.suffix == ".parquet")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("x")
@@ -196,8 +198,11 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     saved = json.loads((tmp_path / "results/digits-mlp/summary.json").read_text())
     assert saved["settings"]["optimizer"] == "sgd" and saved["runs"] == 2
     assert saved["settings"]["task"].endswith("(depth=1, width=8, activation='tanh')")
-    assert cli.run(["compare", *settings, "--seeds", "2"]) == 2
+    assert cli.run(["compare", *settings, "--steps", "15"]) == 2
     assert "another sweep" in capsys.readouterr().err
+    assert cli.run(["compare", *settings, "--seeds", "2"]) == 0
+    saved = json.loads((tmp_path / "results/digits-mlp/summary.json").read_text())
+    assert saved["settings"]["seeds"] == 2 and saved["runs"] == 4
     assert cli.run(["compare", "--schemes", "he_norml"]) == 2
     error = capsys.readouterr().err
     assert "nearest is 'he_normal'" in error and error.count("\n") == 1

@@ -20,7 +20,7 @@ import tyro
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._parse import parse
-from jaxinit.compare import devices, report, sweep, tasks
+from jaxinit.compare import devices, engine, report, store, sweep, tasks
 
 app = tyro.extras.SubcommandApp()
 
@@ -42,6 +42,8 @@ def compare_command(
     optimizer: str = "momentum",
     target: float | None = None,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    strategy: Literal["map", "vmap", "loop"] | None = None,
+    shard: str | None = None,
     out: pathlib.Path | None = None,
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -69,13 +71,23 @@ def compare_command(
         target: validation accuracy, or whatever the task's metric is, at which a run
             has converged; each task has its own.
         platform: where to run; JAX's own choice by default.
-        out: folder for the results; results/NAME by default. A folder with other
-            results is never overwritten.
+        strategy: how a device trains its runs: one after another in a compiled loop
+            (map), at once (vmap), or step by step from Python (loop); measured for
+            large sweeps by default.
+        shard: only a part of the sweep, as 0/4 to 3/4 on four machines; join the
+            folders with jaxinit merge.
+        out: folder for the results; results/NAME by default. A folder with runs of
+            the same task and settings is added to; other results are never
+            overwritten.
         quiet: print neither progress nor table.
     """
     if platform is not None:
         jax.config.update("jax_platforms", platform)
     devices.use_all_cores()
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
+        jax.config.update(
+            "jax_compilation_cache_dir", str(engine.cache_folder() / "programs")
+        )
     try:
         jax.devices()
     except RuntimeError:
@@ -94,9 +106,36 @@ def compare_command(
         eval_every=eval_every,
         batch_size=batch_size,
         optimizer=optimizer,
+        strategy=strategy,
+        shard=None if shard is None else _part(shard),
         out=pathlib.Path("results", name) if out is None else out,
         quiet=quiet,
     )
+
+
+def _part(shard: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not found:
+        raise ValueError(f"--shard {shard} must read I/N, such as 0/4.")
+    return int(found[1]), int(found[2])
+
+
+@app.command(name="merge")
+def merge_command(
+    sources: tyro.conf.Positional[tuple[pathlib.Path, ...]],
+    /,
+    *,
+    out: Annotated[pathlib.Path, tyro.conf.arg(aliases=["-o"])],
+) -> None:
+    """Join the runs of several folders of one sweep, made on several machines.
+
+    Args:
+        sources: the folders.
+        out: the folder of all runs.
+    """
+    runs = store.merge(sources, out)
+    report.Result(runs, store.read_settings(out), 0.0).save(out)
+    print(f"{runs.num_rows} runs in {out}")
 
 
 def _task(
@@ -183,7 +222,7 @@ def run(arguments: list[str] | None = None) -> int:
             description="Weight initialization schemes: list, show, compare.",
             args=arguments,
         )
-    except (ValueError, TypeError, FileExistsError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

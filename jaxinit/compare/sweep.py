@@ -23,7 +23,7 @@ from jaxinit._parse import parse
 from jaxinit._types import Key
 from jaxinit.compare import report, store
 from jaxinit.compare.devices import use_all_cores
-from jaxinit.compare.engine import Engine
+from jaxinit.compare.engine import STRATEGIES, Engine, Strategy, choose_strategy
 from jaxinit.compare.task import Task
 from jaxinit.compare.tasks import parse_task
 from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
@@ -45,6 +45,12 @@ DEFAULT_SCHEMES = (
 DEFAULT_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 DEFAULT_SEEDS = 5
 
+MEMORY = 2**31
+"""Bytes that the runs of a chunk may take, about."""
+
+WORTH_MEASURING = 30_000
+"""Optimizer steps of all runs above which strategies are measured first."""
+
 _PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -58,6 +64,8 @@ def compare(
     eval_every: int = 25,
     batch_size: int = 64,
     optimizer: str = "momentum",
+    strategy: Strategy | None = None,
+    shard: tuple[int, int] | None = None,
     out: str | pathlib.Path | None = None,
     quiet: bool = False,
 ) -> report.Result:
@@ -80,7 +88,12 @@ def compare(
         eval_every: steps between two evaluations on the validation data.
         batch_size: examples in a step.
         optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
-        out: folder for the results; None writes nothing.
+        strategy: how a device trains its runs, of `engine.STRATEGIES`; measured for
+            large sweeps if None.
+        shard: (i, n): only the i-th of n parts of the sweep, counted from 0; the parts
+            may be made on different machines and joined by `merge`.
+        out: folder for the results; None writes nothing. In a folder that holds some
+            of the runs already, only the others are made.
         quiet: neither progress nor table on the screen.
 
     Returns:
@@ -89,7 +102,7 @@ def compare(
     Raises:
         ValueError: a setting is out of range.
         TypeError: a scheme is no scheme.
-        FileExistsError: `out` holds something else.
+        FileExistsError: `out` holds something else, or runs of other settings.
 
     Example:
         >>> from jaxinit.compare import compare, digits_mlp
@@ -108,50 +121,156 @@ def compare(
     named = _named_schemes(schemes)
     rates = _checked_rates(learning_rates)
     _checks.integer("compare", seeds=seeds)
+    if strategy is not None:
+        _checks.choice("compare", "strategy", strategy, STRATEGIES)
+    part = _checked_part(shard)
     settings = _settings(task, config, list(named), rates, seeds)
+    done: frozenset[str] = frozenset()
     if out is not None:
         out = pathlib.Path(out)
-        store.claim(out, settings)
+        settings = store.claim(out, settings)
+        done = store.finished(out)
 
     began = time.perf_counter()
-    grid = [(s, r, k) for s in named for r in rates for k in range(seeds)]
-    init_keys, train_keys = seed_keys(seeds)
-    starts, states, scales = _starts(task, named.values(), config, init_keys)
-    scheme_of_run, _, seed_of_run = np.indices((len(named), len(rates), seeds))
-    seed_of_run = seed_of_run.ravel()
-    start_of_run = scheme_of_run.ravel() * seeds + seed_of_run
-    curves: list[Metrics] = []
-    dead = np.zeros(len(grid), bool)
-    with report.Progress(len(grid), config.steps, quiet) as progress:
-        engine = Engine(make_trainer(task, config), config, task_data(task))
-        training = engine.train(
-            jax.tree.map(lambda leaf: leaf[start_of_run], starts),
-            jax.tree.map(lambda leaf: leaf[seed_of_run], states),
-            train_keys[seed_of_run],
-            Hparams(
-                jnp.array([rate for _, rate, _ in grid], jnp.float32),
-                jax.tree.map(lambda leaf: leaf[scheme_of_run.ravel()], scales),
-            ),
-        )
-        try:
-            for step, point in training:
-                curves.append(point)
-                dead |= _diverged(point)
-                progress.update(step, int(dead.sum()))
-        except KeyboardInterrupt:
-            if out is not None and curves:
-                # A diverged run is a result whatever the remaining steps would be.
-                table = _table(task, config, grid, curves, dead)
-                store.write_runs(out, table.filter(pa.array(dead)))
-            raise
-    result = report.Result(
-        _table(task, config, grid, curves, dead), settings, time.perf_counter() - began
-    )
+    # By seeds first: what is finished early can be compared.
+    grid = [(s, r, k) for k in range(seeds) for s in named for r in rates]
+    names = {run: _run_id(task, config, *run) for run in grid}
+    pending = [
+        run for run in grid if names[run] not in done and _in_part(names[run], part)
+    ]
+    tables: list[pa.Table] = []
+    if pending:
+        runs = _Runs(task, config, named, seeds, strategy, len(pending))
+        chunks = [
+            pending[at : at + runs.width] for at in range(0, len(pending), runs.width)
+        ]
+        total = config.steps * len(chunks)
+        with report.Progress(len(pending), total, quiet) as progress:
+            for number, chunk in enumerate(chunks):
+
+                def show(step: int, dead: int, before: int = number) -> None:
+                    progress.update(before * config.steps + step, dead)
+
+                def keep(table: pa.Table) -> None:
+                    tables.append(table)
+                    if out is not None:
+                        store.write_runs(out, table)
+
+                runs.train(chunk, show, keep)
+    if out is not None:
+        table = store.read_runs(out) if done or tables else store.SCHEMA.empty_table()
+    else:
+        tables = tables or [store.SCHEMA.empty_table()]
+        table = store.sorted_runs(pa.concat_tables(tables), settings["schemes"])
+    result = report.Result(table, settings, time.perf_counter() - began)
+    if part[1] > 1:
+        return result  # a part alone makes no ranking
     if out is not None:
         result.save(out)
     if not quiet:
         result.show()
     return result
+
+
+class _Runs:
+    """The runs of a sweep, trained a chunk at a time by the same programs."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        schemes: dict[str, Scheme],
+        seeds: int,
+        strategy: Strategy | None,
+        pending: int,
+    ) -> None:
+        self._task, self._config = task, config
+        self._scheme = {name: k for k, name in enumerate(schemes)}
+        self._seeds = seeds
+        init_keys, self._train_keys = seed_keys(seeds)
+        self._starts, self._states, self._scales, convolved = _starts(
+            task, schemes.values(), config, init_keys
+        )
+        if strategy is None:
+            strategy = self._chosen(pending, convolved)
+        self._engine = Engine(
+            make_trainer(task, config), config, task_data(task), strategy
+        )
+        sizes = [leaf.nbytes for leaf in jax.tree.leaves(self._starts)]
+        each = max(1, sum(sizes) // (len(schemes) * seeds))
+        devices = len(jax.local_devices())
+        on_cpu = jax.default_backend() == "cpu"
+        most = (32 if on_cpu else 1024) * devices
+        self.width = min(pending, most, max(devices, MEMORY // (4 * each)))
+
+    def _chosen(self, pending: int, convolved: bool) -> Strategy:
+        """The strategy: measured where that pays, else by the rule that it follows."""
+        if pending * self._config.steps < WORTH_MEASURING:
+            if jax.default_backend() != "cpu":
+                return "vmap"
+            return "loop" if convolved else "map"
+        config = self._config
+        example = jax.tree.map(lambda x: x[0], self._arguments([(0, 0.0, 0)]))
+        return choose_strategy(
+            lambda config: make_trainer(self._task, config),
+            config,
+            task_data(self._task),
+            example,
+            f"{self._task.fingerprint} {config.batch_size} {config.optimizer}",
+        )
+
+    def _arguments(self, runs: Sequence[tuple[int, float, int]]) -> Any:
+        """The arguments of `Engine.train` for runs (scheme's number, rate, seed)."""
+        scheme, rate, seed = (np.array(column) for column in zip(*runs, strict=True))
+        start = scheme * self._seeds + seed
+        return (
+            jax.tree.map(lambda leaf: leaf[start], self._starts),
+            jax.tree.map(lambda leaf: leaf[seed], self._states),
+            self._train_keys[seed],
+            Hparams(
+                jnp.array(rate, jnp.float32),
+                jax.tree.map(lambda leaf: leaf[scheme], self._scales),
+            ),
+        )
+
+    def train(
+        self,
+        chunk: Sequence[tuple[str, float, int]],
+        show: Callable[[int, int], None],
+        keep: Callable[[pa.Table], None],
+    ) -> None:
+        """Train a chunk and keep its table; interrupted, what has diverged by then."""
+        arguments = self._arguments([(self._scheme[s], r, k) for s, r, k in chunk])
+        curves: list[Metrics] = []
+        dead = np.zeros(len(chunk), bool)
+        try:
+            for step, point in self._engine.train(*arguments, width=self.width):
+                curves.append(point)
+                dead |= _diverged(point)
+                show(step, int(dead.sum()))
+        except KeyboardInterrupt:
+            if dead.any():
+                # A diverged run is a result whatever the remaining steps would be.
+                table = _table(self._task, self._config, list(chunk), curves, dead)
+                keep(table.filter(pa.array(dead)))
+            raise
+        keep(_table(self._task, self._config, list(chunk), curves, dead))
+
+
+def _checked_part(shard: tuple[int, int] | None) -> tuple[int, int]:
+    part = (0, 1) if shard is None else tuple(shard)
+    if len(part) != 2 or not all(isinstance(n, int) for n in part):
+        raise TypeError(f"compare: shard={shard!r} must be two integers, i and n.")
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(
+            f"compare: shard={shard!r} must be (i, n) with i from 0 to n - 1."
+        )
+    return part[0], part[1]
+
+
+def _in_part(name: str, part: tuple[int, int]) -> bool:
+    """Whether a run belongs to a part of the sweep: by its name, so for ever."""
+    return int(name, 16) % part[1] == part[0]
 
 
 def seed_keys(seeds: int) -> tuple[Key, Key]:
@@ -247,8 +366,10 @@ def _run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> 
 
 def _starts(
     task: Task, schemes: Collection[Scheme], config: Config, keys: Key
-) -> tuple[Any, Any, Any]:
+) -> tuple[Any, Any, Any, bool]:
     """Initial parameters, (scheme x seed) leading; model states, seed leading; scales.
+
+    And whether the model has convolutions.
 
     The scales of updates are a tree like the parameters with arrays (scheme,), or None
     where no scheme has its own.
@@ -290,14 +411,16 @@ def _starts(
 
     drawn = [start(scheme) for scheme in schemes]
     starts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
+    convolved = any(layer.kind == "conv" for layer in found)
     if not any(isinstance(scheme, MuP) for scheme in schemes):
-        return starts, states, None
+        return starts, states, None, convolved
 
     def scales_of(path: str) -> Any:
         return jnp.array([_scale(scheme, path, found, config) for scheme in schemes])
 
     _, rebuild = leaves_of(abstract[0])
-    return starts, states, rebuild([scales_of(leaf.path) for leaf in leaves])
+    scales = rebuild([scales_of(leaf.path) for leaf in leaves])
+    return starts, states, scales, convolved
 
 
 def _scale(scheme: Scheme, path: str, found: Sequence[Layer], config: Config) -> float:

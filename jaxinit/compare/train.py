@@ -97,6 +97,7 @@ class RunState(NamedTuple):
         key: the run's key; of it come the data order and the dropout, by step.
         step: steps done, int32.
         hparams: the run's hyperparameters.
+        loss: sum of the segment's minibatch losses, float32.
     """
 
     params: Params
@@ -105,6 +106,7 @@ class RunState(NamedTuple):
     key: Key
     step: Any
     hparams: Hparams
+    loss: Any
 
 
 class Metrics(NamedTuple):
@@ -127,10 +129,18 @@ class Trainer(NamedTuple):
 
     Attributes:
         start: `start(data, params, model_state, key, hparams) -> (state, metrics)`.
-        segment: `segment(data, state) -> (state, metrics)`, `eval_every` steps on.
+        plan: `plan(data, state) -> batches`, the batches of the next segment.
+        step: `step(data, state, batches, i) -> state`, one optimizer step on the i-th
+            of them; `state.loss` adds up the losses.
+        finish: `finish(data, state) -> (state, metrics)`, the end of a segment.
+        segment: `segment(data, state) -> (state, metrics)`: all of these in a scan,
+            `eval_every` steps on.
     """
 
     start: Callable[..., tuple[RunState, Metrics]]
+    plan: Callable[[Data, RunState], Any]
+    step: Callable[[Data, RunState, Any, Any], RunState]
+    finish: Callable[[Data, RunState], tuple[RunState, Metrics]]
     segment: Callable[[Data, RunState], tuple[RunState, Metrics]]
 
 
@@ -159,39 +169,53 @@ def make_trainer(task: Task, config: Config) -> Trainer:
         data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
     ) -> tuple[RunState, Metrics]:
         opt_state = optimizer(hparams.learning_rate).init(params)
-        state = RunState(params, model_state, opt_state, key, jnp.int32(0), hparams)
+        state = RunState(
+            params, model_state, opt_state, key, jnp.int32(0), hparams, jnp.float32(0)
+        )
         order, dropout = _batches(data, state, config, steps=1)
         x, y = data.x_train[order[0]], data.y_train[order[0]]
         loss, _ = train_loss(params, model_state, x, y, dropout[0])
         return state, Metrics(loss, *evaluate(data, state))
 
-    def segment(data: Data, state: RunState) -> tuple[RunState, Metrics]:
+    def plan(data: Data, state: RunState) -> tuple[Array, Array]:
+        return _batches(data, state, config, steps=config.eval_every)
+
+    def step(data: Data, state: RunState, batches: Any, i: Any) -> RunState:
+        order, keys = batches
+        (loss, model_state), grads = jax.value_and_grad(train_loss, has_aux=True)(
+            state.params,
+            state.model_state,
+            data.x_train[order[i]],
+            data.y_train[order[i]],
+            keys[i],
+        )
         update = optimizer(state.hparams.learning_rate).update
-
-        def step(carry: Any, batch: Any) -> tuple[Any, Array]:
-            params, model_state, opt_state = carry
-            order, key = batch
-            (loss, model_state), grads = jax.value_and_grad(train_loss, has_aux=True)(
-                params, model_state, data.x_train[order], data.y_train[order], key
-            )
-            updates, opt_state = update(grads, opt_state, params)
-            if state.hparams.scales is not None:
-                updates = jax.tree.map(jnp.multiply, updates, state.hparams.scales)
-            return (optax.apply_updates(params, updates), model_state, opt_state), loss
-
-        carry = (state.params, state.model_state, state.opt_state)
-        batches = _batches(data, state, config, steps=config.eval_every)
-        carry, loss = lax.scan(step, carry, batches)
-        params, model_state, opt_state = carry
-        state = state._replace(
-            params=params,
+        updates, opt_state = update(grads, state.opt_state, state.params)
+        if state.hparams.scales is not None:
+            updates = jax.tree.map(jnp.multiply, updates, state.hparams.scales)
+        return state._replace(
+            params=optax.apply_updates(state.params, updates),
             model_state=model_state,
             opt_state=opt_state,
-            step=state.step + config.eval_every,
+            step=state.step + 1,
+            loss=state.loss + loss,
         )
-        return state, Metrics(loss.mean(), *evaluate(data, state))
 
-    return Trainer(start, segment)
+    def finish(data: Data, state: RunState) -> tuple[RunState, Metrics]:
+        loss = state.loss / config.eval_every
+        state = state._replace(loss=jnp.zeros_like(state.loss))
+        return state, Metrics(loss, *evaluate(data, state))
+
+    def segment(data: Data, state: RunState) -> tuple[RunState, Metrics]:
+        batches = plan(data, state)
+        state, _ = lax.scan(
+            lambda state, i: (step(data, state, batches, i), None),
+            state,
+            jnp.arange(config.eval_every),
+        )
+        return finish(data, state)
+
+    return Trainer(start, plan, step, finish, segment)
 
 
 def make_train(task: Task, config: Config) -> Callable[..., Metrics]:

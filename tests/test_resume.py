@@ -1,0 +1,243 @@
+"""Sweeps that stop, go on, grow, and are made in parts: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxinit.compare import cli, compare, engine, make_task, read_runs, store
+from jaxinit.compare.engine import STRATEGIES
+
+RNG = np.random.default_rng(0)
+Y = RNG.integers(3, size=96)
+X = (RNG.normal(size=(96, 5)) + 2 * np.eye(5)[Y]).astype(np.float32)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(x)))
+
+
+def sweep(schemes=("he_normal", "normal(1)"), rates=(0.01, 0.1), seeds=2, **options):
+    task = make_task(Net(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=0.9)
+    settings = {"steps": 20, "eval_every": 5, "batch_size": 16, "quiet": True}
+    return compare(task, schemes, rates, seeds, **{**settings, **options})
+
+
+@pytest.fixture(autouse=True)
+def own_cache_and_two_devices(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    two = jax.devices()[:2]  # a program a device to compile
+    monkeypatch.setattr(jax, "local_devices", lambda: two)
+
+
+def numbers(runs):
+    return {
+        row["run_id"]: np.array([row["train_loss"], row["valid_loss"]])
+        for row in runs.to_pylist()
+    }
+
+
+def same(runs, others):
+    mine, theirs = numbers(runs), numbers(others)
+    assert mine.keys() == theirs.keys()
+    for name, curve in mine.items():
+        np.testing.assert_allclose(curve, theirs[name], rtol=2e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return sweep(seeds=3).runs
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_gives_the_same_runs(strategy, whole):
+    same(sweep(seeds=3, strategy=strategy).runs, whole)
+
+
+def test_a_convolution_and_a_diverged_run_by_every_strategy():
+    class Conv(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(4, (3,))(x[..., None]))
+            return nn.Dense(3)(x.reshape(len(x), -1))
+
+    task = make_task(Conv(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=0.9)
+    results = {
+        strategy: compare(
+            task, ["he_normal", "normal(1e30)"], [0.05], 3, steps=10, eval_every=5,
+            batch_size=16, quiet=True, strategy=strategy,
+        ).runs
+        for strategy in STRATEGIES
+    }  # fmt: skip
+    for runs in results.values():
+        status = runs["status"].to_pylist()
+        assert status == ["finished"] * 3 + ["diverged"] * 3
+        same(runs.slice(0, 3), results["map"].slice(0, 3))
+
+
+def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
+    from jaxinit.compare import sweep as room
+
+    monkeypatch.setattr(room, "WORTH_MEASURING", 0)
+    caplog.set_level("INFO", logger="jaxinit")
+    same(sweep(seeds=3).runs, whole)
+    same(sweep(seeds=3).runs, whole)
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "ms a step" in first and second.endswith("as measured before")
+    (file,) = (engine.cache_folder() / "strategies").iterdir()
+    file.write_text("{")
+    same(sweep(seeds=3).runs, whole)
+
+
+def test_a_sweep_larger_than_memory_goes_in_chunks(monkeypatch, tmp_path, whole):
+    from jaxinit.compare import sweep as room
+
+    monkeypatch.setattr(room, "MEMORY", 1)
+    result = sweep(seeds=3, out=tmp_path / "out")
+    same(result.runs, whole)
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+
+
+def test_a_store_grows(tmp_path, whole, monkeypatch):
+    out = tmp_path / "out"
+    sweep(["he_normal"], [0.1], 2, out=out)
+    first = {path: path.read_bytes() for path in (out / "runs").iterdir()}
+    grown = sweep(seeds=3, out=out)
+    same(grown.runs, whole)
+    assert all(path.read_bytes() == old for path, old in first.items())
+    assert grown.settings["seeds"] == 3 and len(grown.settings["schemes"]) == 2
+    smaller = sweep(["normal(1)"], [0.01], 1, out=out)  # nothing left to do
+    same(smaller.runs, whole)
+
+
+def test_parts_and_their_merge(tmp_path, whole, capsys):
+    for i in range(3):
+        sweep(seeds=3, out=tmp_path / str(i), shard=(i, 3))
+    sources = [str(tmp_path / str(i)) for i in range(3)]
+    sizes = [read_runs(source).num_rows for source in sources]
+    assert sum(sizes) == 12 and max(sizes) < 12
+    assert cli.run(["merge", *sources, "-o", str(tmp_path / "all")]) == 0
+    assert "12 runs" in capsys.readouterr().out
+    same(read_runs(tmp_path / "all"), whole)
+    assert (tmp_path / "all" / "curves.png").is_file()
+    again = store.merge([*sources, tmp_path / "all"], tmp_path / "all")  # idempotent
+    assert again.equals(read_runs(tmp_path / "all")) and again.num_rows == 12
+
+
+def test_merge_refuses_what_disagrees(tmp_path):
+    sweep(out=tmp_path / "a")
+    sweep(out=tmp_path / "b", steps=25)
+    with pytest.raises(FileExistsError, match="another sweep: steps"):
+        store.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    sweep(out=tmp_path / "d")
+    (file,) = (tmp_path / "d" / "runs").iterdir()
+    table = read_runs(tmp_path / "d")
+    losses = [[9.0] * 5 for _ in range(table.num_rows)]
+    column = table.schema.get_field_index("train_loss")
+    file.unlink()
+    store.write_runs(
+        tmp_path / "d", table.set_column(column, table.schema.field(column), [losses])
+    )
+    with pytest.raises(ValueError, match="twice with different losses"):
+        store.merge([tmp_path / "a", tmp_path / "d"], tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+def test_a_damaged_file_is_set_aside_and_its_runs_made_again(damage, tmp_path, whole):
+    out = tmp_path / "out"
+    sweep(seeds=2, out=out)
+    sweep(seeds=3, out=out)
+    file = sorted((out / "runs").iterdir())[0]
+    content = file.read_bytes()
+    file.write_bytes(
+        {"truncated": content[:200], "garbage": b"x" * 500, "empty": b""}[damage]
+    )
+    with pytest.warns(UserWarning, match="cannot be read .* set aside as"):
+        repaired = sweep(seeds=3, out=out)
+    same(repaired.runs, whole)
+    assert file.with_suffix(".corrupt").exists()
+
+
+def test_two_writers_of_one_store(tmp_path, whole):
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import jax;"
+        "jax.config.update('jax_num_cpu_devices', 2); import test_resume;"
+        "test_resume.sweep(seeds=3, out=sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    same(read_runs(tmp_path / "out"), whole)
+
+
+def test_a_full_disk_leaves_the_store_readable(tmp_path, monkeypatch, whole):
+    out = tmp_path / "out"
+    sweep(["he_normal"], seeds=3, out=out)
+    real = os.fsync
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        sweep(seeds=3, out=out)
+    assert read_runs(out).num_rows == 6
+    assert not [p for p in out.rglob(".*")]
+    monkeypatch.setattr(os, "fsync", real)
+    same(sweep(seeds=3, out=out).runs, whole)
+
+
+def test_killed_at_any_moment_then_resumed(tmp_path):
+    out = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "jaxinit", "compare", "--depth", "2", "--width", "8"),
+        *"--steps 200 --eval-every 10 --seeds 40 --learning-rates 0.1 --quiet".split(),
+        *("--schemes", "he_normal", "normal(1)", "--out", str(out)),
+    ]
+    rng, seen = np.random.default_rng(1), set()
+    for _ in range(2):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 6 + 5 * rng.random()
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (out / "sweep.json").exists() and (out / "runs").exists():
+            found = store.finished(out)
+            assert found >= seen  # no run lost
+            seen = set(found)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.returncode == 0
+    ids = read_runs(out)["run_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 80 and set(ids) >= seen
+
+
+BAD = [
+    ({"shard": (3, 3)}, ValueError, "i from 0 to n - 1"),
+    ({"shard": (0,)}, TypeError, "must be two integers"),
+    ({"strategy": "fast"}, ValueError, "strategy='fast'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "words"), BAD)
+def test_one_sentence(options, error, words):
+    with pytest.raises(error, match=words):
+        sweep(**options)
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+    assert cli.run(["compare", "--shard", "half"]) == 2
+    assert "must read I/N" in capsys.readouterr().err
+    assert cli.run(["merge", str(tmp_path), "-o", str(tmp_path / "x")]) == 2
+    assert "holds no finished runs" in capsys.readouterr().err
