@@ -42,7 +42,7 @@ WHEN_BUILT = [
     (lambda: ji.parse("he_normal(gain=open('x'))"), ValueError, "unknown scheme"),
     (lambda: ji.parse("he_normal(gain=1+1)"), ValueError, "no literal"),
     (lambda: ji.parse("he_normal(**{})"), ValueError, "not accepted"),
-    (lambda: ji.parse("a.b()"), ValueError, "without a name"),
+    (lambda: ji.parse("a()()"), ValueError, "without a name"),
     (lambda: ji.parse("2 + 2"), ValueError, "no scheme"),
     (lambda: ji.parse("he normal"), ValueError, "no scheme"),
     (lambda: ji.parse(""), ValueError, "no scheme"),

@@ -1,0 +1,195 @@
+"""The sweep engine against the loops that people write: ratios of time a run.
+
+Run from the root of the repository: `python benchmarks/sweep.py`. The contenders take
+turns in one process; all are compiled before. A ratio above 1 says how many times as
+fast jaxinit is. PyTorch is compared where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+
+from jaxinit.compare import devices, tasks
+from jaxinit.compare.engine import STRATEGIES, Engine
+from jaxinit.compare.train import Config, Hparams, make_trainer, task_data
+
+WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
+    "digits MLP 2 x 32, 160 runs": (lambda: tasks.digits_mlp(2, 32), 160, 100),
+    "digits MLP 8 x 128, 64 runs": (lambda: tasks.digits_mlp(8, 128), 64, 50),
+    "digits CNN, 32 channels, 32 runs": (lambda: tasks.digits_cnn(3, 32), 32, 10),
+    "text transformer, 16 runs": (lambda: tasks.text_transformer(), 16, 10),
+}
+"""Task, runs of the sweep, and optimizer steps to time of each run."""
+
+BATCH = 64
+
+
+def arguments(task: Any, runs: int) -> tuple[Any, ...]:
+    """The arguments of `Engine.train`: the model's own start, one key a run."""
+    keys = jax.random.split(jax.random.key(0), runs)
+    params, state = jax.vmap(lambda k: task.model.init(k, task.x_train[:1]))(keys)
+    return params, state, keys, Hparams(jnp.full(runs, 0.01, jnp.float32))
+
+
+def by_engine(task: Any, runs: int, steps: int, strategy: Any) -> Callable[[], float]:
+    """Seconds a run by the engine, without start and evaluation at step 0."""
+    config = Config(2 * steps, steps, BATCH, "momentum")
+    engine = Engine(make_trainer(task, config), config, task_data(task), strategy)
+    given = arguments(task, runs)
+
+    def run() -> float:
+        moments = []
+        for _ in engine.train(*given):
+            moments.append(time.perf_counter())
+        return (moments[2] - moments[1]) / runs
+
+    return run
+
+
+def by_jitted_loop(task: Any, runs: int, steps: int) -> Callable[[], float]:
+    """Seconds a run of a jitted step in a Python loop, one run after another."""
+    config = Config(2 * steps, steps, BATCH, "momentum")
+    trainer = make_trainer(task, config)
+    data = jax.tree.map(jnp.asarray, task_data(task))
+    start, plan = jax.jit(trainer.start), jax.jit(trainer.plan)
+    step = jax.jit(trainer.step, donate_argnums=1)
+    finish = jax.jit(trainer.finish)
+    given = jax.tree.map(lambda x: x[0], arguments(task, 1))
+
+    def run() -> float:
+        state, _ = start(data, *given)
+        jax.block_until_ready(state)
+        began = time.perf_counter()
+        batches = plan(data, state)
+        for i in range(steps):
+            state = step(data, state, batches, i)
+        jax.block_until_ready(finish(data, state))
+        return time.perf_counter() - began
+
+    return run
+
+
+def by_torch(task: Any, steps: int) -> Callable[[], float] | None:
+    """Seconds a run of the usual PyTorch loop on a model of the same layers."""
+    torch = importlib.import_module("torch")
+    shapes = jax.eval_shape(task.model.init, jax.random.key(0), task.x_train[:1])[0]
+    if not task.name.startswith(("digits-mlp", "digits-cnn")):
+        return None
+    layers: list[Any] = []
+    for name in sorted(shapes, key=lambda n: (n.startswith("Dense"), n)):
+        kernel = shapes[name]["kernel"].shape
+        if len(kernel) == 4:
+            stride = 1 if layers else 2
+            size = kernel[2], kernel[3], kernel[0], stride
+            layers.append(torch.nn.Conv2d(*size, padding=1))
+        else:
+            if layers and isinstance(layers[-2], torch.nn.Conv2d):
+                layers.append(torch.nn.Flatten())
+            layers.append(torch.nn.Linear(*kernel))
+        layers.append(torch.nn.ReLU())
+    x, y = torch.tensor(task.x_train), torch.tensor(task.y_train, dtype=torch.long)
+    if isinstance(layers[0], torch.nn.Conv2d):
+        x = x.reshape(len(x), *task.x_train.shape[1:]).movedim(-1, 1)
+        x = x if x.ndim == 4 else x.reshape(len(x), 1, 8, 8)
+    model = torch.nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    loss = torch.nn.CrossEntropyLoss()
+
+    def run() -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            batch = torch.randint(len(x), (BATCH,))
+            optimizer.zero_grad()
+            loss(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+        return time.perf_counter() - began
+
+    return run
+
+
+def measured(contenders: dict[str, Callable[[], float]], rounds: int = 4) -> Any:
+    """Seconds a run of each contender in each round, after one to compile."""
+    for run in contenders.values():
+        run()
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            spent[name].append(run())
+    return {name: np.array(times) for name, times in spent.items()}
+
+
+def row_of(work: str) -> dict[str, Any]:
+    """One kind of work: every strategy, the loops, and their ratios."""
+    make, runs, steps = WORK[work]
+    task = make()
+    convolved = "CNN" in work
+    contenders: dict[str, Callable[[], float]] = {
+        strategy: by_engine(task, runs, steps, strategy)
+        for strategy in STRATEGIES
+        if not (convolved and strategy != "loop")
+    }
+    contenders["jitted loop"] = by_jitted_loop(task, runs, steps)
+    if importlib.util.find_spec("torch"):
+        torch_loop = by_torch(task, steps)
+        if torch_loop is not None:
+            contenders["torch loop"] = torch_loop
+    times = measured(contenders)
+    best = min(
+        (name for name in times if name in STRATEGIES),
+        key=lambda name: float(np.median(times[name])),
+    )
+    row: dict[str, Any] = {
+        "work": work,
+        "ms_a_run_and_step": {
+            name: round(1e3 * float(np.median(t)) / steps, 3)
+            for name, t in times.items()
+        },
+        "best": best,
+        "times_as_fast_as_jitted_loop": timing.ratio(times, "jitted loop", best),
+    }
+    if "torch loop" in times:
+        row["times_as_fast_as_torch"] = timing.ratio(times, "torch loop", best)
+    if "8 x 128" in work:
+        row["share_of_matmul_peak"] = share_of_peak(task, times[best] / steps)
+    return row
+
+
+def share_of_peak(task: Any, seconds: np.ndarray) -> float:
+    """Arithmetic of a step against the rate of 2048-square products on all cores."""
+    shapes = jax.eval_shape(task.model.init, jax.random.key(0), task.x_train[:1])[0]
+    kernels = [leaf for leaf in jax.tree.leaves(shapes) if leaf.ndim == 2]
+    work = 6 * BATCH * sum(leaf.size for leaf in kernels)  # forward, and twice back
+    # Every device multiplies by itself, as in a sweep.
+    count = jax.local_device_count()
+    x = jnp.ones((count, 2048, 2048))
+    product = jax.pmap(jnp.matmul)
+    jax.block_until_ready(product(x, x))
+    began = time.perf_counter()
+    jax.block_until_ready(product(x, x))
+    peak = count * 2 * 2048**3 / (time.perf_counter() - began)
+    return round(float(work / np.median(seconds)) / peak, 2)
+
+
+def main() -> None:
+    """Print a row a kind of work, and write the results."""
+    devices.use_all_cores()
+    only = sys.argv[1:] or list(WORK)
+    rows = []
+    for work in only:
+        rows.append(row_of(work))
+        print(rows[-1], flush=True)
+    timing.write("sweep", rows)
+
+
+if __name__ == "__main__":
+    main()
