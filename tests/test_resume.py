@@ -223,7 +223,52 @@ def test_killed_at_any_moment_then_resumed(tmp_path):
     assert len(ids) == len(set(ids)) == 80 and set(ids) >= seen
 
 
+def test_rates_are_tuned_on_seeds_of_their_own(tmp_path):
+    out = tmp_path / "out"
+    options = {"seeds": 3, "tuning_seeds": 2, "out": out}
+    result = sweep(["he_normal", "normal(1)"], [0.001, 0.1], **options)
+    rows = result.runs.to_pylist()
+    tuning = [row for row in rows if row["seed"] < 2]
+    scoring = [row for row in rows if row["seed"] >= 2]
+    assert len(tuning) == 2 * 2 * 2 and len(scoring) == 2 * 3
+    for scheme in ("he_normal()", "normal(stddev=1.0)"):
+        losses = {0.001: [], 0.1: []}
+        for row in tuning:
+            if row["scheme"] == scheme:
+                losses[row["learning_rate"]].append(row["final_train_loss"])
+        (rate,) = {r["learning_rate"] for r in scoring if r["scheme"] == scheme}
+        assert rate == min(losses, key=lambda r: np.mean(losses[r]))  # noqa: B023
+    again = sweep(["he_normal", "normal(1)"], [0.001, 0.1], **options)
+    same(again.runs, result.runs)
+    with pytest.raises(FileExistsError, match="tuning_seeds is 2 there and 0"):
+        sweep(["he_normal"], [0.1], out=out)
+
+
+def test_a_grid_grows_where_a_scheme_is_best_at_its_end():
+    rates = sweep(["he_normal"], [1e-5, 1e-4], 1, extend_grid=True).settings
+    assert rates["learning_rates"][:2] == [1e-5, 1e-4]
+    np.testing.assert_allclose(rates["learning_rates"], 10.0 ** np.arange(-5, 1))
+    inside = sweep(["he_normal"], [1e-6, 0.1, 1e6], 1, extend_grid=True).settings
+    assert inside["learning_rates"] == [1e-6, 0.1, 1e6]
+
+
+def test_until_sure_stops_when_the_winner_is_settled():
+    clear = sweep(
+        ["he_normal", "zeros"], [0.1, 0.3], 5, tuning_seeds=1, until_sure=4, steps=60,
+        eval_every=2,
+    ).settings  # fmt: skip
+    assert clear["settled"] and clear["looks"] < 4
+    alike = sweep(
+        ["he_normal", "lecun_normal(gain=1.4142)"], [0.1], 3, tuning_seeds=1,
+        until_sure=2,
+    )  # fmt: skip
+    assert not alike.settings["settled"] and alike.settings["looks"] == 2
+    assert alike.settings["seeds"] == 7 and alike.runs.num_rows == 14
+
+
 BAD = [
+    ({"until_sure": 2}, ValueError, "give tuning_seeds="),
+    ({"tuning_seeds": 1, "shard": (0, 2)}, ValueError, "leave shard= out"),
     ({"shard": (3, 3)}, ValueError, "i from 0 to n - 1"),
     ({"shard": (0,)}, TypeError, "must be two integers"),
     ({"strategy": "fast"}, ValueError, "strategy='fast'"),

@@ -42,6 +42,9 @@ def compare_command(
     optimizer: str = "momentum",
     target: float | None = None,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    tuning_seeds: int = 0,
+    extend_grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    until_sure: int = 0,
     strategy: Literal["map", "vmap", "loop"] | None = None,
     shard: str | None = None,
     out: pathlib.Path | None = None,
@@ -71,6 +74,12 @@ def compare_command(
         target: validation accuracy, or whatever the task's metric is, at which a run
             has converged; each task has its own.
         platform: where to run; JAX's own choice by default.
+        tuning_seeds: seeds of their own on which each scheme's learning rate is
+            chosen; the others then score that rate alone.
+        extend_grid: let the grid of learning rates grow where a scheme is best at its
+            end.
+        until_sure: at most so many rounds of --seeds seeds, until the winner is
+            settled at 95 % confidence.
         strategy: how a device trains its runs: one after another in a compiled loop
             (map), at once (vmap), or step by step from Python (loop); measured for
             large sweeps by default.
@@ -106,6 +115,9 @@ def compare_command(
         eval_every=eval_every,
         batch_size=batch_size,
         optimizer=optimizer,
+        tuning_seeds=tuning_seeds,
+        extend_grid=extend_grid,
+        until_sure=until_sure,
         strategy=strategy,
         shard=None if shard is None else _part(shard),
         out=pathlib.Path("results", name) if out is None else out,

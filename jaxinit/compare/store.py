@@ -49,8 +49,8 @@ the greatest or the least, as `direction` says. Losses by cross-entropy are in n
 GROWING = ("schemes", "learning_rates", "seeds")
 """Settings that a store may have more of later."""
 
-NOTED = ("device", "versions")
-"""Settings that say where runs were made."""
+NOTED = ("device", "looks", "settled")
+"""Settings that decide no run."""
 
 
 def claim(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -105,14 +105,16 @@ def joined(
 ) -> dict[str, Any]:
     """The settings of two sweeps that may share a folder."""
     for name in old.keys() | new.keys():
-        there, here = old.get(name), new.get(name)
-        if name not in (*GROWING, "device") and there != here:
+        there, here = old.get(name, new.get(name)), new.get(name, old.get(name))
+        if name not in (*GROWING, *NOTED) and there != here:
             raise FileExistsError(
                 f"{out} holds the results of another sweep: {name} is {there!r} there "
                 f"and {here!r} here; choose another folder with --out."
             )
     return {
+        **new,
         **old,
+        **{name: new[name] for name in NOTED if name in new},
         "schemes": list(dict.fromkeys([*old["schemes"], *new["schemes"]])),
         "learning_rates": sorted({*old["learning_rates"], *new["learning_rates"]}),
         "seeds": max(old["seeds"], new["seeds"]),

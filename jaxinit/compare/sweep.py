@@ -9,7 +9,7 @@ import json
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -21,7 +21,7 @@ from jaxinit import _checks
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
 from jaxinit._types import Key
-from jaxinit.compare import report, store
+from jaxinit.compare import report, sequential, stats, store
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import STRATEGIES, Engine, Strategy, choose_strategy
 from jaxinit.compare.task import Task
@@ -48,6 +48,9 @@ DEFAULT_SEEDS = 5
 MEMORY = 2**31
 """Bytes that the runs of a chunk may take, about."""
 
+EXTENSIONS = 4
+"""How often a grid grows."""
+
 WORTH_MEASURING = 30_000
 """Optimizer steps of all runs above which strategies are measured first."""
 
@@ -64,6 +67,9 @@ def compare(
     eval_every: int = 25,
     batch_size: int = 64,
     optimizer: str = "momentum",
+    tuning_seeds: int = 0,
+    extend_grid: bool = False,
+    until_sure: int = 0,
     strategy: Strategy | None = None,
     shard: tuple[int, int] | None = None,
     out: str | pathlib.Path | None = None,
@@ -88,6 +94,13 @@ def compare(
         eval_every: steps between two evaluations on the validation data.
         batch_size: examples in a step.
         optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
+        tuning_seeds: if not 0, each scheme's rate is chosen on so many seeds of their
+            own, and only that rate is run on the `seeds` further ones that score it.
+        extend_grid: whether the grid grows, by its own steps and four times at most, at
+            an end where a scheme is best.
+        until_sure: if not 0, the most rounds of `seeds` seeds each that are run until
+            the winner is settled at 95 % confidence over all looks; schemes that are
+            shown slower leave the race.
         strategy: how a device trains its runs, of `engine.STRATEGIES`; measured for
             large sweeps if None.
         shard: (i, n): only the i-th of n parts of the sweep, counted from 0; the parts
@@ -121,47 +134,39 @@ def compare(
     named = _named_schemes(schemes)
     rates = _checked_rates(learning_rates)
     _checks.integer("compare", seeds=seeds)
-    if strategy is not None:
-        _checks.choice("compare", "strategy", strategy, STRATEGIES)
+    _check_strategy(strategy)
+    _checks.integer("compare", minimum=0, tuning_seeds=tuning_seeds)
+    _checks.integer("compare", minimum=0, until_sure=until_sure)
     part = _checked_part(shard)
-    settings = _settings(task, config, list(named), rates, seeds)
-    done: frozenset[str] = frozenset()
-    if out is not None:
-        out = pathlib.Path(out)
-        settings = store.claim(out, settings)
-        done = store.finished(out)
-
+    if part[1] > 1 and (tuning_seeds or until_sure or extend_grid):
+        raise ValueError(
+            "compare: tuning_seeds, extend_grid and until_sure decide by results what "
+            "is run next, which a part alone has not; leave shard= out."
+        )
+    if until_sure and not tuning_seeds:
+        raise ValueError(
+            "compare: until_sure compares schemes at rates chosen on other seeds; give "
+            "tuning_seeds=."
+        )
+    settings = _settings(task, config, list(named), rates, tuning_seeds + seeds)
+    settings["tuning_seeds"] = tuning_seeds
     began = time.perf_counter()
-    # By seeds first: what is finished early can be compared.
-    grid = [(s, r, k) for k in range(seeds) for s in named for r in rates]
-    names = {run: _run_id(task, config, *run) for run in grid}
-    pending = [
-        run for run in grid if names[run] not in done and _in_part(names[run], part)
-    ]
-    tables: list[pa.Table] = []
-    if pending:
-        runs = _Runs(task, config, named, seeds, strategy, len(pending))
-        chunks = [
-            pending[at : at + runs.width] for at in range(0, len(pending), runs.width)
-        ]
-        total = config.steps * len(chunks)
-        with report.Progress(len(pending), total, quiet) as progress:
-            for number, chunk in enumerate(chunks):
-
-                def show(step: int, dead: int, before: int = number) -> None:
-                    progress.update(before * config.steps + step, dead)
-
-                def keep(table: pa.Table) -> None:
-                    tables.append(table)
-                    if out is not None:
-                        store.write_runs(out, table)
-
-                runs.train(chunk, show, keep)
-    if out is not None:
-        table = store.read_runs(out) if done or tables else store.SCHEMA.empty_table()
-    else:
-        tables = tables or [store.SCHEMA.empty_table()]
-        table = store.sorted_runs(pa.concat_tables(tables), settings["schemes"])
+    # One start a seed for all phases, known before the first.
+    most = tuning_seeds + seeds * max(1, until_sure)
+    sweep = _Sweep(task, config, named, most, strategy, part, out, quiet)
+    tuning = range(tuning_seeds or seeds)
+    table = sweep.make(settings, _grid(named, rates, tuning))
+    for _ in range(EXTENSIONS if extend_grid else 0):
+        grown = _extended(_of(table, named, rates, tuning), rates)
+        if grown == rates:
+            break
+        rates = grown
+        settings["learning_rates"] = rates
+        table = sweep.make(settings, _grid(named, rates, tuning))
+    if tuning_seeds:
+        ranking = stats.rank(_of(table, named, rates, tuning))
+        best = {summary.scheme: summary.learning_rate for summary in ranking}
+        table = _scored(sweep, settings, best, seeds, max(1, until_sure))
     result = report.Result(table, settings, time.perf_counter() - began)
     if part[1] > 1:
         return result  # a part alone makes no ranking
@@ -170,6 +175,147 @@ def compare(
     if not quiet:
         result.show()
     return result
+
+
+def _grid(
+    schemes: Iterable[str], rates: Sequence[float], seeds: range
+) -> list[tuple[str, float, int]]:
+    """By seeds first: what is finished early can be compared."""
+    return [(s, r, k) for k in seeds for s in schemes for r in rates]
+
+
+def _of(
+    table: pa.Table, schemes: Iterable[str], rates: Iterable[float], seeds: range
+) -> pa.Table:
+    """The runs of a grid, of all that a store holds."""
+    rows = zip(
+        *(table[name].to_pylist() for name in ("scheme", "learning_rate", "seed")),
+        strict=True,
+    )
+    schemes, rates = set(schemes), set(rates)
+    return table.filter(
+        pa.array([s in schemes and r in rates and k in seeds for s, r, k in rows])
+    )
+
+
+def _extended(table: pa.Table, rates: list[float]) -> list[float]:
+    """The grid with a rate more at each end at which a scheme is best."""
+    if len(rates) < 2:
+        return rates
+    best = {summary.learning_rate for summary in stats.rank(table)}
+    low = [rates[0] ** 2 / rates[1]] if rates[0] in best else []
+    high = [rates[-1] ** 2 / rates[-2]] if rates[-1] in best else []
+    return [*low, *rates, *high]
+
+
+def _scored(
+    sweep: _Sweep,
+    settings: dict[str, Any],
+    best: dict[str, float],
+    seeds: int,
+    looks: int,
+) -> pa.Table:
+    """Fresh seeds at each scheme's best rate, in rounds until the winner is settled."""
+    shown: frozenset[tuple[str, str]] = frozenset()
+    race: Sequence[str] = list(best)
+    first = settings["tuning_seeds"]
+    table = store.SCHEMA.empty_table()
+    for look in range(1, looks + 1):
+        fresh = range(first + seeds * (look - 1), first + seeds * look)
+        settings["seeds"] = fresh.stop
+        runs = [(s, best[s], k) for k in fresh for s in race]
+        table = sweep.make(settings, runs)
+        if looks == 1:
+            break
+        scoring = _of(table, best, best.values(), range(first, fresh.stop))
+        at_best = [
+            summary._replace(learning_rate=best[summary.scheme])
+            for summary in stats.rank(scoring)
+        ]
+        times = stats.times(scoring, at_best)
+        standing = sequential.standing(
+            times, settings["steps"], look, looks, shown=shown
+        )
+        shown, race = standing.shown, standing.in_race
+        settings.update(looks=look, settled=standing.settled)
+        if standing.settled:
+            break
+    return table
+
+
+class _Sweep:
+    """The runs of a sweep, made where they are missing, and kept."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: Config,
+        schemes: dict[str, Scheme],
+        seeds: int,
+        strategy: Strategy | None,
+        part: tuple[int, int],
+        out: str | pathlib.Path | None,
+        quiet: bool,
+    ) -> None:
+        self._task, self._config, self._schemes = task, config, schemes
+        self._seeds, self._strategy, self._part = seeds, strategy, part
+        self._out = None if out is None else pathlib.Path(out)
+        self._quiet = quiet
+        self._runs: _Runs | None = None
+        self._table = store.SCHEMA.empty_table()
+
+    def make(
+        self, settings: dict[str, Any], wanted: Sequence[tuple[str, float, int]]
+    ) -> pa.Table:
+        """Make the runs that are wanted and missing, and return all that there are.
+
+        The settings become those of all runs of the folder.
+
+        Raises:
+            FileExistsError: the folder holds runs of other settings.
+        """
+        done = frozenset(self._table["run_id"].to_pylist())
+        if self._out is not None:
+            settings.update(store.claim(self._out, settings))
+            done = store.finished(self._out)
+        names = {run: _run_id(self._task, self._config, *run) for run in wanted}
+        pending = [
+            run
+            for run in wanted
+            if names[run] not in done and _in_part(names[run], self._part)
+        ]
+        if pending:
+            self._train(pending)
+        if self._out is None:
+            return store.sorted_runs(self._table, settings["schemes"])
+        if not store.finished(self._out):
+            return self._table
+        return store.read_runs(self._out)
+
+    def _train(self, pending: Sequence[tuple[str, float, int]]) -> None:
+        if self._runs is None:
+            self._runs = _Runs(
+                self._task,
+                self._config,
+                self._schemes,
+                self._seeds,
+                self._strategy,
+                len(pending),
+            )
+        width, steps = self._runs.width, self._config.steps
+        chunks = [pending[at : at + width] for at in range(0, len(pending), width)]
+        with report.Progress(len(pending), steps * len(chunks), self._quiet) as bar:
+            for number, chunk in enumerate(chunks):
+
+                def show(step: int, dead: int, before: int = number) -> None:
+                    bar.update(before * steps + step, dead)
+
+                self._runs.train(chunk, show, self._keep)
+
+    def _keep(self, table: pa.Table) -> None:
+        self._table = pa.concat_tables([self._table, table])
+        if self._out is not None:
+            store.write_runs(self._out, table)
 
 
 class _Runs:
@@ -255,6 +401,11 @@ class _Runs:
                 keep(table.filter(pa.array(dead)))
             raise
         keep(_table(self._task, self._config, list(chunk), curves, dead))
+
+
+def _check_strategy(strategy: Any) -> None:
+    if strategy is not None:
+        _checks.choice("compare", "strategy", strategy, STRATEGIES)
 
 
 def _checked_part(shard: tuple[int, int] | None) -> tuple[int, int]:
