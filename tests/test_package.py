@@ -40,6 +40,7 @@ ROOMS = [
     "compare.sequential",
     "compare.stats",
     "compare.report",
+    "compare.runs",
     "compare.sweep",
     "compare.cli",
 ]

@@ -86,7 +86,7 @@ def test_a_convolution_and_a_diverged_run_by_every_strategy():
 
 
 def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
-    from jaxinit.compare import sweep as room
+    from jaxinit.compare import runs as room
 
     monkeypatch.setattr(room, "WORTH_MEASURING", 0)
     caplog.set_level("INFO", logger="jaxinit")
@@ -100,7 +100,7 @@ def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
 
 
 def test_a_sweep_larger_than_memory_goes_in_chunks(monkeypatch, tmp_path, whole):
-    from jaxinit.compare import sweep as room
+    from jaxinit.compare import runs as room
 
     monkeypatch.setattr(room, "MEMORY", 1)
     result = sweep(seeds=3, out=tmp_path / "out")
