@@ -1,0 +1,166 @@
+"""The verdict as a table in the terminal, and as texts for every other table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import rich.box
+import rich.console
+import rich.markup
+import rich.table
+
+from jaxinit.compare.verdict import Row, Verdict, number
+
+
+class Cell(NamedTuple):
+    """A cell.
+
+    Attributes:
+        text: what one reads. value: what one sorts by; infinity is last.
+    """
+
+    text: str
+    value: float | str
+
+
+def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, Cell]:
+    """A row's cells by the names of their columns.
+
+    Steps are the median and the quartiles over seeds; a miss is `>budget`.
+
+    Args:
+        row: a row of `verdict`.
+        verdict: the sweep's.
+        settings: the sweep's.
+
+    Returns:
+        Column to cell, from left to right.
+    """
+    scheme, budget = row.summary, settings["steps"]
+    dead = not math.isfinite(scheme.final_train_loss.median)
+    metric = scheme.final_valid_accuracy.median
+    form = ".1%" if percent(settings) else ".4g"
+    loss = scheme.final_train_loss.median
+    falls = settings["direction"] == "min"
+    bad = math.inf if falls else -math.inf
+    return {
+        "rank": _rank(row, verdict),
+        "scheme": Cell(scheme.scheme, scheme.scheme),
+        "rate": Cell(
+            "-" if dead else f"{scheme.learning_rate:g}{'*' * scheme.at_edge}",
+            math.inf if dead else scheme.learning_rate,
+        ),
+        "steps": Cell(_steps(row, budget), scheme.steps_to_target.median),
+        "x faster": _ratio(row, verdict),
+        "loss": Cell("-" if dead else f"{loss:.3f}", math.inf if dead else loss),
+        metric_name(settings): Cell(
+            "-" if dead else f"{metric:{form}}", bad if dead else metric
+        ),
+        "diverged": Cell(
+            f"{scheme.diverged}/{scheme.runs}", scheme.diverged / scheme.runs
+        ),
+    }
+
+
+def percent(settings: Mapping[str, Any]) -> bool:
+    """Whether the metric is a fraction, written as a percentage."""
+    return settings["metric_name"] == "accuracy"
+
+
+def metric_name(settings: Mapping[str, Any]) -> str:
+    """The metric as the heading of a column."""
+    return "acc." if percent(settings) else f"valid. {settings['metric_name']}"
+
+
+def goal(settings: Mapping[str, Any]) -> str:
+    """The target in words."""
+    name, target = settings["metric_name"], settings["target"]
+    if percent(settings):
+        return f"{target:.0%} validation accuracy"
+    sign = ">=" if settings["direction"] == "max" else "<="
+    return f"validation {name} {sign} {target:g}"
+
+
+def table(
+    verdict: Verdict, settings: Mapping[str, Any], seconds: float, runs: int
+) -> rich.console.Group:
+    """The table, the verdict's sentence and its notes, to print with rich.
+
+    Args:
+        verdict: the sweep's.
+        settings: the sweep's.
+        seconds: it took; NaN where that is not known.
+        runs: how many there are.
+    """
+    view = (
+        f"at the best of {len(settings['learning_rates'])} learning rates (* at the "
+        "edge of the grid)"
+        if verdict.learning_rate is None
+        else f"at the learning rate {verdict.learning_rate:g}"
+    )
+    baseline = "no scheme" if verdict.baseline is None else verdict.baseline
+    took = f" in {seconds:.1f} s" if math.isfinite(seconds) else ""
+    nats = ", in nats" if settings["loss_name"] == "cross_entropy" else ""
+    caption = (
+        f"{runs} runs{took} on {settings['device']}, {settings['seeds']} seeds. Medians "
+        f"{view}, steps with quartiles. x faster: than {baseline}, misses counted as "
+        f"{settings['steps']} steps; ranks and ratios with 95 % intervals. Loss: of "
+        f"training{nats}."
+    )
+    result = rich.table.Table(
+        title=rich.markup.escape(
+            f"{settings['task']}, {settings['optimizer']}:\nsteps to {goal(settings)}"
+        ),
+        caption=rich.markup.escape(caption),
+        title_justify="left",
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    rows = [cells(row, verdict, settings) for row in verdict.rows]
+    for column in rows[0]:
+        left = column == "scheme"
+        wide = column in ("steps", "x faster", "diverged")
+        result.add_column(
+            column,
+            justify="left" if left else "right",
+            no_wrap=not wide,
+            overflow="fold",
+        )
+    for row in rows:
+        result.add_row(*(rich.markup.escape(cell.text) for cell in row.values()))
+    texts = [verdict.sentence, *verdict.notes]
+    return rich.console.Group(result, "", *(rich.markup.escape(text) for text in texts))
+
+
+def _rank(row: Row, verdict: Verdict) -> Cell:
+    rank = row.rank
+    if rank is None:
+        return Cell("-", math.inf)
+    if rank.low == rank.high or not verdict.intervals:
+        return Cell(f"{rank.rank}", rank.rank)
+    return Cell(f"{rank.rank} ({rank.low}-{rank.high})", rank.rank)
+
+
+def _steps(row: Row, budget: int) -> str:
+    low, median, high = (
+        f"{steps:.0f}" if math.isfinite(steps) else f">{budget}"
+        for steps in row.summary.steps_to_target
+    )
+    return median if low == high else f"{median} ({low}-{high})"
+
+
+def _ratio(row: Row, verdict: Verdict) -> Cell:
+    if row.summary.scheme == verdict.baseline:
+        return Cell("baseline", 1.0)
+    if row.ratio is None:
+        return Cell("-", -math.inf)
+    ratio = row.ratio
+    if math.isnan(ratio.low):
+        return Cell(number(ratio.ratio), ratio.ratio)
+    bounds = f"{number(ratio.low)}-{number(ratio.high)}"
+    return Cell(f"{number(ratio.ratio)} ({bounds})", ratio.ratio)
