@@ -11,6 +11,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from jaxinit.compare import inference, stats
 from jaxinit.compare.table import goal, percent
@@ -19,6 +20,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 MARKERS = "osD^vPX"
+FRAME = COLORS[1]
 DASHES = ("-", "--", "-.", ":")
 HOVER = "hover:"
 """How the gid of a mark begins whose rest is its text, for `svg`."""
@@ -28,9 +30,7 @@ Settings = Mapping[str, Any]
 
 
 class Style(NamedTuple):
-    """How a scheme is drawn, by its place in the sweep: the first seven differ in
-    colour, later ones also in marker and dashes.
-    """
+    """How a scheme is drawn: seven differ in colour, more in marker and dashes."""
 
     color: str
     marker: str
@@ -124,6 +124,10 @@ def learning_rates(
     axes.set(xlabel="learning rate", ylabel=f"final training loss{_unit(settings)}")
     scale = _scale(runs, settings, "train_loss")["yscale"]
     axes.set(xscale="log", yscale=scale)
+    rates = sorted(set(runs["learning_rate"].to_pylist()))
+    if len(rates) <= 12:
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xticks([], minor=True)
     return _finished(figure, axes, settings, columns=2)
 
 
@@ -133,7 +137,8 @@ def survival(
     """Kaplan and Meier's curves: the share of runs not yet at the target.
 
     Each scheme is at its learning rate in `ranking`; bands are pointwise 95 %
-    intervals by Wilson. A run that misses, or diverges, stays to the end.
+    intervals by Wilson, from the first run at the target on. A run that misses, or
+    diverges, stays to the end.
 
     Args:
         runs: a row a run, of one task.
@@ -160,8 +165,9 @@ def survival(
         )  # fmt: skip
         if len(curve.steps) > 1:
             axes.fill_between(
-                steps, low, high, step="post", color=style.color, alpha=0.12, lw=0
-            )
+                steps, low, high, where=share < 1, step="post", color=style.color,
+                alpha=0.12, lw=0,
+            )  # fmt: skip
         if hover:
             for step, left in zip(curve.steps[1:], curve.fraction[1:], strict=True):
                 text = f"{name}, step {step:g}: {1 - left:.0%} of runs at the target"
@@ -201,17 +207,18 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
     norm = LogNorm(limits[0], max(limits[1], 1.01 * limits[0]))
     grey = np.where(np.isinf(values), 0.5, np.nan)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.25, aspect="auto")
-    image = axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto")
+    axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         scheme = ranking[i].scheme
         text = _cell(value, runs, scheme, rates[j], settings, reach)
-        dark = math.isfinite(value) and norm(max(value, limits[0])) < 0.5
+        dark = math.isfinite(value) and norm(max(value, limits[0])) < 0.6
         light = math.isfinite(value) and not dark
         color = "white" if dark else "#010101" if light else "black"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
-        if rates[j] == ranking[i].learning_rate:
-            box = {"fill": False, "lw": 2, "ec": "#D55E00"}
-            axes.add_patch(_rectangle(j, i, **box))
+        alive = math.isfinite(ranking[i].final_train_loss.median)
+        if alive and rates[j] == ranking[i].learning_rate:
+            corner = (j - 0.47, i - 0.46)
+            axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, lw=2, ec=FRAME))
     axes.set(xlabel="learning rate")
     axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     axes.set_yticks(range(len(ranking)), [_text(s.scheme) for s in ranking])
@@ -219,7 +226,6 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
     axes.spines[:].set_visible(False)
     what = "median steps to target" if reach else "median final training loss"
     axes.set_title(f"{what} (framed: the best rate)", loc="right", fontsize=10)
-    del image
     return figure
 
 
@@ -255,9 +261,8 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
         ylabel="share of tasks",
     )  # fmt: skip
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    for axis in (axes.xaxis,):
-        axis.set_major_formatter(lambda factor, _: f"{factor:g}")
-        axis.set_minor_formatter(lambda factor, _: f"{factor:g}")
+    axes.xaxis.set_major_formatter(lambda factor, _: f"{factor:g}")
+    axes.xaxis.set_minor_formatter(lambda factor, _: f"{factor:g}")
     title = f"performance profile over {table.shape[1]} tasks"
     return _finished(figure, axes, None, columns=2, title=title)
 
@@ -371,12 +376,6 @@ def _finished(
 def _hover(axes: Axes, x: float, y: float, text: str) -> None:
     if math.isfinite(y):
         axes.plot([x], [y], "o", ms=9, alpha=0, gid=HOVER + text, zorder=9)
-
-
-def _rectangle(j: int, i: int, **how: Any) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((j - 0.47, i - 0.46), 0.94, 0.92, **how)
 
 
 def _text(text: str) -> str:

@@ -77,8 +77,11 @@ class Result:
             learning_rate: see all schemes at this rate, instead of each at its best.
         """
         shown = self.judge(baseline, learning_rate)
-        group = table.table(shown, self.settings, self.seconds, self.runs.num_rows)
-        rich.console.Console().print(group)
+        console = rich.console.Console()
+        runs = self.runs.num_rows
+        console.print(
+            table.table(shown, self.settings, self.seconds, runs, console.width)
+        )
 
     def judge(
         self, baseline: str | None = None, learning_rate: float | None = None

@@ -58,9 +58,7 @@ def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, 
         metric_name(settings): Cell(
             "-" if dead else f"{metric:{form}}", bad if dead else metric
         ),
-        "diverged": Cell(
-            f"{scheme.diverged}/{scheme.runs}", scheme.diverged / scheme.runs
-        ),
+        "div.": Cell(f"{scheme.diverged}/{scheme.runs}", scheme.diverged / scheme.runs),
     }
 
 
@@ -84,7 +82,11 @@ def goal(settings: Mapping[str, Any]) -> str:
 
 
 def table(
-    verdict: Verdict, settings: Mapping[str, Any], seconds: float, runs: int
+    verdict: Verdict,
+    settings: Mapping[str, Any],
+    seconds: float,
+    runs: int,
+    width: int = 120,
 ) -> rich.console.Group:
     """The table, the verdict's sentence and its notes, to print with rich.
 
@@ -93,6 +95,7 @@ def table(
         settings: the sweep's.
         seconds: it took; NaN where that is not known.
         runs: how many there are.
+        width: columns of the screen; below 100, intervals have lines of their own.
     """
     view = (
         f"at the best of {len(settings['learning_rates'])} learning rates (* at the "
@@ -104,10 +107,10 @@ def table(
     took = f" in {seconds:.1f} s" if math.isfinite(seconds) else ""
     nats = ", in nats" if settings["loss_name"] == "cross_entropy" else ""
     caption = (
-        f"{runs} runs{took} on {settings['device']}, {settings['seeds']} seeds. Medians "
-        f"{view}, steps with quartiles. x faster: than {baseline}, misses counted as "
-        f"{settings['steps']} steps; ranks and ratios with 95 % intervals. Loss: of "
-        f"training{nats}."
+        f"{runs} runs{took} on {settings['device']}, {settings['seeds']} seeds. "
+        f"Medians {view}, steps with quartiles. x faster: than {baseline}, misses "
+        f"counted as {settings['steps']} steps; ranks and ratios with 95 % intervals. "
+        f"Loss: of training{nats}."
     )
     result = rich.table.Table(
         title=rich.markup.escape(
@@ -122,19 +125,30 @@ def table(
         padding=(0, 1, 0, 0),
     )
     rows = [cells(row, verdict, settings) for row in verdict.rows]
-    for column in rows[0]:
-        left = column == "scheme"
-        wide = column in ("steps", "x faster", "diverged")
-        result.add_column(
-            column,
-            justify="left" if left else "right",
-            no_wrap=not wide,
-            overflow="fold",
-        )
-    for row in rows:
-        result.add_row(*(rich.markup.escape(cell.text) for cell in row.values()))
-    texts = [verdict.sentence, *verdict.notes]
-    return rich.console.Group(result, "", *(rich.markup.escape(text) for text in texts))
+    texts = [{column: cell.text for column, cell in row.items()} for row in rows]
+    if width < 100:
+        for row in texts:
+            for column in ("steps", "x faster"):
+                row[column] = row[column].replace(" (", "\n(")
+    taken = sum(
+        1
+        + max(len(line) for row in texts for line in [column, *row[column].split("\n")])
+        for column in texts[0]
+        if column != "scheme"
+    )
+    longest = max(len(row["scheme"]) for row in texts)
+    room = max(width - taken - 1, 12)
+    for column in texts[0]:
+        if column == "scheme":
+            fits = longest <= room
+            most = None if fits else room
+            result.add_column(column, no_wrap=fits, max_width=most, overflow="fold")
+        else:
+            result.add_column(column, justify="right", no_wrap=True)
+    for row in texts:
+        result.add_row(*map(rich.markup.escape, row.values()))
+    below = ["", verdict.sentence, *verdict.notes]
+    return rich.console.Group(result, *map(rich.markup.escape, below))
 
 
 def _rank(row: Row, verdict: Verdict) -> Cell:
@@ -160,6 +174,8 @@ def _ratio(row: Row, verdict: Verdict) -> Cell:
     if row.ratio is None:
         return Cell("-", -math.inf)
     ratio = row.ratio
+    if not row.summary.reached:  # a bound: its times are cut at the budget
+        return Cell(f"≤{number(ratio.ratio)}", ratio.ratio - 1e-9)
     if math.isnan(ratio.low):
         return Cell(number(ratio.ratio), ratio.ratio)
     bounds = f"{number(ratio.low)}-{number(ratio.high)}"

@@ -218,7 +218,7 @@ def _sentence(
     if level:
         pair = _pair(pairs, first, level[0])
         return (
-            f"No difference is shown between {first} and {_listed(level)}"
+            f"No difference is shown between {first} and {_listed(level, others)}"
             f"{_interval(pair, first, level[0])}."
         )
     pair = _pair(pairs, first, others[0])
@@ -257,9 +257,12 @@ def _interval(pair: inference.Comparison, first: str = "", second: str = "") -> 
     return f" ({times}, {bounds})"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
+    if len(names) > 3:
+        which = "the" if len(names) == len(others) else f"{len(names)} of the"
+        return f"any of {which} {len(others)} others"
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
@@ -273,8 +276,8 @@ def _notes(
     notes = []
     if learning_rate is not None:
         notes.append(
-            f"All schemes are seen at the learning rate {learning_rate:g}, which favours "
-            "those that it happens to suit."
+            f"All schemes are seen at the learning rate {learning_rate:g}, which "
+            "favours those that it happens to suit."
         )
     edge = [r.summary.scheme for r in rows if r.summary.at_edge and r.summary.reached]
     if edge:
