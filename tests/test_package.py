@@ -42,6 +42,8 @@ ROOMS = [
     "compare.verdict",
     "compare.table",
     "compare.figures",
+    "compare.protocol",
+    "compare.svg",
     "compare.page",
     "compare.report",
     "compare.sweep",

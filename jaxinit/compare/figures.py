@@ -355,6 +355,9 @@ def _finished(
         each.grid(alpha=0.25, lw=0.6)
         each.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
+    letters = 12 * figure.get_figwidth()  # that fit side by side, roughly
+    longest = max((len(label) for label in labels), default=0)
+    columns = max(1, min(columns, int(letters / (longest + 6))))
     figure.legend(
         handles,
         labels,
@@ -380,6 +383,7 @@ def _hover(axes: Axes, x: float, y: float, text: str) -> None:
 
 def _text(text: str) -> str:
     """A text as it stands: no formula between dollars, no name that legends hide."""
+    text = text if len(text) <= 60 else f"{text[:45]}...{text[-12:]}"
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 

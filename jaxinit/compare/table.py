@@ -112,6 +112,7 @@ def table(
         f"counted as {settings['steps']} steps; ranks and ratios with 95 % intervals. "
         f"Loss: of training{nats}."
     )
+    gap = 1 if width < 100 else 2
     result = rich.table.Table(
         title=rich.markup.escape(
             f"{settings['task']}, {settings['optimizer']}:\nsteps to {goal(settings)}"
@@ -122,22 +123,22 @@ def table(
         box=rich.box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, gap - 1, 0, 0),
     )
     rows = [cells(row, verdict, settings) for row in verdict.rows]
     texts = [{column: cell.text for column, cell in row.items()} for row in rows]
-    if width < 100:
+    if gap == 1:
         for row in texts:
             for column in ("steps", "x faster"):
                 row[column] = row[column].replace(" (", "\n(")
     taken = sum(
-        1
+        gap
         + max(len(line) for row in texts for line in [column, *row[column].split("\n")])
         for column in texts[0]
         if column != "scheme"
     )
     longest = max(len(row["scheme"]) for row in texts)
-    room = max(width - taken - 1, 12)
+    room = max(width - taken, 12)
     for column in texts[0]:
         if column == "scheme":
             fits = longest <= room
