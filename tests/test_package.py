@@ -45,6 +45,8 @@ ROOMS = [
     "compare.protocol",
     "compare.svg",
     "compare.page",
+    "compare.export",
+    "compare.together",
     "compare.report",
     "compare.sweep",
     "compare.cli",

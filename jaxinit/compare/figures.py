@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter
 
 from jaxinit.compare import inference, stats
 from jaxinit.compare.table import goal, percent
@@ -73,6 +74,7 @@ def curves(
             label = f"{scheme.scheme}, {_rate(scheme)}"
             _band(axes, at, column, label, look[scheme.scheme], hover)
         axes.set(xlabel="step", **_scale(runs, settings, column))
+        _plain(axes)
         if column != "valid_accuracy":
             kind = "training" if column == "train_loss" else "validation"
             axes.set(ylabel=f"{kind} loss{_unit(settings)}")
@@ -124,6 +126,7 @@ def learning_rates(
     axes.set(xlabel="learning rate", ylabel=f"final training loss{_unit(settings)}")
     scale = _scale(runs, settings, "train_loss")["yscale"]
     axes.set(xscale="log", yscale=scale)
+    _plain(axes)
     rates = sorted(set(runs["learning_rate"].to_pylist()))
     if len(rates) <= 12:
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
@@ -199,7 +202,7 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
     for i, scheme in enumerate(ranking):
         for rate, found in zip(*_by_rate(runs, scheme.scheme, column), strict=True):
             values[i, rates.index(rate)] = found.median
-    size = (2.8 + 0.72 * len(rates), 1.5 + 0.42 * len(ranking))
+    size = (max(2.3 + 0.62 * len(rates), 6.2), 1.5 + 0.42 * len(ranking))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     shown = np.ma.masked_invalid(np.maximum(values, 1 if reach else 1e-9))
@@ -355,7 +358,7 @@ def _finished(
         each.grid(alpha=0.25, lw=0.6)
         each.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    letters = 12 * figure.get_figwidth()  # that fit side by side, roughly
+    letters = 14 * figure.get_figwidth()  # that fit side by side, roughly
     longest = max((len(label) for label in labels), default=0)
     columns = max(1, min(columns, int(letters / (longest + 6))))
     figure.legend(
@@ -374,6 +377,19 @@ def _finished(
     if title:
         figure.suptitle(_text(title), fontsize=11)
     return figure
+
+
+class _Plain(LogFormatter):
+    """Logarithmic ticks as plain numbers: 0.3, not 3 x 10^-1."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def _plain(axes: Axes) -> None:
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_formatter(_Plain())
+        axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.5)))
 
 
 def _hover(axes: Axes, x: float, y: float, text: str) -> None:

@@ -83,10 +83,10 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
     return [
         f'<p class="verdict">{_(verdict.sentence)}</p>',
         f'<ul class="notes">{notes}</ul>',
-        f'<div class="scroll">{_table(verdict, settings)}</div>',
-        _fixed(runs, settings, verdict),
+        _table(verdict, settings),
         "<h2>Figures</h2>",
         _figures(_drawn(runs, settings), prefix),
+        _fixed(runs, settings, verdict),
         "<h2>Protocol</h2>",
         *(f"<p>{_(text)}</p>" for text in paragraphs),
         "<h2>Settings</h2>",
@@ -102,8 +102,10 @@ def _drawn(
     """Title to figure and caption."""
     found = ranking(runs, settings)
     given = (runs, settings, found)
-    metric = figures.curves(*given, columns=["valid_accuracy"], hover=True)
-    loss = figures.curves(*given, columns=["train_loss"], hover=True)
+    metric, loss, valid_loss = (
+        figures.curves(*given, columns=[column], hover=True)
+        for column in ("valid_accuracy", "train_loss", "valid_loss")
+    )
     band = "Medians and quartiles over seeds, each scheme at its best rate."
     return {
         f"Validation {settings['metric_name']}": (
@@ -114,6 +116,7 @@ def _drawn(
             loss,
             f"{band} A line ends where over half of the seeds diverged.",
         ),
+        "Validation loss": (valid_loss, band),
         "Time to target": (
             figures.survival(*given, hover=True),
             "The share of runs not yet at the target (Kaplan-Meier), with pointwise "
@@ -135,6 +138,8 @@ def _figures(drawn: Mapping[str, tuple[Figure, str]], prefix: str) -> str:
     parts = []
     for i, (title, (figure, caption)) in enumerate(drawn.items()):
         figure.suptitle("")
+        if len(figure.axes) == 1 and not figure.axes[0].images:  # one size for all
+            figure.set_size_inches(6.2, 4.2)
         image = svg.inline(figure, f"{prefix}f{i}", title)
         parts.append(
             f"<figure><h3>{_(title)}</h3>{image}<output></output>"
@@ -168,12 +173,14 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
     )
     caption = (
         f"Steps: median and quartiles over seeds, a miss >{settings['steps']}; mean: "
-        f"within the budget.{baseline} In brackets, 95 % intervals, or quartiles. "
-        "* at the edge of the grid."
+        f"within the budget.{baseline} Shown: against it, at 5 % over all pairs. Hits: "
+        "runs that reached the target. Diverged: at all rates, and at its own. In "
+        "brackets, 95 % intervals, or quartiles. * at the edge of the grid."
     )
     return (
-        f'<table class="sorts"><caption>{_(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        '<div class="scroll"><table class="sorts">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="soft">{_(caption)}</p>'
     )
 
 
@@ -184,12 +191,12 @@ def _cells(
     cells = table.cells(row, verdict, settings)
     last = cells.pop("div.")
     reached, seeds = row.summary.reached, row.summary.seeds
-    standing = row.standing or ("" if row.ratio is None else "no difference shown")
+    standing = row.standing or ("" if row.ratio is None else "no difference")
     gone = row.gone
     at_rate = f"{gone.share:.0%} ({gone.low:.0%}-{gone.high:.0%})"
     return {
         **cells,
-        "against it": table.Cell(standing, standing),
+        "shown": table.Cell(standing, standing),
         "mean": table.Cell(f"{row.mean:.0f}", row.mean),
         "hits": table.Cell(f"{reached}/{seeds}", reached / seeds),
         "diverged": last,
@@ -216,8 +223,7 @@ def _fixed(runs: pa.Table, settings: Mapping[str, Any], verdict: Verdict) -> str
         seen = judge(runs, settings, verdict.baseline, rate)
         parts.append(
             f"<details><summary>Learning rate {rate:g}</summary>"
-            f"<p>{_(seen.sentence)}</p>"
-            f'<div class="scroll">{_table(seen, settings)}</div></details>'
+            f"<p>{_(seen.sentence)}</p>{_table(seen, settings)}</details>"
         )
     return (
         "<h2>The other view: one fixed rate for all</h2>"
@@ -274,4 +280,4 @@ def _name(column: str) -> str:
 
 def _(text: str) -> str:
     """A text with nothing in it that HTML would obey."""
-    return html.escape(text)
+    return html.escape(text).replace("95 %", "95&nbsp;%")

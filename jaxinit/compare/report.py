@@ -15,8 +15,35 @@ import rich.console
 import rich.progress
 from matplotlib.figure import Figure
 
-from jaxinit.compare import figures, stats, store, table, verdict
+from jaxinit.compare import (
+    export,
+    figures,
+    page,
+    stats,
+    store,
+    table,
+    together,
+    verdict,
+)
 from jaxinit.compare.verdict import Verdict
+
+_BEFORE = {
+    "loss_name": "cross_entropy",
+    "metric_name": "accuracy",
+    "direction": "max",
+    "device": "an unknown device",
+}
+_NEEDED = (
+    "task",
+    "target",
+    "schemes",
+    "learning_rates",
+    "seeds",
+    "steps",
+    "eval_every",
+    "batch_size",
+    "optimizer",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,21 +78,43 @@ class Result:
             "settings": self.settings,
             "runs": self.runs.num_rows,
             "diverged": diverged,
-            "seconds": round(self.seconds, 2),
+            "seconds": _plain(round(self.seconds, 2)),
+            "verdict": self.judge().sentence,
             "ranking": ranking,
         }
 
+    @classmethod
+    def from_store(cls, folder: str | os.PathLike[str]) -> Result:
+        """The result that a sweep left in a folder; see `load_result`."""
+        return load_result(folder)
+
     def save(self, out: str | os.PathLike[str]) -> None:
-        """Write runs, summary and figures into the folder `out`."""
+        """Write runs, summary, figures and `report.html` into the folder `out`."""
         folder = pathlib.Path(out)
         store.claim(folder, self.settings)
         store.write_runs(folder, self.runs)
+        self.write(folder)
+
+    def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
+        """Write what follows from the runs: summary, figures and `report.html`.
+
+        Args:
+            out: a folder that exists.
+            baseline: the scheme that ratios compare with; see `verdict.judge`.
+        """
+        folder = pathlib.Path(out)
         summary = json.dumps(self.summary(), indent=2)
         store.write_atomically(folder / "summary.json", summary.encode())
-        self.plot_curves().savefig(folder / "curves.png", dpi=150)
-        self.plot_learning_rates().savefig(folder / "learning_rates.png", dpi=150)
-        self.plot_survival().savefig(folder / "survival.png", dpi=150)
-        self.plot_heat_map().savefig(folder / "heat_map.png", dpi=150)
+        drawn = {
+            "curves": self.plot_curves(),
+            "learning_rates": self.plot_learning_rates(),
+            "survival": self.plot_survival(),
+            "heat_map": self.plot_heat_map(),
+        }
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+        text = page.page([self._sweep(baseline)])
+        store.write_atomically(folder / "report.html", text.encode())
 
     def show(
         self, baseline: str | None = None, learning_rate: float | None = None
@@ -104,6 +153,138 @@ class Result:
     def plot_heat_map(self) -> Figure:
         """Scheme x learning rate; see `figures.heat_map`."""
         return figures.heat_map(self.runs, self.settings, self.ranking())
+
+    def to_pandas(self) -> Any:
+        """The runs as a `pandas.DataFrame`; see `export.to_pandas`."""
+        return export.to_pandas(self.runs)
+
+    def to_polars(self) -> Any:
+        """The runs as a `polars.DataFrame`; see `export.to_polars`."""
+        return export.to_polars(self.runs)
+
+    def to_xarray(self) -> Any:
+        """The runs as an `xarray.Dataset`; see `export.to_xarray`."""
+        return export.to_xarray(self.runs, self.settings)
+
+    def _repr_html_(self) -> str:
+        return page.fragment(self.judge(), self.settings)
+
+    def _sweep(self, baseline: str | None = None) -> page.Sweep:
+        return page.Sweep(self.runs, self.settings, self.seconds, self.judge(baseline))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What sweeps over several tasks found.
+
+    Attributes:
+        results: a task each.
+    """
+
+    results: tuple[Result, ...]
+
+    def profile_times(self) -> dict[str, np.ndarray]:
+        """Median steps to target, scheme to (tasks,); see `together.profile_times`."""
+        return together.profile_times([each.ranking() for each in self.results])
+
+    def plot_profile(self) -> Figure:
+        """The performance profile over the tasks; see `figures.profile`."""
+        return figures.profile(self.profile_times())
+
+    def show(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> None:
+        """Print each task's table, and what the profile says."""
+        console = rich.console.Console()
+        for each in self.results:
+            each.show(baseline, learning_rate)
+            console.print()
+        console.print(together.profile_sentence(self.profile_times()), markup=False)
+
+    def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
+        """Write `report.html` and `profile.png` into a folder that exists."""
+        folder = pathlib.Path(out)
+        times = self.profile_times()
+        self.plot_profile().savefig(folder / "profile.png", dpi=150)
+        text = page.page(
+            [each._sweep(baseline) for each in self.results],
+            figures.profile(times, hover=True),
+            together.profile_sentence(times),
+        )
+        store.write_atomically(folder / "report.html", text.encode())
+
+
+def load_result(folder: str | os.PathLike[str]) -> Result:
+    """The result that a sweep left in a folder.
+
+    Args:
+        folder: with `sweep.json` and `runs/`, as `compare` writes it. What versions
+            before tasks of any loss left out is known: cross-entropy, and accuracy.
+
+    Raises:
+        FileNotFoundError: the folder is no sweep's, or holds no finished run.
+        ValueError: its files are damaged, or do not belong together.
+    """
+    folder = pathlib.Path(folder)
+    marker = folder / "sweep.json"
+    if not marker.is_file():
+        raise FileNotFoundError(
+            f"{folder} is no folder of a sweep: it has no sweep.json; give the folder "
+            "that jaxinit compare wrote."
+        )
+    try:
+        settings = {**_BEFORE, **json.loads(marker.read_text())}
+        runs = store.read_runs(folder)
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"{folder} cannot be read: {reason}.") from error
+    missing = [name for name in _NEEDED if name not in settings]
+    if missing:
+        raise ValueError(
+            f"{marker} lacks {', '.join(missing)}, so that it is no sweep of this "
+            "version; run the sweep again."
+        )
+    if not runs.num_rows:
+        raise FileNotFoundError(f"{folder} holds no finished runs; run the sweep.")
+    strange = set(runs["scheme"].to_pylist()) - set(settings["schemes"])
+    if strange:
+        raise ValueError(
+            f"{folder} holds runs of {', '.join(sorted(strange))}, which its "
+            "sweep.json does not list; they are of another sweep."
+        )
+    return Result(runs, settings, _seconds(folder))
+
+
+def load_results(*folders: str | os.PathLike[str]) -> Result | Results:
+    """The sweeps in several folders, compared.
+
+    Args:
+        folders: of sweeps. Those over one task become one, schemes side by side.
+
+    Returns:
+        A `Result` where all are over one task, else `Results`.
+
+    Raises:
+        FileNotFoundError: as `load_result` does.
+        ValueError: as `load_result` does; or two sweeps over one task differ in a
+            setting that decides their numbers; or tasks have no two schemes in common.
+    """
+    loaded = [load_result(folder) for folder in folders]
+    if len(loaded) == 1:
+        return loaded[0]
+    names = [pathlib.Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = list(map(str, folders))
+    by_task: dict[str, list[together.Part]] = {}
+    for name, each in zip(names, loaded, strict=True):
+        part = together.Part(name, each.runs, each.settings)
+        by_task.setdefault(each.settings["task"], []).append(part)
+    found = [Result(*together.joined(parts), math.nan) for parts in by_task.values()]
+    if len(found) == 1:
+        return found[0]
+    results = Results(tuple(found))
+    results.profile_times()  # or say why there are none
+    return results
 
 
 class Progress:
@@ -157,6 +338,14 @@ def histogram(values: np.ndarray, bins: int = 15, width: int = 50) -> str:
     return "\n".join(
         f"{c:11.4g} {'█' * bar}{'▏' * (not bar and n > 0)}" for c, bar, n in rows
     )
+
+
+def _seconds(folder: pathlib.Path) -> float:
+    """How long the sweep took, as its summary says; NaN where it does not."""
+    try:
+        return float(json.loads((folder / "summary.json").read_text())["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return math.nan
 
 
 def _plain(value: Any) -> Any:

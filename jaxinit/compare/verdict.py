@@ -74,10 +74,17 @@ def ranking(
         as bad as can be where a run diverged.
 
     Raises:
-        ValueError: there is no run, or a scheme has none at `learning_rate`.
+        ValueError: there is no run, tasks are mixed, or a scheme has no run at
+            `learning_rate`.
     """
     if not runs.num_rows:
         raise ValueError("report: the sweep has no finished run yet; let it end.")
+    tasks = sorted(set(runs["task"].to_pylist()))
+    if len(tasks) > 1:
+        raise ValueError(
+            f"report: the runs are of the tasks {', '.join(tasks)}; a table is of one, "
+            "so keep them in a folder each and pass all folders to jaxinit report."
+        )
     found = (
         stats.rank(runs) if learning_rate is None else stats.fixed(runs, learning_rate)
     )
