@@ -62,7 +62,7 @@ def to_xarray(runs: pa.Table, settings: Mapping[str, Any]) -> Any:
         "seed": sorted({row["seed"] for row in rows}),
         "step": sorted({step for row in rows for step in row["eval_steps"]}),
     }
-    shape = tuple(map(len, axes.values()))
+    names, shape = list(axes), tuple(map(len, axes.values()))
     place = {name: {v: i for i, v in enumerate(axis)} for name, axis in axes.items()}
     steps = stats.finite_column(runs, "steps_to_target", math.inf)
     curves = {name: np.full(shape, np.nan) for name in CURVES}
@@ -79,7 +79,6 @@ def to_xarray(runs: pa.Table, settings: Mapping[str, Any]) -> Any:
             finals[name][at] = math.nan if row[name] is None else row[name]
         finals["steps_to_target"][at] = reached
         diverged[at] = row["status"] == "diverged"
-    names = list(axes)
     return xarray.Dataset(
         {
             **{name: (names, values) for name, values in curves.items()},

@@ -65,7 +65,7 @@ def curves(
         columns: a panel each: "train_loss", "valid_loss", "valid_accuracy".
         hover: add invisible marks that carry values as texts.
     """
-    figure = Figure(figsize=(5 * len(columns), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(5 * len(columns), 6.2), 4.2), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     look = styles(settings["schemes"])
     for axes, column in zip(panels, columns, strict=True):
@@ -102,7 +102,7 @@ def learning_rates(
         ranking: schemes and rates.
         hover: add invisible marks that carry values as texts.
     """
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
     axes = figure.subplots()
     look = styles(settings["schemes"])
     for scheme in ranking:
@@ -149,7 +149,7 @@ def survival(
         ranking: schemes and rates.
         hover: add invisible marks that carry values as texts.
     """
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
     axes = figure.subplots()
     budget = float(settings["steps"])
     times = stats.times(runs, ranking)
@@ -239,7 +239,7 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
         times: scheme to (tasks,) times to target; infinity a miss.
         hover: add invisible marks that carry values as texts.
     """
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
     axes = figure.subplots()
     table = np.array(list(times.values()), dtype=float)
     factors = table / np.where(np.isinf(table.min(axis=0)), 1, table.min(axis=0))

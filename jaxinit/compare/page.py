@@ -138,8 +138,6 @@ def _figures(drawn: Mapping[str, tuple[Figure, str]], prefix: str) -> str:
     parts = []
     for i, (title, (figure, caption)) in enumerate(drawn.items()):
         figure.suptitle("")
-        if len(figure.axes) == 1 and not figure.axes[0].images:  # one size for all
-            figure.set_size_inches(6.2, 4.2)
         image = svg.inline(figure, f"{prefix}f{i}", title)
         parts.append(
             f"<figure><h3>{_(title)}</h3>{image}<output></output>"
@@ -191,9 +189,9 @@ def _cells(
     cells = table.cells(row, verdict, settings)
     last = cells.pop("div.")
     reached, seeds = row.summary.reached, row.summary.seeds
-    standing = row.standing or ("" if row.ratio is None else "no difference")
+    standing = row.standing or ("" if row.ratio is None else "no")
     gone = row.gone
-    at_rate = f"{gone.share:.0%} ({gone.low:.0%}-{gone.high:.0%})"
+    at_rate = f"{gone.share:.0%} ({gone.low:.0%}-{gone.high:.0%})".replace("%-", "-")
     return {
         **cells,
         "shown": table.Cell(standing, standing),

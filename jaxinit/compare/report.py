@@ -233,7 +233,8 @@ def load_result(folder: str | os.PathLike[str]) -> Result:
             "that jaxinit compare wrote."
         )
     try:
-        settings = {**_BEFORE, **json.loads(marker.read_text())}
+        settings = json.loads(marker.read_text())
+        settings |= {k: v for k, v in _BEFORE.items() if k not in settings}
         runs = store.read_runs(folder)
     except (ValueError, TypeError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0].rstrip(".")
