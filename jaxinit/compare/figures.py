@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogFormatter
@@ -205,16 +205,17 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
     size = (max(2.3 + 0.62 * len(rates), 6.2), 1.5 + 0.42 * len(ranking))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    shown = np.ma.masked_invalid(np.maximum(values, 1 if reach else 1e-9))
-    limits = (shown.min(), shown.max()) if shown.count() else (1, 1)
-    norm = LogNorm(limits[0], max(limits[1], 1.01 * limits[0]))
+    values = np.maximum(values, 1) if reach else values
+    shown = np.ma.masked_invalid(values)
+    low, high = (shown.min(), shown.max()) if shown.count() else (1.0, 1.0)
+    norm = LogNorm(low, max(high, 1.01 * low)) if low > 0 else Normalize(low, high)
     grey = np.where(np.isinf(values), 0.5, np.nan)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.25, aspect="auto")
     axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         scheme = ranking[i].scheme
         text = _cell(value, runs, scheme, rates[j], settings, reach)
-        dark = math.isfinite(value) and norm(max(value, limits[0])) < 0.6
+        dark = math.isfinite(value) and norm(value) < 0.6
         light = math.isfinite(value) and not dark
         color = "white" if dark else "#010101" if light else "black"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
@@ -273,9 +274,8 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
 def _band(
     axes: Axes, at: pa.Table, column: str, label: str, style: Style, hover: bool
 ) -> None:
-    steps = at["eval_steps"][0].as_py()
-    values = np.array(at[column].to_pylist(), dtype=float)
-    loss = np.array(at["train_loss"].to_pylist(), dtype=float)
+    steps = max(at["eval_steps"].to_pylist(), key=len)
+    values, loss = _padded(at, column), _padded(at, "train_loss")
     gone = np.maximum.accumulate(~np.isfinite(loss), axis=1)
     values = np.where(gone, np.inf, values)  # a diverged model has none
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="higher")
@@ -292,6 +292,15 @@ def _band(
         every = max(1, math.ceil(len(steps) / 50))
         for step, value in list(zip(steps, median, strict=True))[::every]:
             _hover(axes, step, value, f"{label}, step {step}: {value:.4g}")
+
+
+def _padded(runs: pa.Table, column: str) -> np.ndarray:
+    """(runs, evaluations) of a curve; NaN after the end of a run cut short."""
+    curves = runs[column].to_pylist()
+    values = np.full((len(curves), max(map(len, curves))), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve)] = curve
+    return values
 
 
 def _by_rate(
@@ -331,7 +340,7 @@ def _scale(runs: pa.Table, settings: Settings, column: str) -> dict[str, Any]:
     """
     if column == "valid_accuracy" and percent(settings):
         return {"ylim": (0, 1.02)}
-    curves = np.array(runs[column].to_pylist(), dtype=float)
+    curves = _padded(runs, column)
     values = curves[np.isfinite(curves)]
     if (values < 0).any():
         falls = column != "valid_accuracy" or settings["direction"] == "min"

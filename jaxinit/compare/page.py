@@ -159,7 +159,9 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
     body = ""
     for scheme, row in rows:
         color = look[scheme].color.replace("#000000", "currentColor")
-        swatch = f'<span class="swatch" style="background:{color}"></span>'
+        swatch = (
+            f'<span class="swatch" style="color:{color}" aria-hidden="true">■</span>'
+        )
         cells = "".join(
             f'<td data-sort="{_(str(cell.value))}"{_name(column)}>'
             f"{swatch if column == 'scheme' else ''}{_cell(column, cell)}</td>"
@@ -204,7 +206,9 @@ def _cells(
 
 def _cell(column: str, cell: table.Cell) -> str:
     """A cell's text, what stands in brackets set apart."""
-    if column == "scheme" or " (" not in cell.text:
+    if column == "scheme":  # a line may break after its bracket
+        return _(cell.text).replace("(", "(<wbr>")
+    if " (" not in cell.text:
         return _(cell.text)
     text, _sep, more = cell.text.partition(" ")
     return f'{_(text)} <span class="more">{_(more)}</span>'

@@ -114,7 +114,7 @@ class Result:
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
         text = page.page([self._sweep(baseline)])
-        store.write_atomically(folder / "report.html", text.encode())
+        (folder / "report.html").write_text(text, "utf-8")
 
     def show(
         self, baseline: str | None = None, learning_rate: float | None = None
@@ -185,7 +185,9 @@ class Results:
 
     def profile_times(self) -> dict[str, np.ndarray]:
         """Median steps to target, scheme to (tasks,); see `together.profile_times`."""
-        return together.profile_times([each.ranking() for each in self.results])
+        times = together.profile_times([each.ranking() for each in self.results])
+        listed = self.results[0].settings["schemes"]  # so that colours stay
+        return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
 
     def plot_profile(self) -> Figure:
         """The performance profile over the tasks; see `figures.profile`."""
@@ -211,7 +213,7 @@ class Results:
             figures.profile(times, hover=True),
             together.profile_sentence(times),
         )
-        store.write_atomically(folder / "report.html", text.encode())
+        (folder / "report.html").write_text(text, "utf-8")
 
 
 def load_result(folder: str | os.PathLike[str]) -> Result:
@@ -276,11 +278,20 @@ def load_results(*folders: str | os.PathLike[str]) -> Result | Results:
     names = [pathlib.Path(folder).resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = list(map(str, folders))
-    by_task: dict[str, list[together.Part]] = {}
-    for name, each in zip(names, loaded, strict=True):
-        part = together.Part(name, each.runs, each.settings)
-        by_task.setdefault(each.settings["task"], []).append(part)
-    found = [Result(*together.joined(parts), math.nan) for parts in by_task.values()]
+    by_task: dict[str, list[tuple[str, Result]]] = {}
+    for named in zip(names, loaded, strict=True):
+        by_task.setdefault(named[1].settings["task"], []).append(named)
+    found = [
+        each[0][1]
+        if len(each) == 1
+        else Result(
+            *together.joined(
+                [together.Part(name, one.runs, one.settings) for name, one in each]
+            ),
+            math.nan,
+        )
+        for each in by_task.values()
+    ]
     if len(found) == 1:
         return found[0]
     results = Results(tuple(found))

@@ -140,13 +140,15 @@ def profile_sentence(times: Mapping[str, np.ndarray]) -> str:
         return f"No scheme reaches the target on any of {tasks} tasks."
     leader = int(fastest.argmax())
     name = list(times)[leader]
-    first = f"{name} is the fastest on {fastest[leader]} of {tasks} tasks"
+    tied = ((table == best).sum(axis=0) > 1) & (table[leader] == best)
+    ties = ", ties counted" if (tied & np.isfinite(best)).any() else ""
+    first = f"{name} is the fastest on {fastest[leader]} of {tasks} tasks{ties}"
     worst = float(np.max(table[leader] / np.where(np.isinf(best), 1, best)))
     if math.isinf(worst):
         missed = int(np.isinf(table[leader]).sum())
-        return f"{first} and misses the target on {missed}."
+        return f"{first}, and misses the target on {missed}."
     return (
-        f"{first} and takes at most {number(worst)} times as long as the fastest on "
+        f"{first}, and takes at most {number(worst)} times as long as the fastest on "
         "any of them."
     )
 

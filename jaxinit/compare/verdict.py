@@ -226,7 +226,7 @@ def _sentence(
         pair = _pair(pairs, first, level[0])
         return (
             f"No difference is shown between {first} and {_listed(level, others)}"
-            f"{_interval(pair, first, level[0])}."
+            f"{_interval(pair, first, level[0])}{_beaten(others, level)}."
         )
     pair = _pair(pairs, first, others[0])
     sooner = number(pair.ratio.ratio)
@@ -234,6 +234,11 @@ def _sentence(
         f"On this task {first} reaches the target {sooner} times sooner than "
         f"{others[0]}{_interval(pair)}{_rest(others)}."
     )
+
+
+def _beaten(others: Sequence[str], level: Sequence[str]) -> str:
+    beaten = len(others) - len(level)
+    return f"; the other {beaten} are shown to be slower" if beaten > 1 else ""
 
 
 def _pair(
@@ -253,7 +258,7 @@ def _interval(pair: inference.Comparison, first: str = "", second: str = "") -> 
     ratio = pair.ratio
     if math.isnan(ratio.low):
         if abs(ratio.ratio - 1) < 1e-9:
-            return " (their times are equal at every seed)"
+            return f" ({pair.faster} and {pair.slower} take equally long at every seed)"
         return f" (the same ratio at each of {ratio.pairs} seeds: no interval)"
     bounds = f"95 % interval {number(ratio.low)} to {number(ratio.high)}"
     if not first:
