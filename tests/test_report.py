@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jaxinit.compare import cli, figures, load_result, load_results, protocol, store
+from jaxinit.compare import cli, load_result, load_results, protocol, store, style
 from jaxinit.compare import table as tables
-from jaxinit.compare.report import Result, Results
+from jaxinit.compare.report import Result
+from jaxinit.compare.results import Results
 
 STEPS = 100
 EVERY = 10
@@ -280,7 +281,7 @@ def test_odd_sweeps_are_saved_too(kind, tmp_path):
 
 
 def test_many_schemes_are_told_apart():
-    look = figures.styles([str(i) for i in range(20)])
+    look = style.styles([str(i) for i in range(20)])
     assert len(set(look.values())) == 20
 
 

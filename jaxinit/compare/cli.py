@@ -20,7 +20,7 @@ import tyro
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._parse import parse
-from jaxinit.compare import devices, report, sweep, tasks
+from jaxinit.compare import devices, report, results, sweep, tasks
 
 app = tyro.extras.SubcommandApp()
 
@@ -139,7 +139,7 @@ def report_command(
     """
     if len(folders) == 0:
         raise ValueError("report: no folder is given; name one or more of sweeps.")
-    found = report.load_results(*folders)
+    found = results.load_results(*folders)
     if not quiet:
         found.show(baseline, learning_rate)
     if out is None and len(folders) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,38 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogFormatter
 
-from jaxinit.compare import inference, stats
+from jaxinit.compare import inference, stats, style
 from jaxinit.compare.table import goal, percent
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
-
-MARKERS = "osD^vPX"
-FRAME = COLORS[1]
-DASHES = ("-", "--", "-.", ":")
-HOVER = "hover:"
-"""How the gid of a mark begins whose rest is its text, for `svg`."""
 
 Ranking = Sequence[stats.SchemeSummary]
 Settings = Mapping[str, Any]
-
-
-class Style(NamedTuple):
-    """How a scheme is drawn: seven differ in colour, more in marker and dashes."""
-
-    color: str
-    marker: str
-    dash: str
-
-
-def styles(schemes: Sequence[str]) -> dict[str, Style]:
-    """Scheme to style."""
-    return {
-        scheme: Style(COLORS[i % 7], MARKERS[i // 7 % 7], DASHES[i // 7 % 4])
-        for i, scheme in enumerate(schemes)
-    }
 
 
 def curves(
@@ -67,14 +41,14 @@ def curves(
     """
     figure = Figure(figsize=(max(5 * len(columns), 6.2), 4.2), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
-    look = styles(settings["schemes"])
+    look = style.styles(settings["schemes"])
     for axes, column in zip(panels, columns, strict=True):
         for scheme in ranking:
             at = stats.at_rate(runs, scheme.scheme, scheme.learning_rate)
             label = f"{scheme.scheme}, {_rate(scheme)}"
             _band(axes, at, column, label, look[scheme.scheme], hover)
         axes.set(xlabel="step", **_scale(runs, settings, column))
-        _plain(axes)
+        style.plain(axes)
         if column != "valid_accuracy":
             kind = "training" if column == "train_loss" else "validation"
             axes.set(ylabel=f"{kind} loss{_unit(settings)}")
@@ -85,7 +59,7 @@ def curves(
         axes.set(ylabel=f"validation {name}{unit}")
         axes.axhline(settings["target"], color="0.6", lw=1, ls="--", zorder=0)
         axes.set_title("dashed: the target", loc="left", fontsize=10)
-    return _finished(figure, panels[-1], settings, columns=len(columns) + 1)
+    return style.finished(figure, panels[-1], _title(settings), len(columns) + 1)
 
 
 def learning_rates(
@@ -104,12 +78,12 @@ def learning_rates(
     """
     figure = Figure(figsize=(6.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    look = styles(settings["schemes"])
+    look = style.styles(settings["schemes"])
     for scheme in ranking:
         rates, finals = _by_rate(runs, scheme.scheme, "final_train_loss")
         low, median, high = np.array(finals).T
         gone = ~np.isfinite(median)
-        label = _text(scheme.scheme)
+        label = style.text(scheme.scheme)
         if scheme.diverged:
             label += f" ({scheme.diverged} of {scheme.runs} diverged)"
         median = np.where(gone, np.nan, median)
@@ -122,16 +96,20 @@ def learning_rates(
             axes.plot(rates[best], median[best], "o", mec=color, mfc="none", ms=13)
         if hover:
             for rate, loss in zip(rates, median, strict=True):
-                _hover(axes, rate, loss, f"{scheme.scheme}, rate {rate:g}: {loss:.4g}")
+                style.hover(
+                    axes, rate, loss, f"{scheme.scheme}, rate {rate:g}: {loss:.4g}"
+                )
     axes.set(xlabel="learning rate", ylabel=f"final training loss{_unit(settings)}")
-    scale = _scale(runs, settings, "train_loss")["yscale"]
-    axes.set(xscale="log", yscale=scale)
-    _plain(axes)
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    drawn = drawn[np.isfinite(drawn)]
+    axes.set_yscale("log" if len(drawn) and (drawn > 0).all() else "linear")
+    style.plain(axes)
     rates = sorted(set(runs["learning_rate"].to_pylist()))
+    axes.set(xscale="log", xlim=(rates[0] / 1.3, rates[-1] * 1.3))
     if len(rates) <= 12:
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
-    return _finished(figure, axes, settings, columns=2)
+    return style.finished(figure, axes, _title(settings), columns=2)
 
 
 def survival(
@@ -153,9 +131,9 @@ def survival(
     axes = figure.subplots()
     budget = float(settings["steps"])
     times = stats.times(runs, ranking)
-    look = styles(settings["schemes"])
+    look = style.styles(settings["schemes"])
     # Curves that coincide are moved apart by less than a run, so that all are seen.
-    for place, (name, style) in enumerate((s.scheme, look[s.scheme]) for s in ranking):
+    for place, (name, way) in enumerate((s.scheme, look[s.scheme]) for s in ranking):
         curve = inference.kaplan_meier(times[name], budget)
         steps = np.append(curve.steps, budget)
         share, low, high = (
@@ -163,25 +141,25 @@ def survival(
             for each in (curve.fraction, curve.low, curve.high)
         )
         axes.step(
-            steps, share + 0.006 * place, style.dash, where="post", color=style.color,
-            lw=1.8, label=_text(name),
+            steps, share + 0.006 * place, way.dash, where="post", color=way.color,
+            lw=1.8, label=style.text(name),
         )  # fmt: skip
         if len(curve.steps) > 1:
             axes.fill_between(
-                steps, low, high, where=share < 1, step="post", color=style.color,
+                steps, low, high, where=share < 1, step="post", color=way.color,
                 alpha=0.12, lw=0,
             )  # fmt: skip
         if hover:
             for step, left in zip(curve.steps[1:], curve.fraction[1:], strict=True):
                 text = f"{name}, step {step:g}: {1 - left:.0%} of runs at the target"
-                _hover(axes, step, left + 0.006 * place, text)
+                style.hover(axes, step, left + 0.006 * place, text)
     axes.set(
         xlabel="step", ylabel="runs not yet at the target", xlim=(0, budget),
         ylim=(-0.02, 1.03 + 0.006 * len(ranking)),
     )  # fmt: skip
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axes.set_title(f"target: {_text(goal(settings))}", loc="left", fontsize=10)
-    return _finished(figure, axes, settings, columns=2)
+    axes.set_title(f"target: {style.text(goal(settings))}", loc="left", fontsize=10)
+    return style.finished(figure, axes, _title(settings), columns=2)
 
 
 def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
@@ -222,10 +200,12 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
         alive = math.isfinite(ranking[i].final_train_loss.median)
         if alive and rates[j] == ranking[i].learning_rate:
             corner = (j - 0.47, i - 0.46)
-            axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, lw=2, ec=FRAME))
+            axes.add_patch(
+                Rectangle(corner, 0.94, 0.92, fill=False, lw=2, ec=style.FRAME)
+            )
     axes.set(xlabel="learning rate")
     axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-    axes.set_yticks(range(len(ranking)), [_text(s.scheme) for s in ranking])
+    axes.set_yticks(range(len(ranking)), [style.text(s.scheme) for s in ranking])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     what = "median steps to target" if reach else "median final training loss"
@@ -248,17 +228,17 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
     last = 1.15 * max(finite.max(initial=1.0), 1.5)
     taus = np.unique(np.concatenate([[1.0], finite[finite >= 1], [last]]))
     shares = stats.performance_profile(table, taus)
-    for place, (name, style) in enumerate(styles(list(times)).items()):
+    for place, (name, way) in enumerate(style.styles(list(times)).items()):
         axes.step(
-            taus, shares[place] + 0.006 * place, style.dash, where="post",
-            color=style.color, lw=1.8, label=_text(name),
+            taus, shares[place] + 0.006 * place, way.dash, where="post",
+            color=way.color, lw=1.8, label=style.text(name),
         )  # fmt: skip
         if hover:
             for tau, share in zip(taus[:-1], shares[place], strict=False):
                 text = (
                     f"{name}: {share:.0%} of tasks within {tau:.2f} times the fastest"
                 )
-                _hover(axes, tau, share + 0.006 * place, text)
+                style.hover(axes, tau, share + 0.006 * place, text)
     axes.set(
         xscale="log", xlim=(1, last), ylim=(-0.02, 1.03 + 0.006 * len(times)),
         xlabel="at most so many times as long as the fastest scheme",
@@ -268,11 +248,11 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
     axes.xaxis.set_major_formatter(lambda factor, _: f"{factor:g}")
     axes.xaxis.set_minor_formatter(lambda factor, _: f"{factor:g}")
     title = f"performance profile over {table.shape[1]} tasks"
-    return _finished(figure, axes, None, columns=2, title=title)
+    return style.finished(figure, axes, title, columns=2)
 
 
 def _band(
-    axes: Axes, at: pa.Table, column: str, label: str, style: Style, hover: bool
+    axes: Axes, at: pa.Table, column: str, label: str, way: style.Style, hover: bool
 ) -> None:
     steps = max(at["eval_steps"].to_pylist(), key=len)
     values, loss = _padded(at, column), _padded(at, "train_loss")
@@ -281,17 +261,17 @@ def _band(
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="higher")
     alive = np.isfinite(median)
     axes.plot(
-        steps, np.where(alive, median, np.nan), style.dash, color=style.color, lw=1.8,
-        label=_text(label),
+        steps, np.where(alive, median, np.nan), way.dash, color=way.color, lw=1.8,
+        label=style.text(label),
     )  # fmt: skip
     axes.fill_between(
-        steps, low, high, where=alive & np.isfinite(high), color=style.color,
+        steps, low, high, where=alive & np.isfinite(high), color=way.color,
         alpha=0.18, lw=0,
     )  # fmt: skip
     if hover:
         every = max(1, math.ceil(len(steps) / 50))
         for step, value in list(zip(steps, median, strict=True))[::every]:
-            _hover(axes, step, value, f"{label}, step {step}: {value:.4g}")
+            style.hover(axes, step, value, f"{label}, step {step}: {value:.4g}")
 
 
 def _padded(runs: pa.Table, column: str) -> np.ndarray:
@@ -355,62 +335,11 @@ def _scale(runs: pa.Table, settings: Settings, column: str) -> dict[str, Any]:
     return {"yscale": "log", "ylim": (low / 1.5, 2 * min(values.max(), cap))}
 
 
-def _finished(
-    figure: Figure,
-    axes: Axes,
-    settings: Settings | None,
-    columns: int,
-    title: str | None = None,
-) -> Figure:
-    """The figure with its grid, its legend and its title."""
-    for each in figure.axes:
-        each.grid(alpha=0.25, lw=0.6)
-        each.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    letters = 14 * figure.get_figwidth()  # that fit side by side, roughly
-    longest = max((len(label) for label in labels), default=0)
-    columns = max(1, min(columns, int(letters / (longest + 6))))
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=9,
+def _title(settings: Settings) -> str:
+    return (
+        f"{settings['task']}, {settings['optimizer']}, batch {settings['batch_size']}, "
+        f"{settings['seeds']} seeds"
     )
-    if settings is not None:
-        title = (
-            f"{settings['task']}, {settings['optimizer']}, batch "
-            f"{settings['batch_size']}, {settings['seeds']} seeds"
-        )
-    if title:
-        figure.suptitle(_text(title), fontsize=11)
-    return figure
-
-
-class _Plain(LogFormatter):
-    """Logarithmic ticks as plain numbers: 0.3, not 3 x 10^-1."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def _plain(axes: Axes) -> None:
-    if axes.get_yscale() == "log":
-        axes.yaxis.set_major_formatter(_Plain())
-        axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.2, 0.5)))
-
-
-def _hover(axes: Axes, x: float, y: float, text: str) -> None:
-    if math.isfinite(y):
-        axes.plot([x], [y], "o", ms=9, alpha=0, gid=HOVER + text, zorder=9)
-
-
-def _text(text: str) -> str:
-    """A text as it stands: no formula between dollars, no name that legends hide."""
-    text = text if len(text) <= 60 else f"{text[:45]}...{text[-12:]}"
-    text = text.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
 
 
 def _unit(settings: Settings) -> str:

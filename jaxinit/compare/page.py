@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from jaxinit.compare import figures, protocol, stats, svg, table
+from jaxinit.compare import figures, protocol, stats, style, svg, table
 from jaxinit.compare.verdict import Row, Verdict, judge, ranking
 
 
@@ -147,7 +147,7 @@ def _figures(drawn: Mapping[str, tuple[Figure, str]], prefix: str) -> str:
 
 
 def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
-    look = figures.styles(settings["schemes"])
+    look = style.styles(settings["schemes"])
     rows = [
         (row.summary.scheme, _cells(row, verdict, settings)) for row in verdict.rows
     ]
@@ -262,12 +262,12 @@ def _citations(schemes: Sequence[str]) -> list[str]:
 
 
 def _document(title: str, body: str) -> str:
-    style, script = _file("page.css"), _file("page.js")
+    css, script = _file("page.css"), _file("page.js")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{_(title)}</title><style>{style}</style></head>\n"
+        f"<title>{_(title)}</title><style>{css}</style></head>\n"
         f"<body>{body}\n<script>{script}</script></body></html>\n"
     )
 

@@ -9,22 +9,13 @@ import os
 import pathlib
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import rich.console
-import rich.progress
 from matplotlib.figure import Figure
 
-from jaxinit.compare import (
-    export,
-    figures,
-    page,
-    stats,
-    store,
-    table,
-    together,
-    verdict,
-)
+from jaxinit.compare import export, figures, page, stats, store, table, verdict
+from jaxinit.compare.progress import Progress as Progress
+from jaxinit.compare.progress import histogram as histogram
 from jaxinit.compare.verdict import Verdict
 
 _BEFORE = {
@@ -113,7 +104,7 @@ class Result:
         }
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.png", dpi=150)
-        text = page.page([self._sweep(baseline)])
+        text = page.page([self.page_part(baseline)])
         (folder / "report.html").write_text(text, "utf-8")
 
     def show(
@@ -169,51 +160,9 @@ class Result:
     def _repr_html_(self) -> str:
         return page.fragment(self.judge(), self.settings)
 
-    def _sweep(self, baseline: str | None = None) -> page.Sweep:
+    def page_part(self, baseline: str | None = None) -> page.Sweep:
+        """What `page.page` takes of it."""
         return page.Sweep(self.runs, self.settings, self.seconds, self.judge(baseline))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Results:
-    """What sweeps over several tasks found.
-
-    Attributes:
-        results: a task each.
-    """
-
-    results: tuple[Result, ...]
-
-    def profile_times(self) -> dict[str, np.ndarray]:
-        """Median steps to target, scheme to (tasks,); see `together.profile_times`."""
-        times = together.profile_times([each.ranking() for each in self.results])
-        listed = self.results[0].settings["schemes"]  # so that colours stay
-        return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
-
-    def plot_profile(self) -> Figure:
-        """The performance profile over the tasks; see `figures.profile`."""
-        return figures.profile(self.profile_times())
-
-    def show(
-        self, baseline: str | None = None, learning_rate: float | None = None
-    ) -> None:
-        """Print each task's table, and what the profile says."""
-        console = rich.console.Console()
-        for each in self.results:
-            each.show(baseline, learning_rate)
-            console.print()
-        console.print(together.profile_sentence(self.profile_times()), markup=False)
-
-    def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
-        """Write `report.html` and `profile.png` into a folder that exists."""
-        folder = pathlib.Path(out)
-        times = self.profile_times()
-        self.plot_profile().savefig(folder / "profile.png", dpi=150)
-        text = page.page(
-            [each._sweep(baseline) for each in self.results],
-            figures.profile(times, hover=True),
-            together.profile_sentence(times),
-        )
-        (folder / "report.html").write_text(text, "utf-8")
 
 
 def load_result(folder: str | os.PathLike[str]) -> Result:
@@ -256,100 +205,6 @@ def load_result(folder: str | os.PathLike[str]) -> Result:
             "sweep.json does not list; they are of another sweep."
         )
     return Result(runs, settings, _seconds(folder))
-
-
-def load_results(*folders: str | os.PathLike[str]) -> Result | Results:
-    """The sweeps in several folders, compared.
-
-    Args:
-        folders: of sweeps. Those over one task become one, schemes side by side.
-
-    Returns:
-        A `Result` where all are over one task, else `Results`.
-
-    Raises:
-        FileNotFoundError: as `load_result` does.
-        ValueError: as `load_result` does; or two sweeps over one task differ in a
-            setting that decides their numbers; or tasks have no two schemes in common.
-    """
-    loaded = [load_result(folder) for folder in folders]
-    if len(loaded) == 1:
-        return loaded[0]
-    names = [pathlib.Path(folder).resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = list(map(str, folders))
-    by_task: dict[str, list[tuple[str, Result]]] = {}
-    for named in zip(names, loaded, strict=True):
-        by_task.setdefault(named[1].settings["task"], []).append(named)
-    found = [
-        each[0][1]
-        if len(each) == 1
-        else Result(
-            *together.joined(
-                [together.Part(name, one.runs, one.settings) for name, one in each]
-            ),
-            math.nan,
-        )
-        for each in by_task.values()
-    ]
-    if len(found) == 1:
-        return found[0]
-    results = Results(tuple(found))
-    results.profile_times()  # or say why there are none
-    return results
-
-
-class Progress:
-    """A bar on the screen: steps done, runs, diverged runs, time left."""
-
-    def __init__(self, runs: int, steps: int, quiet: bool) -> None:
-        """Prepare the bar; `quiet` shows none."""
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(),
-            rich.progress.TextColumn("step {task.completed:.0f} of {task.total:.0f}"),
-            rich.progress.TextColumn(
-                "{task.fields[done]} of {task.fields[runs]} runs done, "
-                "{task.fields[diverged]} diverged"
-            ),
-            rich.progress.TimeRemainingColumn(),
-            disable=quiet,
-        )
-        self._runs, self._steps = runs, steps
-        self._row = self._bar.add_task(
-            "compiling", total=steps, runs=runs, done=0, diverged=0
-        )
-
-    def __enter__(self) -> Progress:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the bar as it stands."""
-        self._bar.stop()
-
-    def update(self, step: int, diverged: int) -> None:
-        """Move the bar to `step`, with so many runs diverged."""
-        done = self._runs if step == self._steps else diverged
-        self._bar.update(
-            self._row,
-            completed=step,
-            diverged=diverged,
-            done=done,
-            description="training" if step < self._steps else "done",
-        )
-
-
-def histogram(values: np.ndarray, bins: int = 15, width: int = 50) -> str:
-    """A histogram in text, a line a bin: its centre and a bar."""
-    counts, edges = np.histogram(values, bins)
-    centers = (edges[:-1] + edges[1:]) / 2
-    bars = np.round(width * counts / max(counts.max(), 1)).astype(int)
-    rows = zip(centers, bars, counts, strict=True)
-    return "\n".join(
-        f"{c:11.4g} {'█' * bar}{'▏' * (not bar and n > 0)}" for c, bar, n in rows
-    )
 
 
 def _seconds(folder: pathlib.Path) -> float:

@@ -258,7 +258,8 @@ def _interval(pair: inference.Comparison, first: str = "", second: str = "") -> 
     ratio = pair.ratio
     if math.isnan(ratio.low):
         if abs(ratio.ratio - 1) < 1e-9:
-            return f" ({pair.faster} and {pair.slower} take equally long at every seed)"
+            both = " and ".join(sorted((pair.faster, pair.slower)))
+            return f" ({both} take equally long at every seed)"
         return f" (the same ratio at each of {ratio.pairs} seeds: no interval)"
     bounds = f"95 % interval {number(ratio.low)} to {number(ratio.high)}"
     if not first:
