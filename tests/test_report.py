@@ -238,6 +238,12 @@ def test_the_table_fits_the_screen(width, capsys, monkeypatch):
     assert width < 80 or any(name in line for line in lines)
 
 
+def test_the_screen_obeys_no_name(capsys):
+    result({"[bold]x[/]": FAST, "y": SLOW}, metric_name="[red]m").show()
+    out = capsys.readouterr().out
+    assert out.count("[bold]x[/]") >= 2 and "valid. [red]m" in out
+
+
 def test_figures():
     swept = two_rates()
     drawn = [

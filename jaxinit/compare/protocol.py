@@ -65,7 +65,7 @@ def rerun(settings: Mapping[str, Any]) -> str | None:
     options = {
         "target": [settings["target"]],
         "schemes": settings["schemes"],
-        "learning-rates": [f"{rate:g}" for rate in settings["learning_rates"]],
+        "learning-rates": settings["learning_rates"],
         **{
             name: [settings[name.replace("-", "_")]]
             for name in ("seeds", "steps", "eval-every", "batch-size", "optimizer")

@@ -145,7 +145,8 @@ def table(
             most = None if fits else room
             result.add_column(column, no_wrap=fits, max_width=most, overflow="fold")
         else:
-            result.add_column(column, justify="right", no_wrap=True)
+            name = rich.markup.escape(column)
+            result.add_column(name, justify="right", no_wrap=True)
     for row in texts:
         result.add_row(*map(rich.markup.escape, row.values()))
     below = ["", verdict.sentence, *verdict.notes]

@@ -157,12 +157,11 @@ def judge(
             gone=stats.divergence_rate(gone),
         )
 
-    order = list(ranks) or [each.scheme for each in found]
     rows = [row(each) for each in found]
-    if ranks:  # by rank; among equal ranks by final loss, as `found` has it
+    if ranks:  # among equal ranks by final loss, as in `found`
         rows.sort(key=lambda each: ranks[each.summary.scheme].rank)
-        order = [each.summary.scheme for each in rows]
-    intervals = max(int((~np.isnan(t)).sum()) for t in times.values()) > 1
+    order = [each.summary.scheme for each in rows]
+    intervals = any((~np.isnan(each)).sum() > 1 for each in times.values())
     return Verdict(
         rows=tuple(rows),
         baseline=baseline,
