@@ -272,6 +272,7 @@ ODD = {
     "reached at once": [run(n, s, 0) for n in "ab" for s in range(2)],
     "one run": [run("a", 0, 10)],
     "interrupted": [cut_short(run("a", 0, "diverged")), run("a", 1, 20)],
+    "a long name": [run("tree.mup(" + 20 * "base={'Dense_0': 4}, ", 0, 10)],
     "many rates": [run("a", 0, 10 * i, 0.01 * i) for i in range(1, 10)],
 }
 
@@ -292,11 +293,11 @@ def test_many_schemes_are_told_apart():
 
 
 def test_names_that_matplotlib_would_take_for_its_own(tmp_path):
-    swept = result({"_mine": FAST, "cash$and$more": SLOW, "x" * 90: SLOW})
+    swept = result({"_mine": FAST, "cash$and$more": SLOW, "x" * 190: SLOW})
     (legend,) = swept.plot_survival().legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts[0] == " _mine" and texts[1] == r"cash\$and\$more"
-    assert len(texts) == 3 and len(texts[2]) == 60
+    assert len(texts) == 3 and len(texts[2]) == style.NAME
 
 
 class Page(html.parser.HTMLParser):

@@ -44,9 +44,7 @@ def curves(
     look = style.styles(settings["schemes"])
     for axes, column in zip(panels, columns, strict=True):
         for scheme in ranking:
-            at = stats.at_rate(runs, scheme.scheme, scheme.learning_rate)
-            label = f"{scheme.scheme}, {_rate(scheme)}"
-            _band(axes, at, column, label, look[scheme.scheme], hover)
+            _band(axes, runs, column, scheme, look[scheme.scheme], hover)
         axes.set(xlabel="step", **_scale(runs, settings, column))
         style.plain(axes)
         if column != "valid_accuracy":
@@ -83,7 +81,7 @@ def learning_rates(
         rates, finals = _by_rate(runs, scheme.scheme, "final_train_loss")
         low, median, high = np.array(finals).T
         gone = ~np.isfinite(median)
-        label = style.text(scheme.scheme)
+        label = style.text(scheme.scheme, style.NAME)
         if scheme.diverged:
             label += f" ({scheme.diverged} of {scheme.runs} diverged)"
         median = np.where(gone, np.nan, median)
@@ -142,7 +140,7 @@ def survival(
         )
         axes.step(
             steps, share + 0.006 * place, way.dash, where="post", color=way.color,
-            lw=1.8, label=style.text(name),
+            lw=1.8, label=style.text(name, style.NAME),
         )  # fmt: skip
         if len(curve.steps) > 1:
             axes.fill_between(
@@ -205,7 +203,7 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
             )
     axes.set(xlabel="learning rate")
     axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-    axes.set_yticks(range(len(ranking)), [style.text(s.scheme) for s in ranking])
+    axes.set_yticks(range(len(ranking)), [style.text(s.scheme, 26) for s in ranking])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     what = "median steps to target" if reach else "median final training loss"
@@ -231,7 +229,7 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
     for place, (name, way) in enumerate(style.styles(list(times)).items()):
         axes.step(
             taus, shares[place] + 0.006 * place, way.dash, where="post",
-            color=way.color, lw=1.8, label=style.text(name),
+            color=way.color, lw=1.8, label=style.text(name, style.NAME),
         )  # fmt: skip
         if hover:
             for tau, share in zip(taus[:-1], shares[place], strict=False):
@@ -252,8 +250,15 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
 
 
 def _band(
-    axes: Axes, at: pa.Table, column: str, label: str, way: style.Style, hover: bool
+    axes: Axes,
+    runs: pa.Table,
+    column: str,
+    scheme: stats.SchemeSummary,
+    way: style.Style,
+    hover: bool,
 ) -> None:
+    """Median and quartiles over seeds of a scheme's curves."""
+    at = stats.at_rate(runs, scheme.scheme, scheme.learning_rate)
     steps = max(at["eval_steps"].to_pylist(), key=len)
     values, loss = _padded(at, column), _padded(at, "train_loss")
     gone = np.maximum.accumulate(~np.isfinite(loss), axis=1)
@@ -262,7 +267,7 @@ def _band(
     alive = np.isfinite(median)
     axes.plot(
         steps, np.where(alive, median, np.nan), way.dash, color=way.color, lw=1.8,
-        label=style.text(label),
+        label=f"{style.text(scheme.scheme, style.NAME)}, {_rate(scheme)}",
     )  # fmt: skip
     axes.fill_between(
         steps, low, high, where=alive & np.isfinite(high), color=way.color,
@@ -271,7 +276,8 @@ def _band(
     if hover:
         every = max(1, math.ceil(len(steps) / 50))
         for step, value in list(zip(steps, median, strict=True))[::every]:
-            style.hover(axes, step, value, f"{label}, step {step}: {value:.4g}")
+            says = f"{scheme.scheme}, {_rate(scheme)}, step {step}: {value:.4g}"
+            style.hover(axes, step, value, says)
 
 
 def _padded(runs: pa.Table, column: str) -> np.ndarray:

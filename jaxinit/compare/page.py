@@ -102,21 +102,26 @@ def _drawn(
     """Title to figure and caption."""
     found = ranking(runs, settings)
     given = (runs, settings, found)
-    metric, loss, valid_loss = (
-        figures.curves(*given, columns=[column], hover=True)
-        for column in ("valid_accuracy", "train_loss", "valid_loss")
-    )
+    target = "Dashed: the target."
+    curves = {
+        f"Validation {settings['metric_name']}": ("valid_accuracy", target),
+        "Training loss": (
+            "train_loss",
+            "A line ends where over half of the seeds diverged.",
+        ),
+        "Validation loss": ("valid_loss", ""),
+    }
+    if settings["metric_name"] == "loss":  # once, with its target
+        curves["Validation loss"] = ("valid_accuracy", target)
     band = "Medians and quartiles over seeds, each scheme at its best rate."
     return {
-        f"Validation {settings['metric_name']}": (
-            metric,
-            f"{band} Dashed: the target.",
-        ),
-        "Training loss": (
-            loss,
-            f"{band} A line ends where over half of the seeds diverged.",
-        ),
-        "Validation loss": (valid_loss, band),
+        **{
+            title: (
+                figures.curves(*given, columns=[column], hover=True),
+                f"{band} {more}",
+            )
+            for title, (column, more) in curves.items()
+        },
         "Time to target": (
             figures.survival(*given, hover=True),
             "The share of runs not yet at the target (Kaplan-Meier), with pointwise "

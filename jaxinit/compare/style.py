@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = "osD^vPX"
 FRAME = COLORS[1]
 DASHES = ("-", "--", "-.", ":")
+NAME = 42
+"""Letters of a scheme's name that a legend has room for."""
 HOVER = "hover:"
 """How the gid of a mark begins whose rest is its text, for `svg`."""
 
@@ -60,7 +63,8 @@ def finished(figure: Figure, axes: Axes, title: str, columns: int) -> Figure:
         frameon=False,
         fontsize=9,
     )
-    figure.suptitle(text(title), fontsize=11)
+    lines = textwrap.wrap(title, int(10 * figure.get_figwidth()))
+    figure.suptitle("\n".join(map(text, lines)), fontsize=11)
     return figure
 
 
@@ -85,8 +89,13 @@ def hover(axes: Axes, x: float, y: float, says: str) -> None:
         axes.plot([x], [y], "o", ms=9, alpha=0, gid=HOVER + says, zorder=9)
 
 
-def text(text: str) -> str:
-    """A text as it stands: no formula between dollars, no name that legends hide."""
-    text = text if len(text) <= 60 else f"{text[:45]}...{text[-12:]}"
+def text(text: str, most: int = 100) -> str:
+    """A text as it stands: no formula between dollars, no name that legends hide.
+
+    What is longer than `most` letters loses some in the middle.
+    """
+    if len(text) > most:
+        tail = most // 3
+        text = f"{text[: most - tail - 3]}...{text[-tail:]}"
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
