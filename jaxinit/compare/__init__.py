@@ -15,6 +15,9 @@ from jaxinit.compare.devices import use_all_cores as use_all_cores  # noqa: E402
 from jaxinit.compare.models import Model as Model  # noqa: E402
 from jaxinit.compare.models import as_model as as_model  # noqa: E402
 from jaxinit.compare.report import Result as Result  # noqa: E402
+from jaxinit.compare.report import load_result as load_result  # noqa: E402
+from jaxinit.compare.results import Results as Results  # noqa: E402
+from jaxinit.compare.results import load_results as load_results  # noqa: E402
 from jaxinit.compare.stats import SchemeSummary as SchemeSummary  # noqa: E402
 from jaxinit.compare.store import read_runs as read_runs  # noqa: E402
 from jaxinit.compare.sweep import compare as compare  # noqa: E402

@@ -20,7 +20,7 @@ import tyro
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._parse import parse
-from jaxinit.compare import devices, engine, report, store, sweep, tasks
+from jaxinit.compare import devices, engine, report, results, store, sweep, tasks
 
 app = tyro.extras.SubcommandApp()
 
@@ -164,6 +164,49 @@ def _task(
     return tasks.data_task(data, **options), re.sub(r"\W+", "-", file)
 
 
+@app.command(name="report")
+def report_command(
+    folders: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+    /,
+    *,
+    baseline: str | None = None,
+    learning_rate: float | None = None,
+    out: pathlib.Path | None = None,
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Make table, figures and page again from finished runs, or compare sweeps.
+
+    Args:
+        folders: folders that jaxinit compare wrote. Several over one task are put side
+            by side; over several tasks, their profile says which scheme is fast on
+            all.
+        baseline: the scheme that the others are compared with; by default the first of
+            the sweep that reaches the target.
+        learning_rate: print all schemes at this learning rate, instead of each at its
+            best.
+        out: folder for summary, figures and page; by default the sweep's own, and with
+            several sweeps none.
+        quiet: print no table.
+    """
+    if len(folders) == 0:
+        raise ValueError("report: no folder is given; name one or more of sweeps.")
+    found = results.load_results(*folders)
+    if not quiet:
+        found.show(baseline, learning_rate)
+    if out is None and len(folders) > 1:
+        return
+    folder = folders[0] if out is None else out
+    if out is not None and out.exists():
+        empty = out.is_dir() and not any(out.iterdir())
+        if not empty and not (out / "report.html").is_file():
+            raise FileExistsError(
+                f"{out} exists and holds no report; choose a new or empty folder with "
+                "--out."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    found.write(folder, baseline)
+
+
 @app.command(name="list")
 def list_command(
     *,
@@ -231,7 +274,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         app.cli(
             prog="jaxinit",
-            description="Weight initialization schemes: list, show, compare.",
+            description="Weight initialization: list, show, compare, report, merge.",
             args=arguments,
         )
     except (ValueError, TypeError, OSError) as error:

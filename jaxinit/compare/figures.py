@@ -1,0 +1,358 @@
+"""A sweep's figures; a scheme has one colour in all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from jaxinit.compare import inference, stats, style
+from jaxinit.compare.table import goal, percent
+
+Ranking = Sequence[stats.SchemeSummary]
+Settings = Mapping[str, Any]
+
+
+def curves(
+    runs: pa.Table,
+    settings: Settings,
+    ranking: Ranking,
+    columns: Sequence[str] = ("train_loss", "valid_accuracy"),
+    hover: bool = False,
+) -> Figure:
+    """Learning curves, each scheme at its learning rate in `ranking`.
+
+    Lines are medians over seeds, bands the quartiles. A line ends where more than half
+    of the seeds have diverged.
+
+    Args:
+        runs: a row a run, of one task.
+        settings: of the sweep.
+        ranking: schemes and rates.
+        columns: a panel each: "train_loss", "valid_loss", "valid_accuracy".
+        hover: add invisible marks that carry values as texts.
+    """
+    figure = Figure(figsize=(max(5 * len(columns), 6.2), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    look = style.styles(settings["schemes"])
+    for axes, column in zip(panels, columns, strict=True):
+        for scheme in ranking:
+            _band(axes, runs, column, scheme, look[scheme.scheme], hover)
+        axes.set(xlabel="step", **_scale(runs, settings, column))
+        style.plain(axes)
+        if column != "valid_accuracy":
+            kind = "training" if column == "train_loss" else "validation"
+            axes.set(ylabel=f"{kind} loss{_unit(settings)}")
+            axes.set_title("median and quartiles over seeds", loc="left", fontsize=10)
+            continue
+        name = settings["metric_name"]
+        unit = _unit(settings) if name == "loss" else ""
+        axes.set(ylabel=f"validation {name}{unit}")
+        axes.axhline(settings["target"], color="0.6", lw=1, ls="--", zorder=0)
+        axes.set_title("dashed: the target", loc="left", fontsize=10)
+    return style.finished(figure, panels[-1], _title(settings), len(columns) + 1)
+
+
+def learning_rates(
+    runs: pa.Table, settings: Settings, ranking: Ranking, hover: bool = False
+) -> Figure:
+    """Final training loss against the learning rate, for each scheme.
+
+    Marks are medians over seeds; rates at which half of the seeds or more diverged
+    have none. A ring is the rate that the ranking takes.
+
+    Args:
+        runs: a row a run, of one task.
+        settings: of the sweep.
+        ranking: schemes and rates.
+        hover: add invisible marks that carry values as texts.
+    """
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    look = style.styles(settings["schemes"])
+    for scheme in ranking:
+        rates, finals = _by_rate(runs, scheme.scheme, "final_train_loss")
+        low, median, high = np.array(finals).T
+        gone = ~np.isfinite(median)
+        label = style.text(scheme.scheme, style.NAME)
+        if scheme.diverged:
+            label += f" ({scheme.diverged} of {scheme.runs} diverged)"
+        median = np.where(gone, np.nan, median)
+        color, marker, dash = look[scheme.scheme]
+        axes.plot(rates, median, dash, color=color, marker=marker, ms=5, label=label)
+        shown = ~gone & np.isfinite(high)
+        axes.fill_between(rates, low, high, where=shown, color=color, alpha=0.15)
+        if scheme.learning_rate in rates:
+            best = rates.index(scheme.learning_rate)
+            axes.plot(rates[best], median[best], "o", mec=color, mfc="none", ms=13)
+        if hover:
+            for rate, loss in zip(rates, median, strict=True):
+                style.hover(
+                    axes, rate, loss, f"{scheme.scheme}, rate {rate:g}: {loss:.4g}"
+                )
+    axes.set(xlabel="learning rate", ylabel=f"final training loss{_unit(settings)}")
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines()])
+    drawn = drawn[np.isfinite(drawn)]
+    axes.set_yscale("log" if len(drawn) and (drawn > 0).all() else "linear")
+    style.plain(axes)
+    rates = sorted(set(runs["learning_rate"].to_pylist()))
+    axes.set(xscale="log", xlim=(rates[0] / 1.3, rates[-1] * 1.3))
+    if len(rates) <= 12:
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xticks([], minor=True)
+    return style.finished(figure, axes, _title(settings), columns=2)
+
+
+def survival(
+    runs: pa.Table, settings: Settings, ranking: Ranking, hover: bool = False
+) -> Figure:
+    """Kaplan and Meier's curves: the share of runs not yet at the target.
+
+    Each scheme is at its learning rate in `ranking`; bands are pointwise 95 %
+    intervals by Wilson, from the first run at the target on. A run that misses, or
+    diverges, stays to the end.
+
+    Args:
+        runs: a row a run, of one task.
+        settings: of the sweep.
+        ranking: schemes and rates.
+        hover: add invisible marks that carry values as texts.
+    """
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    budget = float(settings["steps"])
+    times = stats.times(runs, ranking)
+    look = style.styles(settings["schemes"])
+    # Curves that coincide are moved apart by less than a run, so that all are seen.
+    for place, (name, way) in enumerate((s.scheme, look[s.scheme]) for s in ranking):
+        curve = inference.kaplan_meier(times[name], budget)
+        steps = np.append(curve.steps, budget)
+        share, low, high = (
+            np.append(each, each[-1])
+            for each in (curve.fraction, curve.low, curve.high)
+        )
+        axes.step(
+            steps, share + 0.006 * place, way.dash, where="post", color=way.color,
+            lw=1.8, label=style.text(name, style.NAME),
+        )  # fmt: skip
+        if len(curve.steps) > 1:
+            axes.fill_between(
+                steps, low, high, where=share < 1, step="post", color=way.color,
+                alpha=0.12, lw=0,
+            )  # fmt: skip
+        if hover:
+            for step, left in zip(curve.steps[1:], curve.fraction[1:], strict=True):
+                text = f"{name}, step {step:g}: {1 - left:.0%} of runs at the target"
+                style.hover(axes, step, left + 0.006 * place, text)
+    axes.set(
+        xlabel="step", ylabel="runs not yet at the target", xlim=(0, budget),
+        ylim=(-0.02, 1.03 + 0.006 * len(ranking)),
+    )  # fmt: skip
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_title(f"target: {style.text(goal(settings))}", loc="left", fontsize=10)
+    return style.finished(figure, axes, _title(settings), columns=2)
+
+
+def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
+    """Scheme x learning rate: median steps to target, or final loss where none reach.
+
+    Dark is fast. A grey cell is a median run that missed the target, or diverged; an
+    empty one a rate that the scheme did not run at. A frame is the ranking's rate.
+
+    Args:
+        runs: a row a run, of one task.
+        settings: of the sweep.
+        ranking: schemes and rates.
+    """
+    rates = sorted(set(runs["learning_rate"].to_pylist()))
+    reach = any(step is not None for step in runs["steps_to_target"].to_pylist())
+    column = "steps_to_target" if reach else "final_train_loss"
+    values = np.full((len(ranking), len(rates)), np.nan)
+    for i, scheme in enumerate(ranking):
+        for rate, found in zip(*_by_rate(runs, scheme.scheme, column), strict=True):
+            values[i, rates.index(rate)] = found.median
+    size = (max(2.3 + 0.62 * len(rates), 6.2), 1.5 + 0.42 * len(ranking))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    values = np.maximum(values, 1) if reach else values
+    shown = np.ma.masked_invalid(values)
+    low, high = (shown.min(), shown.max()) if shown.count() else (1.0, 1.0)
+    norm = LogNorm(low, max(high, 1.01 * low)) if low > 0 else Normalize(low, high)
+    grey = np.where(np.isinf(values), 0.5, np.nan)
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.25, aspect="auto")
+    axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        scheme = ranking[i].scheme
+        text = _cell(value, runs, scheme, rates[j], settings, reach)
+        dark = math.isfinite(value) and norm(value) < 0.6
+        light = math.isfinite(value) and not dark
+        color = "white" if dark else "#010101" if light else "black"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
+        alive = math.isfinite(ranking[i].final_train_loss.median)
+        if alive and rates[j] == ranking[i].learning_rate:
+            corner = (j - 0.47, i - 0.46)
+            axes.add_patch(
+                Rectangle(corner, 0.94, 0.92, fill=False, lw=2, ec=style.FRAME)
+            )
+    axes.set(xlabel="learning rate")
+    axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    axes.set_yticks(range(len(ranking)), [style.text(s.scheme, 26) for s in ranking])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    what = "median steps to target" if reach else "median final training loss"
+    axes.set_title(f"{what} (framed: the best rate)", loc="right", fontsize=10)
+    return figure
+
+
+def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
+    """Dolan and More's performance profile over several tasks.
+
+    Args:
+        times: scheme to (tasks,) times to target; infinity a miss.
+        hover: add invisible marks that carry values as texts.
+    """
+    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    table = np.array(list(times.values()), dtype=float)
+    factors = table / np.where(np.isinf(table.min(axis=0)), 1, table.min(axis=0))
+    finite = np.unique(factors[np.isfinite(factors)])
+    last = 1.15 * max(finite.max(initial=1.0), 1.5)
+    taus = np.unique(np.concatenate([[1.0], finite[finite >= 1], [last]]))
+    shares = stats.performance_profile(table, taus)
+    for place, (name, way) in enumerate(style.styles(list(times)).items()):
+        axes.step(
+            taus, shares[place] + 0.006 * place, way.dash, where="post",
+            color=way.color, lw=1.8, label=style.text(name, style.NAME),
+        )  # fmt: skip
+        if hover:
+            for tau, share in zip(taus[:-1], shares[place], strict=False):
+                text = (
+                    f"{name}: {share:.0%} of tasks within {tau:.2f} times the fastest"
+                )
+                style.hover(axes, tau, share + 0.006 * place, text)
+    axes.set(
+        xscale="log", xlim=(1, last), ylim=(-0.02, 1.03 + 0.006 * len(times)),
+        xlabel="at most so many times as long as the fastest scheme",
+        ylabel="share of tasks",
+    )  # fmt: skip
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.xaxis.set_major_formatter(lambda factor, _: f"{factor:g}")
+    axes.xaxis.set_minor_formatter(lambda factor, _: f"{factor:g}")
+    title = f"performance profile over {table.shape[1]} tasks"
+    return style.finished(figure, axes, title, columns=2)
+
+
+def _band(
+    axes: Axes,
+    runs: pa.Table,
+    column: str,
+    scheme: stats.SchemeSummary,
+    way: style.Style,
+    hover: bool,
+) -> None:
+    """Median and quartiles over seeds of a scheme's curves."""
+    at = stats.at_rate(runs, scheme.scheme, scheme.learning_rate)
+    steps = max(at["eval_steps"].to_pylist(), key=len)
+    values, loss = _padded(at, column), _padded(at, "train_loss")
+    gone = np.maximum.accumulate(~np.isfinite(loss), axis=1)
+    values = np.where(gone, np.inf, values)  # a diverged model has none
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="higher")
+    alive = np.isfinite(median)
+    axes.plot(
+        steps, np.where(alive, median, np.nan), way.dash, color=way.color, lw=1.8,
+        label=f"{style.text(scheme.scheme, style.NAME)}, {_rate(scheme)}",
+    )  # fmt: skip
+    axes.fill_between(
+        steps, low, high, where=alive & np.isfinite(high), color=way.color,
+        alpha=0.18, lw=0,
+    )  # fmt: skip
+    if hover:
+        every = max(1, math.ceil(len(steps) / 50))
+        for step, value in list(zip(steps, median, strict=True))[::every]:
+            says = f"{scheme.scheme}, {_rate(scheme)}, step {step}: {value:.4g}"
+            style.hover(axes, step, value, says)
+
+
+def _padded(runs: pa.Table, column: str) -> np.ndarray:
+    """(runs, evaluations) of a curve; NaN after the end of a run cut short."""
+    curves = runs[column].to_pylist()
+    values = np.full((len(curves), max(map(len, curves))), np.nan)
+    for row, curve in zip(values, curves, strict=True):
+        row[: len(curve)] = curve
+    return values
+
+
+def _by_rate(
+    runs: pa.Table, scheme: str, column: str
+) -> tuple[list[float], list[stats.Quartiles]]:
+    """The rates that a scheme ran at, and the quartiles of a column at each."""
+    mine = np.array(runs["scheme"].to_pylist()) == scheme
+    rates = sorted(set(runs.filter(pa.array(mine))["learning_rate"].to_pylist()))
+    found = [stats.at_rate(runs, scheme, rate) for rate in rates]
+    return rates, [
+        stats.quartiles(stats.finite_column(at, column, math.inf)) for at in found
+    ]
+
+
+def _cell(
+    value: float,
+    runs: pa.Table,
+    scheme: str,
+    rate: float,
+    settings: Settings,
+    reach: bool,
+) -> str:
+    if math.isnan(value):
+        return ""
+    if math.isfinite(value):
+        return f"{value:.0f}" if reach else f"{value:.3g}"
+    status = stats.at_rate(runs, scheme, rate)["status"].to_pylist()
+    if 2 * status.count("diverged") >= len(status):
+        return "div."
+    return f">{settings['steps']}"
+
+
+def _scale(runs: pa.Table, settings: Settings, column: str) -> dict[str, Any]:
+    """Scale and limits that an exploded scheme cannot stretch beyond reading.
+
+    Logarithmic where no value is negative; else linear, without the worst tenth.
+    """
+    if column == "valid_accuracy" and percent(settings):
+        return {"ylim": (0, 1.02)}
+    curves = _padded(runs, column)
+    values = curves[np.isfinite(curves)]
+    if (values < 0).any():
+        falls = column != "valid_accuracy" or settings["direction"] == "min"
+        kept = (0, 0.9) if falls else (0.1, 1)
+        return {"yscale": "linear", "ylim": tuple(np.quantile(values, kept))}
+    values = values[values > 0]
+    if not len(values):
+        return {"yscale": "log", "ylim": (1e-3, 10.0)}
+    low = max(np.quantile(values, 0.001), 1e-6)
+    nats = settings["loss_name"] == "cross_entropy"
+    cap = 10.0 if nats else 4 * np.nanmedian(curves[:, 0])
+    return {"yscale": "log", "ylim": (low / 1.5, 2 * min(values.max(), cap))}
+
+
+def _title(settings: Settings) -> str:
+    return (
+        f"{settings['task']}, {settings['optimizer']}, batch {settings['batch_size']}, "
+        f"{settings['seeds']} seeds"
+    )
+
+
+def _unit(settings: Settings) -> str:
+    """The unit of the loss, as text after its name."""
+    return " (nats)" if settings["loss_name"] == "cross_entropy" else ""
+
+
+def _rate(scheme: stats.SchemeSummary) -> str:
+    dead = not math.isfinite(scheme.final_train_loss.median)
+    return "diverged" if dead else f"rate {scheme.learning_rate:g}"

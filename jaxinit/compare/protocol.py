@@ -1,0 +1,124 @@
+"""What a sweep did, in words: its protocol, its command, and whom to cite."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxinit import _catalogue
+from jaxinit._parse import parse
+from jaxinit.compare import tasks
+from jaxinit.compare.table import goal
+
+
+def words(settings: Mapping[str, Any], runs: int, diverged: int) -> list[str]:
+    """The protocol, a paragraph an item.
+
+    Args:
+        settings: of the sweep.
+        runs: finished runs.
+        diverged: how many of them diverged.
+    """
+    schemes, rates = len(settings["schemes"]), len(settings["learning_rates"])
+    seeds, every = settings["seeds"], settings["eval_every"]
+    tuning = settings.get("tuning_seeds", 0)
+    flattery = (
+        f"Seeds 0 to {tuning - 1} choose it, and only the others, run at that rate "
+        "alone, score it."
+        if tuning
+        else "The runs that choose a rate also score it, which flatters every scheme."
+    )
+    return [
+        f"Runs: {schemes} schemes x {rates} learning rates x {seeds} seeds, "
+        f"{settings['optimizer']} with batches of {settings['batch_size']}. {runs} "
+        f"runs are finished, {diverged} of them diverged. Seed k has the same "
+        "initialization key and the same order of data in every scheme and at every "
+        "rate, so that differences are paired.",
+        f"Target: {goal(settings)}, looked at every {every} steps, so that times are "
+        f"multiples of {every}, within a budget of {settings['steps']} steps. A run "
+        "that misses the target, or diverges, is censored at the budget; none is "
+        "dropped.",
+        "Rates: each scheme is shown at its own best rate of the grid, by least median "
+        f"steps to target, then by least median final training loss. {flattery} A best "
+        "rate at the edge of the grid is marked *, for a better one may lie outside.",
+        "Ratios: the geometric mean of the baseline's times over the scheme's, each "
+        "time cut at the budget, with Student's 95 % interval on logarithms paired by "
+        "seed. A scheme that never reaches the target has a bound (≤) instead. Faster "
+        "or slower is said where p is at most 5 % after Holm's correction for all "
+        "pairs; the intervals of ranks hold for all schemes at once, with 95 % "
+        "confidence.",
+        "Not seen by few seeds: failures that are rare. A scheme that diverges in one "
+        "run of ten shows none in five runs more often than not, so the share of "
+        "diverged runs has its interval, too.",
+    ]
+
+
+def rerun(settings: Mapping[str, Any]) -> str | None:
+    """The command that makes the sweep again.
+
+    Args:
+        settings: of the sweep.
+
+    Returns:
+        A line for a shell; None where task or schemes are a program's own, which no
+        command can name.
+    """
+    task = _task(settings["task"])
+    if task is None or not all(map(_parses, settings["schemes"])):
+        return None
+    options = {
+        "target": [settings["target"]],
+        "schemes": settings["schemes"],
+        "learning-rates": settings["learning_rates"],
+        "seeds": [settings["seeds"] - settings.get("tuning_seeds", 0)],
+        **{
+            name: [settings[name.replace("-", "_")]]
+            for name in ("steps", "eval-every", "batch-size", "optimizer")
+        },
+        "out": ["results/again"],
+    }
+    if settings.get("tuning_seeds"):
+        options["tuning-seeds"] = [settings["tuning_seeds"]]
+    texts = ["jaxinit", "compare", *task]
+    for name, values in options.items():
+        texts += [f"--{name}", *map(str, values)]
+    return shlex.join(texts)
+
+
+def citations(schemes: Sequence[str]) -> dict[str, str]:
+    """Scheme to the BibTeX of its sources; schemes without a known one are left out."""
+    entries = _catalogue.catalogue()
+    found = {}
+    for scheme in schemes:
+        if _parses(scheme) and (entry := entries.get(parse(scheme).name)):
+            if bibtex := entry.bibtex():
+                found[scheme] = bibtex
+    return found
+
+
+def _task(name: str) -> list[str] | None:
+    """The options that name a task."""
+    family = name.partition("(")[0]
+    if family in tasks.TASKS:
+        return ["--task", name]
+    if family != "data":
+        return None
+    try:
+        call = ast.parse(name, mode="eval").body
+        assert isinstance(call, ast.Call) and len(call.args) == 1
+        texts = ["--data", str(ast.literal_eval(call.args[0]))]
+        for keyword in call.keywords:
+            texts += [f"--{keyword.arg}", str(ast.literal_eval(keyword.value))]
+    except (SyntaxError, ValueError, AssertionError):
+        return None
+    return texts
+
+
+def _parses(scheme: str) -> bool:
+    try:
+        parse(scheme)
+    except (ValueError, TypeError):
+        return False
+    return True

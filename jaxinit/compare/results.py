@@ -1,0 +1,99 @@
+"""Several sweeps at once: side by side on one task, with a profile over several."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+
+import numpy as np
+import rich.console
+from matplotlib.figure import Figure
+
+from jaxinit.compare import figures, page, together
+from jaxinit.compare.report import Result, load_result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What sweeps over several tasks found.
+
+    Attributes:
+        results: a task each.
+    """
+
+    results: tuple[Result, ...]
+
+    def profile_times(self) -> dict[str, np.ndarray]:
+        """Median steps to target, scheme to (tasks,); see `together.profile_times`."""
+        times = together.profile_times([each.ranking() for each in self.results])
+        listed = self.results[0].settings["schemes"]  # so that colours stay
+        return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
+
+    def plot_profile(self) -> Figure:
+        """The performance profile over the tasks; see `figures.profile`."""
+        return figures.profile(self.profile_times())
+
+    def show(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> None:
+        """Print each task's table, and what the profile says."""
+        console = rich.console.Console()
+        for each in self.results:
+            each.show(baseline, learning_rate)
+            console.print()
+        console.print(together.profile_sentence(self.profile_times()), markup=False)
+
+    def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
+        """Write `report.html` and `profile.png` into a folder that exists."""
+        folder = pathlib.Path(out)
+        times = self.profile_times()
+        self.plot_profile().savefig(folder / "profile.png", dpi=150)
+        text = page.page(
+            [each.page_part(baseline) for each in self.results],
+            figures.profile(times, hover=True),
+            together.profile_sentence(times),
+        )
+        (folder / "report.html").write_text(text, "utf-8")
+
+
+def load_results(*folders: str | os.PathLike[str]) -> Result | Results:
+    """The sweeps in several folders, compared.
+
+    Args:
+        folders: of sweeps. Those over one task become one, schemes side by side.
+
+    Returns:
+        A `Result` where all are over one task, else `Results`.
+
+    Raises:
+        FileNotFoundError: as `load_result` does.
+        ValueError: as `load_result` does; or two sweeps over one task differ in a
+            setting that decides their numbers; or tasks have no two schemes in common.
+    """
+    loaded = [load_result(folder) for folder in folders]
+    if len(loaded) == 1:
+        return loaded[0]
+    names = [pathlib.Path(folder).resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = list(map(str, folders))
+    by_task: dict[str, list[tuple[str, Result]]] = {}
+    for named in zip(names, loaded, strict=True):
+        by_task.setdefault(named[1].settings["task"], []).append(named)
+    found = [
+        each[0][1]
+        if len(each) == 1
+        else Result(
+            *together.joined(
+                [together.Part(name, one.runs, one.settings) for name, one in each]
+            ),
+            math.nan,
+        )
+        for each in by_task.values()
+    ]
+    if len(found) == 1:
+        return found[0]
+    results = Results(tuple(found))
+    results.profile_times()  # or say why there are none
+    return results

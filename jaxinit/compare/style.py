@@ -1,0 +1,101 @@
+"""How figures look: a scheme's colour, text as it stands, legends, marks to hover."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+
+MARKERS = "osD^vPX"
+FRAME = COLORS[1]
+DASHES = ("-", "--", "-.", ":")
+NAME = 42
+"""Letters of a scheme's name that a legend has room for."""
+HOVER = "hover:"
+"""How the gid of a mark begins whose rest is its text, for `svg`."""
+
+
+class Style(NamedTuple):
+    """How a scheme is drawn: seven differ in colour, more in marker and dashes."""
+
+    color: str
+    marker: str
+    dash: str
+
+
+def styles(schemes: Sequence[str]) -> dict[str, Style]:
+    """Scheme to style."""
+    return {
+        scheme: Style(COLORS[i % 7], MARKERS[i // 7 % 7], DASHES[i // 7 % 4])
+        for i, scheme in enumerate(schemes)
+    }
+
+
+def finished(figure: Figure, axes: Axes, title: str, columns: int) -> Figure:
+    """The figure with its grid, its title and the legend of `axes` below.
+
+    Args:
+        figure: what is drawn.
+        axes: those whose labels the legend has.
+        title: of the whole.
+        columns: of the legend, at most; fewer where the labels are long.
+    """
+    for each in figure.axes:
+        each.grid(alpha=0.25, lw=0.6)
+        each.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    letters = 14 * figure.get_figwidth()  # that fit side by side, roughly
+    longest = max((len(label) for label in labels), default=0)
+    columns = max(1, min(columns, int(letters / (longest + 6))))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
+    lines = textwrap.wrap(title, int(10 * figure.get_figwidth()))
+    figure.suptitle("\n".join(map(text, lines)), fontsize=11)
+    return figure
+
+
+class PlainFormatter(LogFormatter):
+    """Logarithmic ticks as plain numbers: 0.3, not 3 x 10^-1."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of a tick at `x`, empty where the axis has none."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def plain(axes: Axes) -> None:
+    """Write the ticks of a logarithmic vertical axis as plain numbers."""
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_major_formatter(PlainFormatter())
+        axes.yaxis.set_minor_formatter(PlainFormatter(minor_thresholds=(1.2, 0.5)))
+
+
+def hover(axes: Axes, x: float, y: float, says: str) -> None:
+    """Put an invisible mark on a point, which `svg` makes say something."""
+    if math.isfinite(y):
+        axes.plot([x], [y], "o", ms=9, alpha=0, gid=HOVER + says, zorder=9)
+
+
+def text(text: str, most: int = 100) -> str:
+    """A text as it stands: no formula between dollars, no name that legends hide.
+
+    What is longer than `most` letters loses some in the middle.
+    """
+    if len(text) > most:
+        tail = most // 3
+        text = f"{text[: most - tail - 3]}...{text[-tail:]}"
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -1,0 +1,184 @@
+"""The verdict as a table in the terminal, and as texts for every other table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import rich.box
+import rich.console
+import rich.markup
+import rich.table
+
+from jaxinit.compare.verdict import Row, Verdict, number
+
+
+class Cell(NamedTuple):
+    """A cell.
+
+    Attributes:
+        text: what one reads. value: what one sorts by; infinity is last.
+    """
+
+    text: str
+    value: float | str
+
+
+def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, Cell]:
+    """A row's cells by the names of their columns.
+
+    Steps are the median and the quartiles over seeds; a miss is `>budget`.
+
+    Args:
+        row: a row of `verdict`.
+        verdict: the sweep's.
+        settings: the sweep's.
+
+    Returns:
+        Column to cell, from left to right.
+    """
+    scheme, budget = row.summary, settings["steps"]
+    dead = not math.isfinite(scheme.final_train_loss.median)
+    metric = scheme.final_valid_accuracy.median
+    form = ".1%" if percent(settings) else ".4g"
+    loss = scheme.final_train_loss.median
+    falls = settings["direction"] == "min"
+    bad = math.inf if falls else -math.inf
+    return {
+        "rank": _rank(row, verdict),
+        "scheme": Cell(scheme.scheme, scheme.scheme),
+        "rate": Cell(
+            "-" if dead else f"{scheme.learning_rate:g}{'*' * scheme.at_edge}",
+            math.inf if dead else scheme.learning_rate,
+        ),
+        "steps": Cell(_steps(row, budget), scheme.steps_to_target.median),
+        "x faster": _ratio(row, verdict),
+        "loss": Cell("-" if dead else f"{loss:.3f}", math.inf if dead else loss),
+        metric_name(settings): Cell(
+            "-" if dead else f"{metric:{form}}", bad if dead else metric
+        ),
+        "div.": Cell(f"{scheme.diverged}/{scheme.runs}", scheme.diverged / scheme.runs),
+    }
+
+
+def percent(settings: Mapping[str, Any]) -> bool:
+    """Whether the metric is a fraction, written as a percentage."""
+    return settings["metric_name"] == "accuracy"
+
+
+def metric_name(settings: Mapping[str, Any]) -> str:
+    """The metric as the heading of a column."""
+    return "acc." if percent(settings) else f"valid. {settings['metric_name']}"
+
+
+def goal(settings: Mapping[str, Any]) -> str:
+    """The target in words."""
+    name, target = settings["metric_name"], settings["target"]
+    if percent(settings):
+        return f"{target:.0%} validation accuracy"
+    sign = ">=" if settings["direction"] == "max" else "<="
+    return f"validation {name} {sign} {target:g}"
+
+
+def table(
+    verdict: Verdict,
+    settings: Mapping[str, Any],
+    seconds: float,
+    runs: int,
+    width: int = 120,
+) -> rich.console.Group:
+    """The table, the verdict's sentence and its notes, to print with rich.
+
+    Args:
+        verdict: the sweep's.
+        settings: the sweep's.
+        seconds: it took; NaN where that is not known.
+        runs: how many there are.
+        width: columns of the screen; below 100, intervals have lines of their own.
+    """
+    view = (
+        f"at the best of {len(settings['learning_rates'])} learning rates (* at the "
+        "edge of the grid)"
+        if verdict.learning_rate is None
+        else f"at the learning rate {verdict.learning_rate:g}"
+    )
+    baseline = "no scheme" if verdict.baseline is None else verdict.baseline
+    took = f" in {seconds:.1f} s" if math.isfinite(seconds) else ""
+    nats = ", in nats" if settings["loss_name"] == "cross_entropy" else ""
+    caption = (
+        f"{runs} runs{took} on {settings['device']}, {settings['seeds']} seeds. "
+        f"Medians {view}, steps with quartiles. x faster: than {baseline}, misses "
+        f"counted as {settings['steps']} steps; ranks and ratios with 95 % intervals. "
+        f"Loss: of training{nats}."
+    )
+    gap = 1 if width < 100 else 2
+    result = rich.table.Table(
+        title=rich.markup.escape(
+            f"{settings['task']}, {settings['optimizer']}:\nsteps to {goal(settings)}"
+        ),
+        caption=rich.markup.escape(caption),
+        title_justify="left",
+        caption_justify="left",
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, gap - 1, 0, 0),
+    )
+    rows = [cells(row, verdict, settings) for row in verdict.rows]
+    texts = [{column: cell.text for column, cell in row.items()} for row in rows]
+    if gap == 1:
+        for row in texts:
+            for column in ("steps", "x faster"):
+                row[column] = row[column].replace(" (", "\n(")
+    taken = sum(
+        gap
+        + max(len(line) for row in texts for line in [column, *row[column].split("\n")])
+        for column in texts[0]
+        if column != "scheme"
+    )
+    longest = max(len(row["scheme"]) for row in texts)
+    room = max(width - taken, 12)
+    for column in texts[0]:
+        if column == "scheme":
+            fits = longest <= room
+            most = None if fits else room
+            result.add_column(column, no_wrap=fits, max_width=most, overflow="fold")
+        else:
+            name = rich.markup.escape(column)
+            result.add_column(name, justify="right", no_wrap=True)
+    for row in texts:
+        result.add_row(*map(rich.markup.escape, row.values()))
+    below = ["", verdict.sentence, *verdict.notes]
+    return rich.console.Group(result, *map(rich.markup.escape, below))
+
+
+def _rank(row: Row, verdict: Verdict) -> Cell:
+    rank = row.rank
+    if rank is None:
+        return Cell("-", math.inf)
+    if rank.low == rank.high or not verdict.intervals:
+        return Cell(f"{rank.rank}", rank.rank)
+    return Cell(f"{rank.rank} ({rank.low}-{rank.high})", rank.rank)
+
+
+def _steps(row: Row, budget: int) -> str:
+    low, median, high = (
+        f"{steps:.0f}" if math.isfinite(steps) else f">{budget}"
+        for steps in row.summary.steps_to_target
+    )
+    return median if low == high else f"{median} ({low}-{high})"
+
+
+def _ratio(row: Row, verdict: Verdict) -> Cell:
+    if row.summary.scheme == verdict.baseline:
+        return Cell("baseline", 1.0)
+    if row.ratio is None:
+        return Cell("-", -math.inf)
+    ratio = row.ratio
+    if not row.summary.reached:  # a bound: its times are cut at the budget
+        return Cell(f"≤{number(ratio.ratio)}", ratio.ratio - 1e-9)
+    if math.isnan(ratio.low):
+        return Cell(number(ratio.ratio), ratio.ratio)
+    bounds = f"{number(ratio.low)}-{number(ratio.high)}"
+    return Cell(f"{number(ratio.ratio)} ({bounds})", ratio.ratio)
