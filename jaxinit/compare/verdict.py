@@ -108,7 +108,7 @@ def ranking(
 def _parts(
     runs: pa.Table, settings: Mapping[str, Any]
 ) -> tuple[pa.Table | None, pa.Table]:
-    """The runs that choose the rates, if they have seeds of their own; all that score."""
+    """The runs that choose rates, if they have seeds of their own, and the scoring."""
     count = settings.get("tuning_seeds", 0)
     return stats.split(runs, range(count)) if count else (None, runs)
 
@@ -136,7 +136,7 @@ def judge(
             scheme has no run at `learning_rate`.
     """
     found = ranking(runs, settings, learning_rate)
-    _, scoring = _parts(runs, settings)
+    scoring = runs if learning_rate is not None else _parts(runs, settings)[1]
     times = stats.times(scoring, found)
     budget = float(settings["steps"])
     if baseline is None:
