@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
+import uuid
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -240,14 +240,14 @@ def _readable(
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file that is there whole or not at all, readable as any other."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(unfinished, path)
     except BaseException:
-        os.unlink(name)
+        unfinished.unlink(missing_ok=True)
         raise
