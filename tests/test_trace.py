@@ -835,3 +835,32 @@ def test_factors_say_which_leaf_axes_a_dimension_runs_along(seed):
         assert moves <= told
         if all(len(factor.axes) < 2 for factor in dim.factors):
             assert moves == told
+
+
+def test_outputs_are_those_of_the_kernels():
+    from jaxinit.trace import outputs
+
+    @jax.jit
+    def inner(w, x):
+        return jax.nn.relu(x @ w)  # a custom derivative within a call
+
+    def apply(params, x):
+        x = jax.checkpoint(inner)(params["a"], x)
+        x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["stack"])[0]
+        return x @ params["b"] + params["bias"]
+
+    key = jax.random.key(0)
+    params = {
+        "a": jax.random.normal(key, (4, 6)),
+        "stack": jax.random.normal(key, (3, 6, 6)),
+        "b": jax.random.normal(key, (6, 2)),
+        "bias": jnp.ones(2),
+    }
+    x = jax.random.normal(key, (5, 4))
+    for evaluate in (outputs, jax.jit(outputs, static_argnums=0)):
+        seen = evaluate(apply, params, x)
+        assert set(seen) == {"a", "b"}  # what a loop does is not seen
+        np.testing.assert_allclose(seen["a"], x @ params["a"], rtol=1e-5)
+        np.testing.assert_allclose(
+            seen["b"] + params["bias"], apply(params, x), rtol=1e-5
+        )
