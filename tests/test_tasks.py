@@ -167,7 +167,7 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
     assert best.scheme == "he_normal()" and best.reached == 2
     assert worst.final_valid_accuracy.median == np.inf  # none, and not the best: 0
     printed = capsys.readouterr().out
-    assert "validation loss <= 0.6" in printed and "%" not in printed
+    assert "validation loss <= 0.6" in printed and "60%" not in printed
     settings = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert (settings["metric_name"], settings["direction"]) == ("loss", "min")
     figure = result.plot_curves()

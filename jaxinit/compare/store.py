@@ -158,7 +158,8 @@ def read_runs(out: str | os.PathLike[str]) -> pa.Table:
     tables = _readable(out)
     if not tables:
         raise FileNotFoundError(f"{out} holds no finished runs under {out}/runs.")
-    return sorted_runs(pa.concat_tables(tables), read_settings(out)["schemes"])
+    listed = read_settings(out).get("schemes", ())
+    return sorted_runs(pa.concat_tables(tables), listed)
 
 
 def sorted_runs(runs: pa.Table, schemes: Sequence[str]) -> pa.Table:
