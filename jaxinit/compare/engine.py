@@ -25,7 +25,15 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxinit.compare.train import Config, Data, Hparams, Metrics, RunState, Trainer
+from jaxinit.compare.train import (
+    Config,
+    Data,
+    Hparams,
+    Metrics,
+    RunState,
+    Trainer,
+    diverged,
+)
 
 LOG = logging.getLogger("jaxinit")
 
@@ -52,10 +60,8 @@ class Engine:
         self, trainer: Trainer, config: Config, data: Data, strategy: Strategy = "map"
     ) -> None:
         """Place the data on the devices, and make the programs."""
-        self.config = config
-        self.strategy: Strategy = strategy
-        self.devices = jax.local_devices()
-        on_cpu = self.devices[0].platform == "cpu"
+        self._devices = len(jax.local_devices())
+        on_cpu = jax.local_devices()[0].platform == "cpu"
         if strategy == "loop" and on_cpu:
             self._runner: _Threads | _Mesh = _Threads(trainer, config, data)
         else:
@@ -81,8 +87,8 @@ class Engine:
         """
         runs = len(hparams.learning_rate)
         # Neighbours in the grid, which diverge together, go to different devices.
-        padded = -(-max(runs, width) // len(self.devices)) * len(self.devices)
-        place = np.arange(padded).reshape(-1, len(self.devices)).T.ravel()
+        padded = -(-max(runs, width) // self._devices) * self._devices
+        place = np.arange(padded).reshape(-1, self._devices).T.ravel()
         back = np.argsort(place)[:runs]
         take = np.minimum(place, runs - 1)
         arguments = (params, model_state, keys, hparams)
@@ -90,10 +96,6 @@ class Engine:
         active = place < runs
         for step, metrics in self._runner.train(arguments, active):
             yield step, jax.tree.map(lambda x: np.asarray(x)[back], metrics)
-
-
-def _alive(metrics: Metrics) -> np.ndarray:
-    return np.isfinite(metrics.train_loss) & np.isfinite(metrics.valid_loss)
 
 
 class _Mesh:
@@ -108,20 +110,14 @@ class _Mesh:
         self.mesh = jax.make_mesh((len(devices),), (RUNS,), kinds, devices=devices)
         self._runs = NamedSharding(self.mesh, PartitionSpec(RUNS))
         self._data = jax.device_put(data, NamedSharding(self.mesh, PartitionSpec()))
-        if strategy == "map":
-            start = functools.partial(_one_by_one, trainer.start)
-            self._segment = self._over_devices(
-                functools.partial(_active_ones, trainer.segment), donate=(1, 2)
-            )
+        each = _one_by_one if strategy == "map" else _at_once
+        self._start = self._over_devices(functools.partial(each, trainer.start))
+        if strategy == "loop":
+            self._segment = self._stepwise(trainer)
         else:
-            start = functools.partial(_at_once, trainer.start)
-            stepped = trainer.segment if strategy == "vmap" else None
-            self._segment = (
-                self._over_devices(functools.partial(_all, stepped), donate=(1, 2))
-                if stepped
-                else self._stepwise(trainer)
-            )
-        self._start = self._over_devices(start)
+            runs = _active_ones if strategy == "map" else _all
+            segment = functools.partial(runs, trainer.segment)
+            self._segment = self._over_devices(segment, donate=(1, 2))
 
     def _over_devices(self, function: Any, donate: tuple[int, ...] = ()) -> Any:
         """`function(data, *runs)` on each device's runs."""
@@ -173,7 +169,7 @@ class _Mesh:
         for step in range(
             self.config.eval_every, self.config.steps + 1, self.config.eval_every
         ):
-            going = (active & _alive(seen)).reshape(-1, per_device)
+            going = (active & ~diverged(seen)).reshape(-1, per_device)
             order = np.argsort(~going, axis=1, kind="stable").astype(np.int32)
             counts = going.sum(axis=1).astype(np.int32)
             state, metrics = self._segment(
@@ -275,7 +271,7 @@ class _Threads:
             for step in range(
                 self.config.eval_every, self.config.steps + 1, self.config.eval_every
             ):
-                alive &= _alive(seen)
+                alive &= ~diverged(seen)
                 seen = on_each_device(go_on)
                 yield step, seen
 
@@ -310,9 +306,8 @@ def choose_strategy(
         engine = Engine(trainer_of(short), short, data, strategy)
         times = []
         for _ in range(2):  # the first compiles
-            for step, _ in engine.train(*batch):
+            for _ in engine.train(*batch):
                 times.append(time.perf_counter())
-                del step
         spent[strategy] = min(b - a for a, b in zip(times, times[1:], strict=False))
     best = min(spent, key=lambda strategy: spent[strategy])
     LOG.info(

@@ -20,7 +20,14 @@ from jaxinit._types import Key
 from jaxinit.compare import store
 from jaxinit.compare.engine import Engine, Strategy, choose_strategy
 from jaxinit.compare.task import Task
-from jaxinit.compare.train import Config, Hparams, Metrics, make_trainer, task_data
+from jaxinit.compare.train import (
+    Config,
+    Hparams,
+    Metrics,
+    diverged,
+    make_trainer,
+    task_data,
+)
 from jaxinit.trace import Layer, kernels
 from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
 
@@ -115,7 +122,7 @@ class Runs:
         try:
             for step, point in self._engine.train(*arguments, width=self.width):
                 curves.append(point)
-                dead |= _diverged(point)
+                dead |= diverged(point)
                 show(step, int(dead.sum()))
         except KeyboardInterrupt:
             if dead.any():
@@ -137,13 +144,13 @@ def seed_keys(seeds: int) -> tuple[Key, Key]:
 @functools.cache
 def versions() -> dict[str, str]:
     """The versions of what may change a run's numbers."""
-    versions = {"python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "uninstalled"
-    return versions
+            found[package] = "uninstalled"
+    return found
 
 
 def run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> str:
@@ -178,7 +185,7 @@ def _starts(
     def outputs(params: Any, state: Any, x: Any) -> Any:
         return model.apply(params, state, x, jax.random.key(0), False)[0]
 
-    leaves, _ = leaves_of(abstract[0])
+    leaves, rebuild = leaves_of(abstract[0])
     found = layers_of(leaves, abstract[0], outputs, (abstract[1], x))
     if not kernels(found):
         raise ValueError(
@@ -194,7 +201,7 @@ def _starts(
             choices = choose(leaves, found, scheme, abstract=False)
 
             def by_rules(key: Key, params: Any) -> Any:
-                values, rebuild = leaves_of(params)
+                values, _ = leaves_of(params)
                 return rebuild(draw(key, values, choices, scheme))
 
             return jax.vmap(by_rules)(keys, own)
@@ -212,30 +219,22 @@ def _starts(
     if not any(isinstance(scheme, MuP) for scheme in schemes):
         return starts, states, None, convolved
 
-    def scales_of(path: str) -> Any:
-        return jnp.array([_scale(scheme, path, found, config) for scheme in schemes])
-
-    _, rebuild = leaves_of(abstract[0])
-    scales = rebuild([scales_of(leaf.path) for leaf in leaves])
-    return starts, states, scales, convolved
+    rates = [_rates(scheme, found, config) for scheme in schemes]
+    scales = [jnp.array([rate[leaf.path] for rate in rates]) for leaf in leaves]
+    return starts, states, rebuild(scales), convolved
 
 
-def _scale(scheme: Scheme, path: str, found: Sequence[Layer], config: Config) -> float:
-    """What the updates of a leaf are multiplied with under a scheme."""
+def _rates(scheme: Scheme, found: Sequence[Layer], config: Config) -> dict[str, float]:
+    """What the updates of each leaf are multiplied with under a scheme, by its path."""
     if not isinstance(scheme, MuP):
-        return 1.0
+        return {layer.path: 1.0 for layer in found}
     wanted = scheme.arguments["optimizer"]
     if (wanted == "sgd") != (config.optimizer in ("sgd", "momentum")):
         raise ValueError(
             f"compare: tree.mup has the learning rates of {wanted}, but the optimizer "
             f"is {config.optimizer}; give it the optimizer= that is trained with."
         )
-    return scheme.by_path(found)[path].learning_rate
-
-
-def _diverged(point: Metrics) -> np.ndarray:
-    """Which runs have a loss that is not finite."""
-    return ~(np.isfinite(point.train_loss) & np.isfinite(point.valid_loss))
+    return {path: m.learning_rate for path, m in scheme.by_path(found).items()}
 
 
 def _table(

@@ -122,17 +122,22 @@ def joined(
 
 
 def write_runs(out: pathlib.Path, runs: pa.Table) -> None:
-    """Add the runs that the store lacks, in a file of their own, whole or not at all.
+    """Add the runs that the store lacks."""
+    known = finished(out)
+    fresh = [name not in known for name in runs["run_id"].to_pylist()]
+    if any(fresh):
+        append_runs(out, runs.filter(pa.array(fresh)))
 
-    Two processes may do so at once: files of equal names hold the same runs.
+
+def append_runs(out: pathlib.Path, runs: pa.Table) -> None:
+    """Add runs, in a file of their own, whole or not at all.
+
+    Two processes may do so at once: files of equal names hold the same runs, and a run
+    that two files have counts once.
     """
     folder = out / "runs"
     folder.mkdir(exist_ok=True)
-    known = finished(out)
-    fresh = [name not in known for name in runs["run_id"].to_pylist()]
-    if not any(fresh):
-        return
-    table = runs.filter(pa.array(fresh)).cast(SCHEMA)
+    table = runs.cast(SCHEMA)
     names = "".join(sorted(table["run_id"].to_pylist()))
     name = hashlib.sha256(names.encode()).hexdigest()[:16]
     sink = pa.BufferOutputStream()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -134,7 +135,8 @@ def compare(
     began = time.perf_counter()
     # One start a seed for all phases, known before the first.
     most = tuning_seeds + seeds * max(1, until_sure)
-    sweep = _Sweep(task, config, named, most, strategy, part, out, quiet)
+    runs = functools.partial(Runs, task, config, named, most, strategy)
+    sweep = _Sweep(task, config, runs, part, out, quiet)
     tuning = range(tuning_seeds or seeds)
     table = sweep.make(settings, _grid(named, rates, tuning))
     for _ in range(EXTENSIONS if extend_grid else 0):
@@ -231,18 +233,15 @@ class _Sweep:
         self,
         task: Task,
         config: Config,
-        schemes: dict[str, Scheme],
-        seeds: int,
-        strategy: Strategy | None,
+        runs: Callable[[int], Runs],
         part: tuple[int, int],
         out: str | pathlib.Path | None,
         quiet: bool,
     ) -> None:
-        self._task, self._config, self._schemes = task, config, schemes
-        self._seeds, self._part = seeds, part
-        self._strategy: Strategy | None = strategy
+        self._task, self._config, self._part = task, config, part
         self._out = None if out is None else pathlib.Path(out)
         self._quiet = quiet
+        self._make_runs = runs  # for so many, once there are any to make
         self._runs: Runs | None = None
         self._table = store.SCHEMA.empty_table()
 
@@ -268,22 +267,13 @@ class _Sweep:
         ]
         if pending:
             self._train(pending)
-        if self._out is None:
+        if self._out is None or not (done or pending):
             return store.sorted_runs(self._table, settings["schemes"])
-        if not store.finished(self._out):
-            return self._table
         return store.read_runs(self._out)
 
     def _train(self, pending: Sequence[tuple[str, float, int]]) -> None:
         if self._runs is None:
-            self._runs = Runs(
-                self._task,
-                self._config,
-                self._schemes,
-                self._seeds,
-                self._strategy,
-                len(pending),
-            )
+            self._runs = self._make_runs(len(pending))
         width, steps = self._runs.width, self._config.steps
         chunks = [pending[at : at + width] for at in range(0, len(pending), width)]
         with report.Progress(len(pending), steps * len(chunks), self._quiet) as bar:
@@ -297,7 +287,7 @@ class _Sweep:
     def _keep(self, table: pa.Table) -> None:
         self._table = pa.concat_tables([self._table, table])
         if self._out is not None:
-            store.write_runs(self._out, table)
+            store.append_runs(self._out, table)
 
 
 def _check_strategy(strategy: Any) -> None:

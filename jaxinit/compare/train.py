@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -122,6 +123,11 @@ class Metrics(NamedTuple):
     train_loss: Any
     valid_loss: Any
     valid_metric: Any
+
+
+def diverged(metrics: Metrics) -> np.ndarray:
+    """Which runs have a loss that is not finite, (runs,)."""
+    return ~(np.isfinite(metrics.train_loss) & np.isfinite(metrics.valid_loss))
 
 
 class Trainer(NamedTuple):
