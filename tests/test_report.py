@@ -259,6 +259,25 @@ def test_figures():
     assert line.get_xdata()[1] == 10 and line.get_ydata()[1] == 0
 
 
+def test_seeds_that_tune_score_nothing():
+    times = {"a": [100, 100, 10, 20], "b": [10, 10, 40, 50]}
+    swept = result(times, tuning_seeds=2, metric_name="loss", direction="min")
+    found = swept.judge()
+    assert [row.summary.scheme for row in found.rows] == ["a", "b"]
+    assert [row.summary.seeds for row in found.rows] == [2, 2]
+    line = swept.plot_survival().axes[0].get_lines()[0]  # a, of seeds 2 and 3 alone
+    assert line.get_xdata().tolist() == [0, 10, 20, STEPS]
+    rows = swept.runs.to_pylist()
+    for row in rows:
+        if row["seed"] < 2:
+            row["train_loss"] = [9.0] * len(row["train_loss"])
+            row["final_valid_accuracy"] = 7.0
+    swept = Result(pa.Table.from_pylist(rows, store.SCHEMA), swept.settings, 1.5)
+    curve = swept.plot_curves().axes[0].get_lines()[0].get_ydata()
+    assert curve[0] == 2 and max(curve[1:]) < 9
+    assert swept.ranking()[0].final_valid_accuracy.high < 1
+
+
 def cut_short(row):
     return row | {
         name: row[name][:3]

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 
 from jaxinit.compare import inference, stats, style
 from jaxinit.compare.table import goal, percent
+from jaxinit.compare.verdict import parts
 
 Ranking = Sequence[stats.SchemeSummary]
 Settings = Mapping[str, Any]
@@ -30,7 +31,7 @@ def curves(
     """Learning curves, each scheme at its learning rate in `ranking`.
 
     Lines are medians over seeds, bands the quartiles. A line ends where more than half
-    of the seeds have diverged.
+    of the seeds have diverged. Seeds that tune are left out.
 
     Args:
         runs: a row a run, of one task.
@@ -39,6 +40,7 @@ def curves(
         columns: a panel each: "train_loss", "valid_loss", "valid_accuracy".
         hover: add invisible marks that carry values as texts.
     """
+    _, runs = parts(runs, settings)
     figure = Figure(figsize=(max(5 * len(columns), 6.2), 4.2), layout="constrained")
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     look = style.styles(settings["schemes"])
@@ -117,7 +119,7 @@ def survival(
 
     Each scheme is at its learning rate in `ranking`; bands are pointwise 95 %
     intervals by Wilson, from the first run at the target on. A run that misses, or
-    diverges, stays to the end.
+    diverges, stays to the end. Seeds that tune are left out.
 
     Args:
         runs: a row a run, of one task.
@@ -128,7 +130,7 @@ def survival(
     figure = Figure(figsize=(6.2, 4.2), layout="constrained")
     axes = figure.subplots()
     budget = float(settings["steps"])
-    times = stats.times(runs, ranking)
+    times = stats.times(parts(runs, settings)[1], ranking)
     look = style.styles(settings["schemes"])
     # Curves that coincide are moved apart by less than a run, so that all are seen.
     for place, (name, way) in enumerate((s.scheme, look[s.scheme]) for s in ranking):

@@ -85,32 +85,31 @@ def ranking(
             f"report: the runs are of the tasks {', '.join(tasks)}; a table is of one, "
             "so keep them in a folder each and pass all folders to jaxinit report."
         )
-    tuning, _ = _parts(runs, settings)
+    scoring = runs
     if learning_rate is not None:
         found = stats.fixed(runs, learning_rate)
-    elif tuning is None:
-        found = stats.rank(runs)
-    else:
+    elif settings.get("tuning_seeds"):
+        _, scoring = parts(runs, settings)
         found = stats.tuned(runs, range(settings["tuning_seeds"]))
+    else:
+        found = stats.rank(runs)
     if settings["metric_name"] == "accuracy":
         return found
     # Where 0 is not the worst there is, a diverged run has infinitely bad values.
     worst = -math.inf if settings["direction"] == "max" else math.inf
 
     def corrected(each: stats.SchemeSummary) -> stats.SchemeSummary:
-        at = stats.at_rate(runs, each.scheme, each.learning_rate)
+        at = stats.at_rate(scoring, each.scheme, each.learning_rate)
         final = stats.finite_column(at, "final_valid_accuracy", worst)
         return each._replace(final_valid_accuracy=stats.quartiles(final))
 
     return [corrected(each) for each in found]
 
 
-def _parts(
-    runs: pa.Table, settings: Mapping[str, Any]
-) -> tuple[pa.Table | None, pa.Table]:
-    """The runs that choose rates, if they have seeds of their own, and the scoring."""
+def parts(runs: pa.Table, settings: Mapping[str, Any]) -> tuple[pa.Table, pa.Table]:
+    """The runs that choose rates, and those that score: all, without `tuning_seeds`."""
     count = settings.get("tuning_seeds", 0)
-    return stats.split(runs, range(count)) if count else (None, runs)
+    return stats.split(runs, range(count)) if count else (runs, runs)
 
 
 def judge(
@@ -136,7 +135,7 @@ def judge(
             scheme has no run at `learning_rate`.
     """
     found = ranking(runs, settings, learning_rate)
-    scoring = runs if learning_rate is not None else _parts(runs, settings)[1]
+    scoring = runs if learning_rate is not None else parts(runs, settings)[1]
     times = stats.times(scoring, found)
     budget = float(settings["steps"])
     if baseline is None:
@@ -310,8 +309,7 @@ def _notes(
             f"The best rate of {_and(edge)} lies at the edge of the grid, so that a "
             "better one may lie outside."
         )
-    tuning, _ = _parts(runs, settings)
-    grid = runs if tuning is None else tuning
+    grid, _ = parts(runs, settings)
     for scheme, rates in stats.missing_rates(grid).items():
         listed = ", ".join(f"{rate:g}" for rate in rates)
         notes.append(
