@@ -37,14 +37,19 @@ class Framework(ABC):
     """The default initialization of a framework's layers, as keywords of Flax's."""
 
     @abstractmethod
+    def _layer(
+        self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
+    ) -> Defaults:
+        """Kernel and bias where an output sees so many features in a window."""
+
     def linear(self, in_features: int) -> Defaults:
         """For `Dense`, `DenseGeneral`, `nnx.Linear`: `kernel_init`, `bias_init`.
 
         Args:
             in_features: inputs of an output.
         """
+        return self._layer(in_features)
 
-    @abstractmethod
     def conv(
         self, in_features: int, kernel_size: int | Sequence[int], groups: int = 1
     ) -> Defaults:
@@ -55,8 +60,8 @@ class Framework(ABC):
             kernel_size: the window, a size or one an axis; an integer is one axis.
             groups: feature groups.
         """
+        return self._layer(in_features, kernel_size, groups)
 
-    @abstractmethod
     def conv_transpose(
         self,
         in_features: int,
@@ -72,6 +77,7 @@ class Framework(ABC):
             kernel_size: the window, a size or one an axis; an integer is one axis.
             groups: feature groups.
         """
+        return self._layer(in_features, kernel_size, groups)
 
     @abstractmethod
     def embedding(self, features: int) -> Defaults:
@@ -118,28 +124,26 @@ class Framework(ABC):
 
 
 class Torch(Framework):
-    """`torch.nn`: uniform on the reciprocal root of fan-in, biases too.
+    r"""`torch.nn`: uniform on the reciprocal root of fan-in, biases too.
+
+    Kernel and bias of a linear layer are $U(\pm 1/\sqrt{\text{in}})$, those of a
+    convolution with a window of k in g groups $U(\pm 1/\sqrt{k\,\text{in}/g})$.
+
+    Example:
+        >>> sorted(torch.linear(128))
+        ['bias_init', 'kernel_init']
+        >>> torch.embedding(128)
+        {'embedding_init': normal(stddev=1.0)}
 
     References:
         The sources of torch 2.13: `reset_parameters` of each layer.
     """
 
-    def linear(self, in_features: int) -> Defaults:
-        r"""`Linear`: $U(\pm 1/\sqrt{\text{in}})$, kernel and bias.
-
-        Example:
-            >>> sorted(torch.linear(128))
-            ['bias_init', 'kernel_init']
-            >>> torch.embedding(128)
-            {'embedding_init': normal(stddev=1.0)}
-        """
-        return _uniform_layer(_fan(in_features))
-
-    def conv(
-        self, in_features: int, kernel_size: int | Sequence[int], groups: int = 1
+    def _layer(
+        self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
     ) -> Defaults:
-        r"""`Conv1d` to `Conv3d`: $U(\pm 1/\sqrt{k\,\text{in}/g})$, kernel and bias."""
-        return _uniform_layer(_fan(in_features, kernel_size, groups))
+        law = _uniform_law(_fan(features, kernel_size, groups))
+        return {"kernel_init": law, "bias_init": law}
 
     def conv_transpose(
         self,
@@ -149,7 +153,7 @@ class Torch(Framework):
         groups: int = 1,
     ) -> Defaults:
         r"""`ConvTranspose1d` to 3d: $U(\pm 1/\sqrt{k\,\text{out}/g})$, of outputs."""
-        return _uniform_layer(_fan(out_features, kernel_size, groups))
+        return self._layer(out_features, kernel_size, groups)
 
     def embedding(self, features: int) -> Defaults:
         """`Embedding`: N(0, 1)."""
@@ -183,29 +187,17 @@ class Torch(Framework):
 class Keras(Framework):
     """Keras 3: Glorot uniform, biases zero.
 
+    A convolution's fan-out is that of all groups; a transposed one has the same two
+    fans.
+
     References:
         The sources of keras 3.15: `keras.layers`.
     """
 
-    def linear(self, in_features: int) -> Defaults:
-        """`Dense`: Glorot uniform, zeros."""
+    def _layer(
+        self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
+    ) -> Defaults:
         return {"kernel_init": glorot_uniform(), "bias_init": zeros}
-
-    def conv(
-        self, in_features: int, kernel_size: int | Sequence[int], groups: int = 1
-    ) -> Defaults:
-        """`Conv1D` to `Conv3D`: Glorot uniform, its fan-out of all groups; zeros."""
-        return self.linear(in_features)
-
-    def conv_transpose(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | Sequence[int],
-        groups: int = 1,
-    ) -> Defaults:
-        """`Conv1DTranspose` to 3D: Glorot uniform, whose two fans are symmetric."""
-        return self.linear(in_features)
 
     def embedding(self, features: int) -> Defaults:
         """`Embedding`: U(-0.05, 0.05)."""
@@ -228,30 +220,17 @@ class Haiku(Framework):
     r"""Haiku: normal, $\sigma = 1/\sqrt{\text{in}}$, truncated at two deviations.
 
     The truncation is not corrected: the deviation is 0.88 of what the formula names.
+    A convolution, transposed or not, has $k\,\text{in}/g$ inputs. Biases are zero.
 
     References:
         The sources of dm-haiku 0.0.17.
     """
 
-    def linear(self, in_features: int) -> Defaults:
-        r"""`Linear`: $N(0, 1/\text{in})$ cut at two deviations, zeros."""
-        return _truncated_layer(_fan(in_features))
-
-    def conv(
-        self, in_features: int, kernel_size: int | Sequence[int], groups: int = 1
+    def _layer(
+        self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
     ) -> Defaults:
-        r"""`Conv1D` to `Conv3D`: the same with $k\,\text{in}/g$ inputs."""
-        return _truncated_layer(_fan(in_features, kernel_size, groups))
-
-    def conv_transpose(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | Sequence[int],
-        groups: int = 1,
-    ) -> Defaults:
-        r"""`Conv1DTranspose` to 3D: the same with $k\,\text{in}/g$ inputs."""
-        return _truncated_layer(_fan(in_features, kernel_size, groups))
+        law = truncated_normal(_fan(features, kernel_size, groups) ** -0.5)
+        return {"kernel_init": law, "bias_init": zeros}
 
     def embedding(self, features: int) -> Defaults:
         """`Embed`: N(0, 1) cut at two deviations."""
@@ -294,7 +273,7 @@ class Equinox(Torch):
         groups: int = 1,
     ) -> Defaults:
         r"""`ConvTranspose1d` to 3d: $U(\pm 1/\sqrt{k\,\text{in}/g})$, both."""
-        return _uniform_layer(_fan(in_features, kernel_size, groups))
+        return self.conv(in_features, kernel_size, groups)
 
     def lstm(self, in_features: int, hidden_features: int) -> Defaults:
         r"""`LSTMCell`, `GRUCell`: $U(\pm 1/\sqrt{\text{hidden}})$ for all."""
@@ -313,33 +292,18 @@ class Equinox(Torch):
 class Flax(Framework):
     """`flax.linen`: LeCun normal, biases zero.
 
+    Of a `ConvTranspose` with `transpose_kernel=True` Flax, and so this, takes the
+    outputs for inputs.
+
     References:
         The sources of flax 0.12.8. NNX differs in its packed cells, which draw the
         recurrent kernel of all gates as one orthogonal matrix.
     """
 
-    def linear(self, in_features: int) -> Defaults:
-        """`Dense`: LeCun normal, zeros."""
+    def _layer(
+        self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
+    ) -> Defaults:
         return {"kernel_init": lecun_normal(), "bias_init": zeros}
-
-    def conv(
-        self, in_features: int, kernel_size: int | Sequence[int], groups: int = 1
-    ) -> Defaults:
-        """`Conv`: LeCun normal, zeros."""
-        return self.linear(in_features)
-
-    def conv_transpose(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | Sequence[int],
-        groups: int = 1,
-    ) -> Defaults:
-        """`ConvTranspose`: LeCun normal, zeros.
-
-        With `transpose_kernel=True` Flax, and so this, takes the outputs for inputs.
-        """
-        return self.linear(in_features)
 
     def embedding(self, features: int) -> Defaults:
         r"""`Embed`: $N(0, 1/\text{features})$."""
@@ -387,14 +351,6 @@ def _fan(
 
 def _uniform_law(fan: float) -> Initializer:
     return variance_scaling(1 / 3, "fan_in", "uniform", fan=fan)
-
-
-def _uniform_layer(fan: float) -> Defaults:
-    return {"kernel_init": _uniform_law(fan), "bias_init": _uniform_law(fan)}
-
-
-def _truncated_layer(fan: float) -> Defaults:
-    return {"kernel_init": truncated_normal(fan**-0.5), "bias_init": zeros}
 
 
 def _cell(kernel: Initializer, recurrent: Initializer, bias: Initializer) -> Defaults:
