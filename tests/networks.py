@@ -157,3 +157,34 @@ class NNXTransformer(nnx.Module):
         x = self.first(x)
         x = x + self.attention(self.norm(x))
         return x + self.down(nnx.gelu(self.up(x)))
+
+
+class NNXScanned(nnx.Module):
+    """A language model of NNX: a tied embedding around scanned blocks."""
+
+    class Block(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.norms = nnx.List([nnx.LayerNorm(32, rngs=rngs) for _ in range(2)])
+            self.attention = nnx.MultiHeadAttention(4, 32, decode=False, rngs=rngs)
+            self.up = nnx.Linear(32, 128, rngs=rngs)
+            self.down = nnx.Linear(128, 32, rngs=rngs)
+
+        def __call__(self, x):
+            x = x + self.attention(self.norms[0](x))
+            return x + self.down(nnx.gelu(self.up(self.norms[1](x))))
+
+    def __init__(self, rngs: nnx.Rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def blocks(rngs):
+            return NNXScanned.Block(rngs)
+
+        self.embed = nnx.Embed(50, 32, rngs=rngs)
+        self.blocks = blocks(rngs)
+
+    def __call__(self, tokens):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def run(x, block):
+            return block(x)
+
+        return self.embed.attend(run(self.embed(tokens), self.blocks))

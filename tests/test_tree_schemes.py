@@ -157,6 +157,19 @@ def test_gpt2(scan):
     np.testing.assert_allclose(got, 0.02 / 6**0.5, rtol=0.05)
 
 
+@pytest.mark.parametrize("scheme", EVERYWHERE, ids=repr)
+def test_on_layers_that_nnx_scans(scheme, key):
+    model = ji.init(nets.NNXScanned, key, TOKENS, scheme=scheme)
+    assert jnp.isfinite(model(TOKENS)).all()
+    if scheme.name == "tree.gpt2":
+        for kernel, std in (
+            (model.blocks.attention.query, 0.02),
+            (model.blocks.attention.out, 0.02 / 6**0.5),
+            (model.blocks.down, 0.02 / 6**0.5),
+        ):
+            assert float(kernel.kernel[...].std()) == pytest.approx(std, rel=0.05)
+
+
 def test_mitchell_falls_with_the_block():
     listed = drawn(tree.mitchell(), *linen(nets.GPT(), TOKENS))
     stack = drawn(tree.mitchell(), *linen(nets.GPT(scan=True), TOKENS))

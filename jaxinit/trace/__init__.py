@@ -5,6 +5,7 @@ A shape does not say which axes of a kernel are summed over; the computation doe
 reshapes, transposes and slices to the product it enters, and reads the fans there.
 """
 
+from ._layer import KERNELS as KERNELS
 from ._layer import Layer as Layer
 from ._layer import Use as Use
 from ._layer import kernels as kernels
@@ -12,4 +13,4 @@ from ._outputs import outputs as outputs
 from ._trace import layers as layers
 from ._trace import layers_made as layers_made
 
-__all__ = ["Layer", "Use", "kernels", "layers", "layers_made", "outputs"]
+__all__ = ["KERNELS", "Layer", "Use", "kernels", "layers", "layers_made", "outputs"]

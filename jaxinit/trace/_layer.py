@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+KERNELS = ("dense", "conv")
+"""The kinds of use in which a leaf is summed against activations."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -112,4 +115,4 @@ def kernels(layers: Iterable[Layer]) -> list[Layer]:
     Returns:
         The kernels among them, in the same order.
     """
-    return [layer for layer in layers if layer.kind in ("dense", "conv")]
+    return [layer for layer in layers if layer.kind in KERNELS]

@@ -7,6 +7,7 @@ import jax
 from jax.extend.core import Jaxpr, Literal
 
 from ._calls import CALLS, body, called
+from ._layer import KERNELS
 from ._trace import recorded
 from ._view import Site
 from ._walk import shape_of
@@ -42,7 +43,7 @@ def outputs(
     wanted: dict[Site, str] = {}
     for (site, leaf), record in program.trace.records.items():
         name = program.names[leaf]
-        if record.use.kind in ("dense", "conv") and name not in wanted.values():
+        if record.use.kind in KERNELS and name not in wanted.values():
             wanted[site] = name
     caught: dict[str, jax.Array] = {}
     _evaluate(program.jaxpr, program.consts, program.arrays, (), wanted, caught)

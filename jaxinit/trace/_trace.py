@@ -9,7 +9,7 @@ from jax.extend.core import Jaxpr, Var
 
 # Imported for the rules they enter.
 from . import _calls, _entrywise, _index, _layout, _sinks  # noqa: F401
-from ._layer import Layer, Use
+from ._layer import KERNELS, Layer, Use
 from ._value import CONST, Info, Value
 from ._view import whole_leaf
 from ._walk import Record, Trace, shape_of
@@ -159,7 +159,7 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     learned = {
         leaf
         for leaf, found in of_leaf.items()
-        if any(r.use.kind in ("dense", "conv", "embedding") for _, r in found)
+        if any(r.use.kind in (*KERNELS, "embedding") for _, r in found)
     }
     order_of_kernel = {leaf: found[0][0] for leaf, found in of_leaf.items()}
     for leaf, name in enumerate(names):
@@ -168,7 +168,7 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         found.sort(key=lambda pair: pair[1].use.kind == "unknown")
         if leaf in trace.normalised:
             # Products before it, as in a spectral norm, only measure the kernel.
-            last = [p for p in found if p[1].use.kind in ("dense", "conv")][-1:]
+            last = [p for p in found if p[1].use.kind in KERNELS][-1:]
             found = last + [p for p in found if p not in last]
         uses = [_named(record, names, learned) for _, record in found]
         if not uses:

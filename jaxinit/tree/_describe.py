@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxinit._initializer import Initializer
 from jaxinit._types import Array, Key
+from jaxinit.trace import KERNELS
 from jaxinit.tree._draw import Spot, draw_leaf, spot_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import is_nnx_module, split_module
@@ -145,7 +146,7 @@ def _deviation(init: Initializer, spot: Spot) -> float:
 
 def _cells(row: Row) -> tuple[str, ...]:
     number = lambda x: "" if x != x else f"{x:g}"  # noqa: E731
-    summed = row.kind in ("dense", "conv")
+    summed = row.kind in KERNELS
     return (
         row.path,
         "x".join(map(str, row.shape)) or "()",

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 
 from jaxinit._initializer import Initializer, in_place, mesh_of
 from jaxinit._types import Array, Key
-from jaxinit.trace import Layer
+from jaxinit.trace import KERNELS, Layer
 
 ENTRYWISE = frozenset(
     {"zeros", "ones", "constant", "uniform", "normal", "truncated_normal"}
@@ -47,7 +47,7 @@ class Spot(NamedTuple):
 
 def spot_of(layer: Layer, fans: tuple[float, float] | None = None) -> Spot:
     """The layer's part in its draw, with other fans if given (those of a bias)."""
-    if fans is None and layer.kind in ("dense", "conv", "embedding"):
+    if fans is None and layer.kind in (*KERNELS, "embedding"):
         fans = (layer.fan_in, layer.fan_out)
     return Spot(
         layer.shape,

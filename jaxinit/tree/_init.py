@@ -47,7 +47,7 @@ def init(
     The model is traced from shapes alone. What the scheme draws is drawn in place, one
     compiled program for each distinct scheme, shape, dtype and sharding; biases,
     normalisation and what else no rule matches come from the model's own
-    initialization, in one program that makes nothing more.
+    initialization, of which only the operations that they need are run.
 
     Args:
         model: a Flax Linen module; a class of NNX, or a function whose parameter is

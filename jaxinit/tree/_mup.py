@@ -13,7 +13,7 @@ from jaxinit import _checks
 from jaxinit._initializer import Initializer
 from jaxinit._types import Key
 from jaxinit.initializers import lecun_normal, scaled, zeros
-from jaxinit.trace import Layer
+from jaxinit.trace import KERNELS, Layer
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import is_nnx_module, reinit, split_module
 from jaxinit.tree._rules import layers_of
@@ -36,6 +36,10 @@ class Multipliers(NamedTuple):
     learning_rate: float = 1.0
     epsilon: float = 1.0
     weight_decay: float = 1.0
+
+
+def _is_multipliers(x: Any) -> bool:
+    return isinstance(x, Multipliers)
 
 
 class _Growth(NamedTuple):
@@ -116,12 +120,11 @@ class MuP(TreeScheme):
         import optax
 
         tree = self.multipliers(params, apply, inputs)
-        is_leaf = lambda x: isinstance(x, Multipliers)  # noqa: E731
 
         def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
             del params
             scale = lambda m, u: jax.tree.map(lambda x: m.learning_rate * x, u)  # noqa: E731
-            return jax.tree.map(scale, tree, updates, is_leaf=is_leaf), state
+            return jax.tree.map(scale, tree, updates, is_leaf=_is_multipliers), state
 
         return optax.GradientTransformation(optax.init_empty_state, update)
 
@@ -153,8 +156,7 @@ class MuP(TreeScheme):
         import optax
 
         tree = self.multipliers(params, apply, inputs)
-        is_leaf = lambda x: isinstance(x, Multipliers)  # noqa: E731
-        kinds = set(jax.tree.leaves(tree, is_leaf=is_leaf))
+        kinds = set(jax.tree.leaves(tree, is_leaf=_is_multipliers))
 
         def rate(m: Multipliers) -> Any:
             if callable(learning_rate):
@@ -170,7 +172,7 @@ class MuP(TreeScheme):
             )
             for m in kinds
         }
-        labels = jax.tree.map(repr, tree, is_leaf=is_leaf)
+        labels = jax.tree.map(repr, tree, is_leaf=_is_multipliers)
         return optax.multi_transform(transforms, labels)
 
     def _laws(self, model: Structure) -> Mapping[str, Initializer]:
@@ -198,7 +200,7 @@ class MuP(TreeScheme):
     def _multipliers(self, layer: Layer, model: Structure) -> Multipliers:
         growth = self._growth(layer)
         scale = self._function_scale(layer, model)
-        kernel = layer.kind in ("dense", "conv")
+        kernel = layer.kind in KERNELS
         if self.arguments["optimizer"] == "sgd":
             if kernel and growth.inputs != 1:
                 rate = 1 / growth.inputs if growth.is_output else 1.0
@@ -229,7 +231,7 @@ class MuP(TreeScheme):
         def ratio(axes: Sequence[int]) -> float:
             return math.prod(layer.shape[a] / base[a] for a in axes)
 
-        if layer.kind in ("dense", "conv"):
+        if layer.kind in KERNELS:
             return _Growth(ratio(layer.in_axes), ratio(layer.out_axes))
         if layer.kind == "embedding":
             tied = any(use.kind == "dense" for use in layer.other_uses)
@@ -247,8 +249,7 @@ class MuP(TreeScheme):
     def _function_scale(self, layer: Layer, model: Structure) -> float:
         """What the layer's function is multiplied with, through its parameters."""
         scale = 1.0
-        ends = {branch.end.path for branch in model.branches}
-        if layer.path in ends or ends.intersection(
+        if layer.path in model.ends or model.ends.intersection(
             layer.acts_on if layer.kind == "bias" and len(layer.acts_on) == 1 else ()
         ):
             scale *= self._deeper(model) ** -self._power

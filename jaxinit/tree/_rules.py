@@ -15,7 +15,7 @@ from jaxinit import meanfield
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
 from jaxinit.initializers import scaled
-from jaxinit.trace import Layer, kernels, layers
+from jaxinit.trace import KERNELS, Layer, kernels, layers
 from jaxinit.tree._leaves import Leaf
 
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[Layer], bool]
@@ -183,13 +183,12 @@ def _choice(
 ) -> Choice:
     if init is None:
         return Choice(layer, None, rule)
-    if gain == "auto" and layer.kind in ("dense", "conv"):
+    if gain == "auto" and layer.kind in KERNELS:
         init = with_activation(init, layer.activation_before)
     fans = None
-    if _needs_fan(init) and layer.kind not in ("dense", "conv", "embedding"):
+    if _needs_fan(init) and layer.kind not in (*KERNELS, "embedding"):
         kernel = next(
-            (k for p in layer.acts_on if (k := by_path[p]).kind in ("dense", "conv")),
-            None,
+            (k for p in layer.acts_on if (k := by_path[p]).kind in KERNELS), None
         )
         if layer.kind != "bias" or kernel is None:
             reason = layer.reason or f"It is a {layer.kind}."

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxinit.trace import Layer, kernels
+from jaxinit.trace import KERNELS, Layer, kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Structure:
         seen, found, waiting = {path}, set[str](), [path]
         while waiting:
             fed = [p for p in self.by_path[waiting.pop()].feeds if p in self.by_path]
-            fed = [p for p in fed if self.by_path[p].kind in ("dense", "conv")]
+            fed = [p for p in fed if self.by_path[p].kind in KERNELS]
             for each in fed:
                 layer = self.by_path[each]
                 if layer.residual or not set(layer.feeds) - {each}:
@@ -110,24 +110,29 @@ class Structure:
 
         return max(map(longest, paths))
 
-    @property
+    @functools.cached_property
+    def ends(self) -> frozenset[str]:
+        """Paths of the last kernels of branches."""
+        return frozenset(branch.end.path for branch in self.branches)
+
+    @functools.cached_property
     def inside(self) -> frozenset[str]:
         """Paths of the kernels within branches."""
         return frozenset(k.path for branch in self.branches for k in branch.kernels)
 
-    @property
+    @functools.cached_property
     def depth(self) -> int:
         """Residual branches, each of a scanned stack counted."""
         return sum(copies(branch.end) for branch in self.branches)
 
-    @property
+    @functools.cached_property
     def heads(self) -> tuple[Layer, ...]:
         """The last kernels: outside of the branches, feeding no further kernel."""
         return tuple(
             k
             for k in self.kernels
             if not k.residual
-            and not any(self.by_path[p].kind in ("dense", "conv") for p in k.feeds)
+            and not any(self.by_path[p].kind in KERNELS for p in k.feeds)
         )
 
 
