@@ -1,9 +1,11 @@
 """Weight initialization for JAX: `init(key, shape, dtype)`, as values."""
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from jaxinit import meanfield as meanfield
 from jaxinit import presets as presets
-from jaxinit import trace as trace
-from jaxinit import tree as tree
 from jaxinit._fans import Layout as Layout
 from jaxinit._fans import compute_fans as compute_fans
 from jaxinit._fans import einsum_axes as einsum_axes
@@ -65,6 +67,30 @@ from jaxinit.initializers import xavier_uniform as xavier_uniform
 from jaxinit.initializers import zero as zero
 from jaxinit.initializers import zeros as zeros
 from jaxinit.meanfield import gain as gain
-from jaxinit.tree import describe as describe
-from jaxinit.tree import init as init
-from jaxinit.tree import reinit as reinit
+
+if _TYPE_CHECKING:
+    from jaxinit import trace as trace
+    from jaxinit import tree as tree
+    from jaxinit.tree import describe as describe
+    from jaxinit.tree import init as init
+    from jaxinit.tree import reinit as reinit
+
+# What a kernel alone does not need is imported when it is asked for.
+_LATER = {
+    "trace": "jaxinit.trace",
+    "tree": "jaxinit.tree",
+    "describe": "jaxinit.tree",
+    "init": "jaxinit.tree",
+    "reinit": "jaxinit.tree",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'jaxinit' has no attribute {name!r}")
+    room = _import_module(_LATER[name])
+    return room if _LATER[name] == f"jaxinit.{name}" else getattr(room, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import math
 from typing import Any
 
@@ -51,6 +52,8 @@ def _scheme(node: ast.expr, text: str) -> Initializer:
     if not isinstance(called, (ast.Name, ast.Attribute)):
         raise ValueError(f"{text!r} is no scheme: it calls something without a name.")
     name = ast.unparse(called)
+    if name.startswith("tree."):
+        importlib.import_module("jaxinit.tree")  # enters its schemes
     if name not in REGISTRY:
         close = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
         raise ValueError(

@@ -7,13 +7,13 @@ fuse with whatever makes numbers of the bits: nothing is held but the result.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import random as extend_random
 
 from jaxinit._types import Array, Key
 
@@ -32,7 +32,7 @@ def fused(key: Key) -> Key:
         return key
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_FUSED)
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl=_generator())
 
 
 def counters(shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -85,13 +85,18 @@ def random_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return (high ^ low).astype(f"uint{bit_width}")
 
 
-_JAX: Any = extend_random.threefry_prng_impl
-_FUSED: Any = extend_random.define_prng_impl(
-    key_shape=_JAX.key_shape,
-    seed=_JAX.seed,
-    split=_JAX.split,
-    fold_in=_JAX.fold_in,
-    random_bits=random_bits,
-    name="jaxinit_threefry2x32",
-    tag="jif",
-)
+@functools.cache
+def _generator() -> Any:
+    """JAX's generator with these bits; all else of it is JAX's own."""
+    from jax.extend import random  # not at once, for it brings Pallas along
+
+    jax_own: Any = random.threefry_prng_impl
+    return random.define_prng_impl(
+        key_shape=jax_own.key_shape,
+        seed=jax_own.seed,
+        split=jax_own.split,
+        fold_in=jax_own.fold_in,
+        random_bits=random_bits,
+        name="jaxinit_threefry2x32",
+        tag="jif",
+    )

@@ -8,6 +8,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import jaxinit
 
 ROOT = pathlib.Path(jaxinit.__file__).parent
@@ -75,6 +77,17 @@ def test_import_brings_jax_and_numpy_alone():
     assert status == 0, err
     extra = set(json.loads(out)) - {"jaxinit", "jax", "jaxlib", "numpy"}
     assert {name for name in extra if name not in sys.stdlib_module_names} == set()
+
+
+def test_what_a_kernel_does_not_need_is_imported_later():
+    code = (
+        "import sys, jaxinit; held = 'jaxinit.tree' in sys.modules;"
+        "assert {'tree', 'init', 'trace'} <= set(dir(jaxinit));"
+        "print(held, jaxinit.parse('tree.gpt2'), jaxinit.reinit is jaxinit.tree.reinit)"
+    )
+    assert python(code) == (0, "False tree.gpt2() True\n", "")
+    with pytest.raises(AttributeError, match="no attribute 'fly'"):
+        jaxinit.fly  # noqa: B018
 
 
 def test_compare_without_its_extra_says_what_to_install():
