@@ -134,8 +134,3 @@ def _pair(
         return (init(key, x) if wants_input else init(key)), ()  # type: ignore
 
     return Model(both, lambda params, state, x, key, train: (apply(params, x), state))
-
-
-def parameter_count(params: Params) -> int:
-    """How many numbers a tree of parameters holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
