@@ -53,6 +53,7 @@ ROOMS = [
     "compare.progress",
     "compare.report",
     "compare.results",
+    "compare.starts",
     "compare.runs",
     "compare.sweep",
     "compare.cli",

@@ -9,10 +9,11 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from scipy import stats
 
 from jaxinit.compare import Config, Hparams, as_model, make_task, make_train
 from jaxinit.compare.engine import Engine
-from jaxinit.compare.train import OPTIMIZERS, make_trainer, task_data
+from jaxinit.compare.train import OPTIMIZERS, make_trainer, shuffled, task_data
 
 
 def data(examples=48, classes=3, seed=0):
@@ -107,7 +108,7 @@ def test_scan_is_a_plain_loop(name, optimizer, key):
 
     evaluations.append(evaluate())
     for step in range(8):
-        order = jax.random.permutation(jax.random.fold_in(order_key, step // 3), 48)
+        order = shuffled(jax.random.fold_in(order_key, step // 3), 48)
         batch = order[16 * (step % 3) : 16 * (step % 3 + 1)]
         (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(
             params,
@@ -127,6 +128,26 @@ def test_scan_is_a_plain_loop(name, optimizer, key):
     valid_loss, accuracy = np.array(evaluations).T
     np.testing.assert_allclose(curves.valid_loss, valid_loss, rtol=1e-5)
     np.testing.assert_allclose(curves.valid_metric, accuracy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 1437, 5000])
+def test_shuffled_is_a_permutation(count, key):
+    order = jax.jit(shuffled, static_argnums=1)(key, count)
+    assert order.dtype == jnp.int32
+    np.testing.assert_array_equal(np.sort(order), np.arange(count))
+
+
+def test_shuffled_has_every_order_alike(key):
+    orders = jax.vmap(lambda key: shuffled(key, 4))(jax.random.split(key, 24_000))
+    counts = np.unique(orders @ 4 ** np.arange(4), return_counts=True)[1]
+    assert len(counts) == 24 and stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("count", [1437, 5000])  # sorted once, and twice
+def test_shuffled_puts_each_number_anywhere(count, key):
+    orders = jax.vmap(lambda key: shuffled(key, count))(jax.random.split(key, 400))
+    for column in np.asarray(orders)[:, [0, 1, count // 2, count - 1]].T:
+        assert stats.kstest(column / count, "uniform").pvalue > 1e-4
 
 
 def test_full_batch_linear_model_follows_its_closed_form(key):

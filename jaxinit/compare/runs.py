@@ -7,18 +7,18 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from jaxinit._initializer import Initializer
-from jaxinit._types import Key
 from jaxinit.compare import store
 from jaxinit.compare.engine import Engine, Strategy, choose_strategy
+from jaxinit.compare.starts import Scheme, Starts
 from jaxinit.compare.task import Task
 from jaxinit.compare.train import (
     Config,
@@ -28,13 +28,6 @@ from jaxinit.compare.train import (
     make_trainer,
     task_data,
 )
-from jaxinit.trace import Layer, kernels
-from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
-
-Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
-"""An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
-`(key, params, apply, batch) -> params`."""
-
 
 MEMORY = 2**31
 """Bytes that the runs of a chunk may take, about."""
@@ -59,34 +52,30 @@ class Runs:
         strategy: Strategy | None,
         pending: int,
     ) -> None:
-        """Draw the starts of all schemes and seeds, and choose the engine."""
+        """Make the starts' programs, and choose the engine."""
         self._task, self._config = task, config
-        self._scheme = {name: k for k, name in enumerate(schemes)}
-        self._seeds = seeds
-        init_keys, self._train_keys = seed_keys(seeds)
-        self._starts, self._states, self._scales, convolved = _starts(
-            task, schemes.values(), config, init_keys
-        )
+        self._starts = Starts(task, config, schemes, seeds)
         if strategy is None:
-            strategy = self._chosen(pending, convolved)
+            strategy = self._chosen(pending, next(iter(schemes)))
+        self.strategy = strategy
         self._engine = Engine(
             make_trainer(task, config), config, task_data(task), strategy
         )
-        sizes = [leaf.nbytes for leaf in jax.tree.leaves(self._starts)]
-        each = max(1, sum(sizes) // (len(schemes) * seeds))
+        leaves = jax.tree.leaves(self._starts.shapes)
+        each = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
         devices = len(jax.local_devices())
         on_cpu = jax.default_backend() == "cpu"
         most = (32 if on_cpu else 1024) * devices
         self.width = min(pending, most, max(devices, MEMORY // (4 * each)))
 
-    def _chosen(self, pending: int, convolved: bool) -> Strategy:
+    def _chosen(self, pending: int, scheme: str) -> Strategy:
         """The strategy: measured where that pays, else by the rule that it follows."""
         if pending * self._config.steps < WORTH_MEASURING:
             if jax.default_backend() != "cpu":
                 return "vmap"
-            return "loop" if convolved else "map"
+            return "loop" if self._starts.convolved else "map"
         config = self._config
-        example = jax.tree.map(lambda x: x[0], self._arguments([(0, 0.0, 0)]))
+        example = jax.tree.map(lambda x: x[0], self._arguments([(scheme, 0.0, 0)]))
         return choose_strategy(
             lambda config: make_trainer(self._task, config),
             config,
@@ -95,19 +84,12 @@ class Runs:
             f"{self._task.fingerprint} {config.batch_size} {config.optimizer}",
         )
 
-    def _arguments(self, runs: Sequence[tuple[int, float, int]]) -> Any:
-        """The arguments of `Engine.train` for runs (scheme's number, rate, seed)."""
-        scheme, rate, seed = (np.array(column) for column in zip(*runs, strict=True))
-        start = scheme * self._seeds + seed
-        return (
-            jax.tree.map(lambda leaf: leaf[start], self._starts),
-            jax.tree.map(lambda leaf: leaf[seed], self._states),
-            self._train_keys[seed],
-            Hparams(
-                jnp.array(rate, jnp.float32),
-                jax.tree.map(lambda leaf: leaf[scheme], self._scales),
-            ),
-        )
+    def _arguments(self, runs: Sequence[tuple[str, float, int]]) -> Any:
+        """The arguments of `Engine.train` for runs (scheme, rate, seed)."""
+        params, states, scales = self._starts.of([(s, seed) for s, _, seed in runs])
+        rates = jnp.array([rate for _, rate, _ in runs], jnp.float32)
+        seeds = np.array([seed for _, _, seed in runs])
+        return params, states, self._starts.training_keys[seeds], Hparams(rates, scales)
 
     def train(
         self,
@@ -116,29 +98,35 @@ class Runs:
         keep: Callable[[pa.Table], None],
     ) -> None:
         """Train a chunk and keep its table; interrupted, what has diverged by then."""
-        arguments = self._arguments([(self._scheme[s], r, k) for s, r, k in chunk])
-        curves: list[Metrics] = []
+        arguments = self._arguments(chunk)
+        points: list[Metrics] = []
+        moments: list[float] = []
         dead = np.zeros(len(chunk), bool)
+
+        def table() -> pa.Table:
+            init_seconds = [self._starts.seconds[scheme] for scheme, _, _ in chunk]
+            spent = _step_seconds(moments, self._config) / len(chunk)
+            costs = init_seconds, [spent] * len(chunk)
+            return _table(self._task, self._config, chunk, points, dead, *costs)
+
         try:
             for step, point in self._engine.train(*arguments, width=self.width):
-                curves.append(point)
+                moments.append(time.perf_counter())
+                points.append(point)
                 dead |= diverged(point)
                 show(step, int(dead.sum()))
         except KeyboardInterrupt:
             if dead.any():
                 # A diverged run is a result whatever the remaining steps would be.
-                table = _table(self._task, self._config, list(chunk), curves, dead)
-                keep(table.filter(pa.array(dead)))
+                keep(table().filter(pa.array(dead)))
             raise
-        keep(_table(self._task, self._config, list(chunk), curves, dead))
+        keep(table())
 
 
-def seed_keys(seeds: int) -> tuple[Key, Key]:
-    """Initialization keys and training keys of seeds 0, 1, ..., each (seeds,)."""
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
-        jnp.arange(seeds)
-    )
-    return keys[:, 0], keys[:, 1]
+def _step_seconds(moments: Sequence[float], config: Config) -> float:
+    """Median seconds of a step of all runs, of the segments that compiled nothing."""
+    segments = np.diff(moments)[1:]
+    return float(np.median(segments)) / config.eval_every if len(segments) else np.nan
 
 
 @functools.cache
@@ -168,86 +156,19 @@ def run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> s
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _starts(
-    task: Task, schemes: Collection[Scheme], config: Config, keys: Key
-) -> tuple[Any, Any, Any, bool]:
-    """Initial parameters, (scheme x seed) leading; model states, seed leading; scales.
-
-    And whether the model has convolutions.
-
-    The scales of updates are a tree like the parameters with arrays (scheme,), or None
-    where no scheme has its own.
-    """
-    x, y = task.x_train[: config.batch_size], task.y_train[: config.batch_size]
-    model = task.model
-    abstract = jax.eval_shape(model.init, jax.random.key(0), x)
-
-    def outputs(params: Any, state: Any, x: Any) -> Any:
-        return model.apply(params, state, x, jax.random.key(0), False)[0]
-
-    leaves, rebuild = leaves_of(abstract[0])
-    found = layers_of(leaves, abstract[0], outputs, (abstract[1], x))
-    if not kernels(found):
-        raise ValueError(
-            f"compare: the model of task {task.name} has no kernel: no parameter "
-            "enters a product or a convolution with its inputs."
-        )
-
-    # Not under one jit: op by op, the schemes share what JAX has compiled already.
-    own, states = jax.vmap(lambda key: model.init(key, x))(keys)
-
-    def start(scheme: Scheme) -> Any:
-        if isinstance(scheme, (Initializer, TreeScheme)):
-            choices = choose(leaves, found, scheme, abstract=False)
-
-            def by_rules(key: Key, params: Any) -> Any:
-                values, _ = leaves_of(params)
-                return rebuild(draw(key, values, choices, scheme))
-
-            return jax.vmap(by_rules)(keys, own)
-
-        def by_function(key: Key, params: Any, state: Any) -> Any:
-            return jax.jit(scheme, static_argnums=2)(
-                key, params, lambda p, x: outputs(p, state, x), (x, y)
-            )
-
-        return jax.vmap(by_function)(keys, own, states)
-
-    drawn = [start(scheme) for scheme in schemes]
-    starts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *drawn)
-    convolved = any(layer.kind == "conv" for layer in found)
-    if not any(isinstance(scheme, MuP) for scheme in schemes):
-        return starts, states, None, convolved
-
-    rates = [_rates(scheme, found, config) for scheme in schemes]
-    scales = [jnp.array([rate[leaf.path] for rate in rates]) for leaf in leaves]
-    return starts, states, rebuild(scales), convolved
-
-
-def _rates(scheme: Scheme, found: Sequence[Layer], config: Config) -> dict[str, float]:
-    """What the updates of each leaf are multiplied with under a scheme, by its path."""
-    if not isinstance(scheme, MuP):
-        return {layer.path: 1.0 for layer in found}
-    wanted = scheme.arguments["optimizer"]
-    if (wanted == "sgd") != (config.optimizer in ("sgd", "momentum")):
-        raise ValueError(
-            f"compare: tree.mup has the learning rates of {wanted}, but the optimizer "
-            f"is {config.optimizer}; give it the optimizer= that is trained with."
-        )
-    return {path: m.learning_rate for path, m in scheme.by_path(found).items()}
-
-
 def _table(
     task: Task,
     config: Config,
-    grid: list[tuple[str, float, int]],
-    curves: list[Metrics],
+    grid: Sequence[tuple[str, float, int]],
+    points: list[Metrics],
     dead: np.ndarray,
+    init_seconds: list[float],
+    step_seconds: list[float],
 ) -> pa.Table:
     train_loss, valid_loss, metric = (
-        np.stack(column, axis=1).astype(float) for column in zip(*curves, strict=True)
+        np.stack(column, axis=1).astype(float) for column in zip(*points, strict=True)
     )
-    eval_steps = [config.eval_every * i for i in range(len(curves))]
+    eval_steps = [config.eval_every * i for i in range(len(points))]
     reached = task.reached(metric)
     best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
     hit = reached.any(axis=1) & ~dead
@@ -271,6 +192,8 @@ def _table(
             "train_loss": list(train_loss),
             "valid_loss": list(valid_loss),
             "valid_accuracy": list(metric),
+            "init_seconds": init_seconds,
+            "step_seconds": step_seconds,
         },
         schema=store.SCHEMA,
     )

@@ -36,6 +36,8 @@ SCHEMA = pa.schema(
         ("train_loss", pa.list_(pa.float64())),
         ("valid_loss", pa.list_(pa.float64())),
         ("valid_accuracy", pa.list_(pa.float64())),
+        ("init_seconds", pa.float64()),  # null in older stores
+        ("step_seconds", pa.float64()),
     ]
 )
 """A run's columns; steps count from 0.
@@ -43,6 +45,10 @@ SCHEMA = pa.schema(
 The three columns named after accuracy hold the task's validation metric, whatever it
 is: an accuracy as a fraction, or what `metric_name` in `sweep.json` says. The best is
 the greatest or the least, as `direction` says. Losses by cross-entropy are in nats.
+
+`init_seconds` is what drawing one start by the scheme takes, `step_seconds` a run's
+share of a step of all runs that were trained with it: wall-clock of the machine that
+`sweep.json` names, without compilation.
 """
 
 

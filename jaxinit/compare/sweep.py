@@ -17,7 +17,8 @@ from jaxinit._parse import parse
 from jaxinit.compare import report, sequential, stats, store
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import STRATEGIES, Strategy
-from jaxinit.compare.runs import Runs, Scheme, run_id, versions
+from jaxinit.compare.runs import Runs, run_id, versions
+from jaxinit.compare.starts import Scheme
 from jaxinit.compare.task import Task
 from jaxinit.compare.tasks import parse_task
 from jaxinit.compare.train import Config

@@ -13,6 +13,7 @@ import optax
 from jax import lax
 
 from jaxinit import _checks
+from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
 from jaxinit.compare.models import Params, State
 from jaxinit.compare.task import Task
@@ -26,6 +27,13 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 """Optimizers by name, each a function of the learning rate, which may be traced."""
 
 
+DTYPES = ("float32", "bfloat16")
+"""In what a model may compute."""
+
+PRECISIONS = ("default", "high", "highest")
+"""Of float32 products, as `jax.default_matmul_precision` names them."""
+
+
 class Config(NamedTuple):
     """What all runs of a sweep share.
 
@@ -34,12 +42,21 @@ class Config(NamedTuple):
         eval_every: steps between evaluations: one segment.
         batch_size: examples in a step.
         optimizer: a name of `OPTIMIZERS`.
+        dtype: "float32" or "bfloat16": in what the model computes. Parameters, their
+            updates and losses are float32 in any case.
+        matmul_precision: of float32 products, a name of `PRECISIONS`; an accelerator
+            is faster and coarser below "highest", a CPU has but one.
+        stop_at_target: whether a run ends at the evaluation that reaches the target;
+            its metrics then stay as they are.
     """
 
     steps: int = 500
     eval_every: int = 25
     batch_size: int = 64
     optimizer: str = "momentum"
+    dtype: str = "float32"
+    matmul_precision: str = "highest"
+    stop_at_target: bool = False
 
     def check(self, task: Task) -> None:
         """Raise if a value is out of range for the task."""
@@ -50,6 +67,8 @@ class Config(NamedTuple):
             batch_size=self.batch_size,
         )
         _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
+        _checks.choice("compare", "dtype", self.dtype, DTYPES)
+        _checks.choice("compare", "matmul_precision", self.matmul_precision, PRECISIONS)
         if self.steps % self.eval_every:
             raise ValueError(
                 f"compare: steps={self.steps} must be a multiple of "
@@ -157,7 +176,7 @@ def task_data(task: Task) -> Data:
 
 def make_trainer(task: Task, config: Config) -> Trainer:
     """Build the pure functions that start a run and train it for one segment."""
-    apply = task.model.apply
+    apply = _in_precision(task.model.apply, config)
     optimizer = OPTIMIZERS[config.optimizer]
 
     def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
@@ -256,6 +275,50 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
     return train
 
 
+def _in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
+    """The model's `apply` in the dtype of the sweep, float32 to the outside."""
+    low = jnp.dtype(config.dtype)
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(low) if _is_float32(x) else x, tree)
+
+    def precise(
+        params: Params, state: State, x: Any, key: Key, train: bool
+    ) -> tuple[Array, State]:
+        with jax.default_matmul_precision(config.matmul_precision):
+            if low == jnp.float32:
+                return apply(params, state, x, key, train)
+            outputs, after = apply(cast(params), state, cast(x), key, train)
+        # A model state that the layers made in low precision keeps its own dtype.
+        same = lambda old, new: new.astype(old.dtype) if _is_float32(old) else new  # noqa: E731
+        return outputs.astype(jnp.float32), jax.tree.map(same, state, after)
+
+    return precise
+
+
+def _is_float32(x: Any) -> bool:
+    return jnp.result_type(x) == jnp.float32
+
+
+def shuffled(key: Key, count: int) -> Array:
+    """0, 1, ..., count - 1 in random order, (count,) int32.
+
+    Each number is put below random bits of its own, and all are sorted: a plain sort of
+    words is many times as fast on a CPU as one that carries a second array along, as
+    `jax.random.permutation` does. Equal bits are left in order, so that arrays for
+    which a pair of them is to be expected are sorted twice, with new bits.
+    """
+    low = max(1, (count - 1).bit_length())
+    order = jnp.arange(count, dtype=jnp.uint32)
+    once = count**2 <= 2 ** (33 - low)
+    for round_key in [key] if once else jax.random.split(key):
+        bits = jax.random.bits(fused(round_key), (count,)) >> low << low
+        # The place in the order so far, and not the number, breaks ties.
+        place = jnp.sort(bits | jnp.arange(count, dtype=jnp.uint32)) & (2**low - 1)
+        order = order[place]
+    return order.astype(jnp.int32)
+
+
 def _batches(
     data: Data, state: RunState, config: Config, *, steps: int
 ) -> tuple[Array, Array]:
@@ -271,9 +334,7 @@ def _batches(
     first = state.step // per_epoch
     epochs = first + jnp.arange((steps + per_epoch - 2) // per_epoch + 1)
     permutations = jax.vmap(
-        lambda epoch: jax.random.permutation(
-            jax.random.fold_in(order_key, epoch), examples
-        )
+        lambda epoch: shuffled(jax.random.fold_in(order_key, epoch), examples)
     )(epochs)
     batches = permutations[:, : per_epoch * config.batch_size].reshape(
         -1, config.batch_size

@@ -1,0 +1,171 @@
+"""Where runs start: the parameters that each scheme draws of each seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._initializer import Initializer
+from jaxinit._types import Key
+from jaxinit.compare.task import Task
+from jaxinit.compare.train import Config
+from jaxinit.trace import Layer, kernels
+from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
+
+Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
+"""An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
+`(key, params, apply, batch) -> params`."""
+
+
+class Starts:
+    """Initial parameters by scheme and seed, drawn when they are asked for.
+
+    Attributes:
+        shapes: the model's parameters as shapes and dtypes.
+        convolved: whether the model has convolutions.
+        seconds: for each scheme drawn so far, the wall-clock seconds that one start
+            takes once its programs are compiled.
+    """
+
+    def __init__(
+        self, task: Task, config: Config, schemes: Mapping[str, Scheme], seeds: int
+    ) -> None:
+        """Trace the model, and start it itself with each seed.
+
+        Raises:
+            ValueError: the model has no kernel, or a scheme does not fit it.
+        """
+        size = config.batch_size
+        x, y = jnp.asarray(task.x_train[:size]), jnp.asarray(task.y_train[:size])
+        self._model, self._batch = task.model, (x, y)
+        abstract = jax.eval_shape(self._model.init, jax.random.key(0), x)
+        self.shapes = abstract[0]
+        leaves, self._rebuild = leaves_of(abstract[0])
+        found = layers_of(leaves, abstract[0], self._outputs, (abstract[1], x))
+        if not kernels(found):
+            raise ValueError(
+                f"compare: the model of task {task.name} has no kernel: no parameter "
+                "enters a product or a convolution with its inputs."
+            )
+        self.convolved = any(layer.kind == "conv" for layer in found)
+        self.seconds: dict[str, float] = {}
+        self._draws = {
+            name: self._draw_of(scheme, leaves, found)
+            for name, scheme in schemes.items()
+        }
+        self._scales = _scales(schemes, config, leaves, self._rebuild, found)
+        self._keys, self.training_keys = seed_keys(seeds)
+        # Not under jit: op by op, models and schemes share what JAX has compiled.
+        own, states = jax.vmap(lambda key: self._model.init(key, x))(self._keys)
+        self._own, self._states = _on_host(own), _on_host(states)
+        self._drawn: dict[tuple[str, int], Any] = {}
+
+    def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any, Any]:
+        """Parameters, model states and scales of updates, each with a leading run axis.
+
+        The scales are a tree like the parameters, or None where no scheme has any.
+        Nothing is kept but what these runs, (scheme, seed), share.
+        """
+        wanted = set(runs)
+        self._drawn = {run: tree for run, tree in self._drawn.items() if run in wanted}
+        for run in sorted(wanted - self._drawn.keys()):
+            self._drawn[run] = self._start(*run)
+        params = _stacked([self._drawn[run] for run in runs])
+        seeds = [seed for _, seed in runs]
+        states = jax.tree.map(lambda leaf: leaf[np.array(seeds)], self._states)
+        if self._scales is None:
+            return params, states, None
+        return params, states, _stacked([self._scales[scheme] for scheme, _ in runs])
+
+    def _start(self, scheme: str, seed: int) -> Any:
+        """The parameters of a scheme and seed, as NumPy arrays."""
+        own, state = (
+            jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), tree)
+            for tree in (self._own, self._states)
+        )
+        given = self._keys[seed], own, state
+        if scheme not in self.seconds:
+            jax.block_until_ready(self._draws[scheme](*given))  # compiles
+        began = time.perf_counter()
+        params = jax.block_until_ready(self._draws[scheme](*given))
+        spent = time.perf_counter() - began
+        self.seconds[scheme] = min(spent, self.seconds.get(scheme, spent))
+        return _on_host(params)
+
+    def _draw_of(
+        self, scheme: Scheme, leaves: Any, found: Sequence[Layer]
+    ) -> Callable[[Key, Any, Any], Any]:
+        """`(key, params, state) -> params` of a scheme, from the model's own start."""
+        if isinstance(scheme, (Initializer, TreeScheme)):
+            choices = choose(leaves, found, scheme, abstract=False)
+
+            def by_rules(key: Key, params: Any, state: Any) -> Any:
+                values, _ = leaves_of(params)
+                return self._rebuild(draw(key, values, choices, scheme))
+
+            return by_rules
+
+        @jax.jit
+        def by_function(key: Key, params: Any, state: Any) -> Any:
+            apply = lambda params, x: self._outputs(params, state, x)  # noqa: E731
+            return scheme(key, params, apply, self._batch)
+
+        return by_function
+
+    def _outputs(self, params: Any, state: Any, x: Any) -> Any:
+        return self._model.apply(params, state, x, jax.random.key(0), False)[0]
+
+
+def seed_keys(seeds: int) -> tuple[Key, Key]:
+    """Initialization keys and training keys of seeds 0, 1, ..., each (seeds,)."""
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
+        jnp.arange(seeds)
+    )
+    return keys[:, 0], keys[:, 1]
+
+
+def _scales(
+    schemes: Mapping[str, Scheme],
+    config: Config,
+    leaves: Any,
+    rebuild: Callable[[Sequence[Any]], Any],
+    found: Sequence[Layer],
+) -> dict[str, Any] | None:
+    """What a scheme multiplies the updates with; None where none does."""
+    if not any(isinstance(scheme, MuP) for scheme in schemes.values()):
+        return None
+    every = {name: _rates(scheme, found, config) for name, scheme in schemes.items()}
+    return {
+        name: rebuild([np.float32(rates[leaf.path]) for leaf in leaves])
+        for name, rates in every.items()
+    }
+
+
+def _rates(scheme: Scheme, found: Sequence[Layer], config: Config) -> dict[str, float]:
+    """What the updates of each leaf are multiplied with under a scheme, by its path."""
+    if not isinstance(scheme, MuP):
+        return {layer.path: 1.0 for layer in found}
+    wanted = scheme.arguments["optimizer"]
+    if (wanted == "sgd") != (config.optimizer in ("sgd", "momentum")):
+        raise ValueError(
+            f"compare: tree.mup has the learning rates of {wanted}, but the optimizer "
+            f"is {config.optimizer}; give it the optimizer= that is trained with."
+        )
+    return {path: m.learning_rate for path, m in scheme.by_path(found).items()}
+
+
+def _on_host(tree: Any) -> Any:
+    """Arrays as NumPy's, save keys, which only JAX has."""
+    keys = jax.dtypes.prng_key
+    return jax.tree.map(
+        lambda x: x if jax.numpy.issubdtype(x.dtype, keys) else np.asarray(x), tree
+    )
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
