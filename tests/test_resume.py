@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxinit.compare import cli, compare, engine, make_task, read_runs, store
+from jaxinit.compare import choice, cli, compare, make_task, read_runs, store
 from jaxinit.compare.engine import STRATEGIES
 
 RNG = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
     same(sweep(seeds=3).runs, whole)
     first, second = [record.getMessage() for record in caplog.records]
     assert "ms a step" in first and second.endswith("as measured before")
-    (file,) = (engine.cache_folder() / "strategies").iterdir()
+    (file,) = (choice.cache_folder() / "strategies").iterdir()
     file.write_text("{")
     same(sweep(seeds=3).runs, whole)
 
@@ -102,7 +102,7 @@ def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
 def test_a_sweep_larger_than_memory_goes_in_chunks(monkeypatch, tmp_path, whole):
     from jaxinit.compare import runs as room
 
-    monkeypatch.setattr(room, "MEMORY", 1)
+    monkeypatch.setattr(room, "free_memory", lambda: 1)
     result = sweep(seeds=3, out=tmp_path / "out")
     same(result.runs, whole)
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 6

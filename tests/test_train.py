@@ -13,7 +13,7 @@ from scipy import stats
 
 from jaxinit.compare import Config, Hparams, as_model, make_task, make_train
 from jaxinit.compare.engine import Engine
-from jaxinit.compare.train import OPTIMIZERS, make_trainer, shuffled, task_data
+from jaxinit.compare.train import OPTIMIZERS, make_trainer, shuffled, source_of
 
 
 def data(examples=48, classes=3, seed=0):
@@ -174,7 +174,7 @@ def test_a_run_among_many_is_the_run_alone(name, key):
     rates = jnp.array([0.01, 0.02, 0.05, 0.1, 0.2])
     keys = jax.random.split(key, 5)
     params, states = jax.vmap(lambda k: task.model.init(k, task.x_train[:1]))(keys)
-    engine = Engine(make_trainer(task, config), config, task_data(task))
+    engine = Engine(make_trainer(task, config), config, source_of(task, config))
     steps, points = zip(
         *engine.train(params, states, keys, Hparams(rates)), strict=True
     )

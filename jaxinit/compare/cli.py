@@ -20,7 +20,7 @@ import tyro
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._parse import parse
-from jaxinit.compare import devices, engine, report, results, store, sweep, tasks
+from jaxinit.compare import choice, devices, report, results, store, sweep, tasks
 
 app = tyro.extras.SubcommandApp()
 
@@ -95,7 +95,7 @@ def compare_command(
     devices.use_all_cores()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
         jax.config.update(
-            "jax_compilation_cache_dir", str(engine.cache_folder() / "programs")
+            "jax_compilation_cache_dir", str(choice.cache_folder() / "programs")
         )
     try:
         jax.devices()
@@ -281,6 +281,6 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jaxinit: interrupted; the runs that ended are kept.", file=sys.stderr)
+        print("jaxinit: interrupted; the same command goes on.", file=sys.stderr)
         return 130
     return 0

@@ -9,20 +9,15 @@ many times slower on a CPU than outside of one.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import logging
-import os
-import pathlib
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit.compare.train import (
@@ -31,11 +26,10 @@ from jaxinit.compare.train import (
     Hparams,
     Metrics,
     RunState,
+    Source,
     Trainer,
     diverged,
 )
-
-LOG = logging.getLogger("jaxinit")
 
 RUNS = "runs"
 """Name of the mesh axis over which runs are spread."""
@@ -45,31 +39,75 @@ Strategy: TypeAlias = Literal["map", "vmap", "loop"]
 STRATEGIES: tuple[Strategy, ...] = ("map", "vmap", "loop")
 """What a device does with its runs.
 
-- "map": one run after another, each segment a compiled loop over steps; runs that have
-  diverged cost nothing.
+- "map": one run after another, each segment a compiled loop over steps.
 - "vmap": all runs at once, each segment a compiled loop over steps.
 - "loop": a compiled step, called from Python; on a CPU one run after another, with a
-  thread a device, elsewhere all at once. Runs that have diverged cost nothing on a CPU.
+  thread a device, elsewhere all at once.
+
+A run that is over costs nothing from then on where runs go one after another. All at
+once they are repacked whenever half of the places are free, so that a sweep compiles
+for a handful of widths.
 """
+
+
+_KEPT = tuple(name for name in RunState._fields if name not in ("key", "hparams"))
+"""What of a run's state changes in training."""
+
+
+class Snapshot(NamedTuple):
+    """A training between two segments, by whatever strategy and devices.
+
+    Attributes:
+        step: steps done.
+        runs: (k,), the places of the runs that go on, among all.
+        state: the leaves of their states but keys and hyperparameters, NumPy arrays
+            with a leading axis (k,); random keys of the model's own as their data.
+        metrics: the newest metrics of all runs.
+    """
+
+    step: int
+    runs: np.ndarray
+    state: list[np.ndarray]
+    metrics: Metrics
 
 
 class Engine:
     """Runs many trainings side by side."""
 
     def __init__(
-        self, trainer: Trainer, config: Config, data: Data, strategy: Strategy = "map"
+        self,
+        trainer: Trainer,
+        config: Config,
+        source: Source,
+        strategy: Strategy = "map",
+        over: Callable[[Metrics], np.ndarray] = diverged,
     ) -> None:
-        """Place the data on the devices, and make the programs."""
+        """Make the programs.
+
+        Args:
+            trainer: of the task.
+            config: what all runs share.
+            source: the data, segment by segment; see `train.source_of`.
+            strategy: of `STRATEGIES`.
+            over: `over(metrics) -> (runs,)`, which runs need no further training.
+        """
+        self._config, self._source, self._over = config, source, over
         self._devices = len(jax.local_devices())
         on_cpu = jax.local_devices()[0].platform == "cpu"
         if strategy == "loop" and on_cpu:
-            self._runner: _Threads | _Mesh = _Threads(trainer, config, data)
+            self._runner: _Runner = _Threads(trainer, config)
         else:
-            self._runner = _Mesh(trainer, config, data, strategy)
+            self._runner = _Mesh(trainer, config, strategy)
 
     def train(
-        self, params: Any, model_state: Any, keys: Any, hparams: Hparams, width: int = 1
-    ) -> Iterator[tuple[int, Metrics]]:
+        self,
+        params: Any,
+        model_state: Any,
+        keys: Any,
+        hparams: Hparams,
+        width: int = 1,
+        snapshot: Snapshot | None = None,
+    ) -> Training:
         """Train all runs; every argument has a leading axis of one length.
 
         Args:
@@ -79,54 +117,223 @@ class Engine:
             hparams: hyperparameters.
             width: runs that the compiled program has room for, at least; calls of
                 one width share it.
+            snapshot: where a training of the same runs goes on from.
 
-        Yields:
-            After each segment the steps done and the runs' newest metrics, NumPy
-            arrays of shape (runs,). A run whose loss is not finite is trained no
-            further where that saves time; its metrics then stay as they are.
+        Returns:
+            The training, which iterates.
         """
         runs = len(hparams.learning_rate)
         # Neighbours in the grid, which diverge together, go to different devices.
         padded = -(-max(runs, width) // self._devices) * self._devices
-        place = np.arange(padded).reshape(-1, self._devices).T.ravel()
-        back = np.argsort(place)[:runs]
-        take = np.minimum(place, runs - 1)
+        slots = np.arange(padded).reshape(-1, self._devices).T.ravel()
+        slots = np.where(slots < runs, slots, -1)
         arguments = (params, model_state, keys, hparams)
-        arguments = jax.tree.map(lambda leaf: leaf[take], arguments)
-        active = place < runs
-        for step, metrics in self._runner.train(arguments, active):
-            yield step, jax.tree.map(lambda x: np.asarray(x)[back], metrics)
+        return Training(
+            self._runner,
+            self._config,
+            self._source,
+            self._over,
+            arguments,
+            slots,
+            snapshot,
+        )
+
+    def width(self, run: tuple[Any, Any, Any, Hparams], most: int, room: int) -> int:
+        """How many runs fit on a device.
+
+        What a run takes is bounded by all arrays that its program makes. Where too few
+        fit by that, the program is compiled for one run and for two, and what it then
+        takes is split in what is fixed and what each run adds.
+
+        Args:
+            run: the arguments of `train` of one run, without a run axis.
+            most: more are not wanted.
+            room: bytes of a device that may be taken.
+
+        Returns:
+            From 1 to `most`.
+        """
+        data = next(self._source(0))
+        fixed, each = self._runner.bytes_of(data, run, most, room)
+        return int(np.clip((room - fixed) // max(1, each), 1, most))
+
+
+class Training:
+    """Runs in training.
+
+    Iterating gives, at step 0 and after each segment, the steps done and the runs'
+    newest metrics, NumPy arrays of shape (runs,). The metrics of a run that is over
+    stay as they were then.
+
+    Attributes:
+        going: (runs,), which runs were trained in the last segment.
+    """
+
+    def __init__(
+        self,
+        runner: _Runner,
+        config: Config,
+        source: Source,
+        over: Callable[[Metrics], np.ndarray],
+        arguments: tuple[Any, Any, Any, Hparams],
+        slots: np.ndarray,
+        snapshot: Snapshot | None,
+    ) -> None:
+        """Of an `Engine`; slot i trains run `slots[i]`, or none if that is -1."""
+        self._runner, self._config, self._source = runner, config, source
+        self._over, self._arguments, self._slots = over, arguments, slots
+        self._from = snapshot
+        self._step, self._state, self._metrics = 0, None, None
+        self.going = np.ones(slots.max() + 1, bool)
+
+    def __iter__(self) -> Iterator[tuple[int, Metrics]]:
+        """Train; once."""
+        every, steps = self._config.eval_every, self._config.steps
+        first = 0 if self._from is None else self._from.step
+        with _Ahead(self._source(first // every), self._runner.place) as ahead:
+            data = next(ahead)
+            if self._from is None:
+                self._state, placed = self._runner.start(
+                    data, self._in_slots(self._arguments)
+                )
+                back = np.argsort(self._slots)[-len(self.going) :]
+                self._metrics = jax.tree.map(lambda x: x[back], placed)
+                yield 0, self._metrics
+            else:
+                self._go_on(data, self._from)
+            for step in range(first + every, steps + 1, every):
+                self.going = ~self._over(self._metrics)
+                if self.going.any():
+                    self._advance(data)
+                    if step < steps:
+                        data = next(ahead)
+                self._step = step
+                yield step, self._metrics
+
+    def snapshot(self) -> Snapshot:
+        """All that is needed to go on from here, between two segments."""
+        at = np.flatnonzero(self._live(~self._over(self._metrics)))
+        state = self._runner.fetch(self._state, at)
+        return Snapshot(self._step, self._slots[at], state, self._metrics)
+
+    def _advance(self, data: Any) -> None:
+        """Train the runs that go on for a segment."""
+        live = self._live(self.going)
+        state, order = self._runner.repacked(self._state, live)
+        self._slots, live = self._slots[order], live[order]
+        self._state, measured = self._runner.segment(data, state, live)
+
+        def newest(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            values = old.copy()
+            values[self._slots[live]] = new[live]
+            return values
+
+        self._metrics = jax.tree.map(newest, self._metrics, measured)
+
+    def _live(self, going: np.ndarray) -> np.ndarray:
+        """Which slots train a run that goes on, each run once."""
+        return (self._slots >= 0) & going[self._slots]
+
+    def _in_slots(self, runs: Any) -> Any:
+        """What belongs to runs, where they are trained; free slots repeat a run."""
+        take = np.maximum(self._slots, 0)
+        return jax.tree.map(lambda leaf: leaf[take], runs)
+
+    def _go_on(self, data: Any, snapshot: Snapshot) -> None:
+        """Be where the snapshot was."""
+        self._step, self._metrics = snapshot.step, snapshot.metrics
+        arguments = self._in_slots(self._arguments)
+        if not len(snapshot.runs):
+            self._state, _ = self._runner.start(data, arguments)
+            return
+        row = np.zeros(len(self.going), int)  # a run that is over repeats another
+        row[snapshot.runs] = np.arange(len(snapshot.runs))
+        every = [leaf[row] for leaf in snapshot.state]
+        self._state = self._runner.resumed(data, arguments, self._in_slots(every))
+
+
+class _Ahead:
+    """The data of the next segments on the devices, one segment ahead."""
+
+    def __init__(self, segments: Iterator[Data], place: Callable[[Data], Any]) -> None:
+        self._segments, self._place = segments, place
+        self._last: tuple[Data | None, Any] = (None, None)
+
+    def __enter__(self) -> _Ahead:
+        self._pool = ThreadPoolExecutor(1)
+        self._next: Future[Any] = self._pool.submit(self._fetched)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __next__(self) -> Any:
+        placed = self._next.result()
+        self._next = self._pool.submit(self._fetched)
+        return placed
+
+    def _fetched(self) -> Any:
+        data = next(self._segments)
+        before, placed = self._last
+        if data is not before:  # data that stay are placed once
+            placed = self._place(data)
+            self._last = data, placed
+        return placed
+
+
+class _Runner(Protocol):
+    """A strategy: what it calls a state is its own."""
+
+    def place(self, data: Data) -> Any:
+        """The data on the devices."""
+
+    def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
+        """The state of all slots at step 0, and their metrics."""
+
+    def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
+        """The state in which `fetch` gave `kept`."""
+
+    def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
+        """Of some slots, what of a run's state changes in training, on the host."""
+
+    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
+        """The state without slots that are not needed, and which remain."""
+
+    def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
+        """The state and the metrics a segment on; others than `live` may be wrong."""
+
+    def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
+        """Bytes of a device for whatever runs, and for each; see `Engine.width`."""
 
 
 class _Mesh:
     """All devices in one program, the run axis sharded over them."""
 
-    def __init__(
-        self, trainer: Trainer, config: Config, data: Data, strategy: Strategy
-    ) -> None:
-        self.config = config
+    def __init__(self, trainer: Trainer, config: Config, strategy: Strategy) -> None:
+        self._config, self._trainer = config, trainer
         devices = jax.local_devices()
         kinds = (jax.sharding.AxisType.Auto,)
-        self.mesh = jax.make_mesh((len(devices),), (RUNS,), kinds, devices=devices)
-        self._runs = NamedSharding(self.mesh, PartitionSpec(RUNS))
-        self._data = jax.device_put(data, NamedSharding(self.mesh, PartitionSpec()))
-        each = _one_by_one if strategy == "map" else _at_once
+        self._mesh = jax.make_mesh((len(devices),), (RUNS,), kinds, devices=devices)
+        self._runs = NamedSharding(self._mesh, PartitionSpec(RUNS))
+        self._at_once = strategy != "map"
+        each = _all_at_once if self._at_once else _one_by_one
         self._start = self._over_devices(functools.partial(each, trainer.start))
+        self._take = self._over_devices(_rows)
         if strategy == "loop":
             self._segment = self._stepwise(trainer)
         else:
-            runs = _active_ones if strategy == "map" else _all
+            runs = _segments_at_once if self._at_once else _segments_of_live
             segment = functools.partial(runs, trainer.segment)
             self._segment = self._over_devices(segment, donate=(1, 2))
 
     def _over_devices(self, function: Any, donate: tuple[int, ...] = ()) -> Any:
         """`function(data, *runs)` on each device's runs."""
 
-        def program(data: Data, *runs: Any) -> Any:
+        def program(data: Any, *runs: Any) -> Any:
             specs = (PartitionSpec(), *(PartitionSpec(RUNS) for _ in runs))
             return jax.shard_map(
                 function,
-                mesh=self.mesh,
+                mesh=self._mesh,
                 in_specs=specs,
                 out_specs=PartitionSpec(RUNS),
                 check_vma=False,
@@ -141,13 +348,13 @@ class _Mesh:
             each = lambda state, batches: trainer.step(data, state, batches, i[0])  # noqa: E731
             return jax.vmap(each)(state, batches)
 
-        plan = self._over_devices(functools.partial(_at_once, trainer.plan))
+        plan = self._over_devices(functools.partial(_all_at_once, trainer.plan))
         step = self._over_devices(stepped, donate=(1,))
-        finish = self._over_devices(functools.partial(_at_once, trainer.finish))
-        count = self.mesh.size
+        finish = self._over_devices(functools.partial(_all_at_once, trainer.finish))
+        count = self._mesh.size
         indices = [
             jax.device_put(jnp.full(count, i), self._runs)
-            for i in range(self.config.eval_every)
+            for i in range(self._config.eval_every)
         ]
 
         def segment(data: Data, state: RunState, metrics: Any, *_: Any) -> Any:
@@ -158,44 +365,86 @@ class _Mesh:
 
         return segment
 
-    def train(
-        self, arguments: Any, active: np.ndarray
-    ) -> Iterator[tuple[int, Metrics]]:
-        placed = jax.tree.map(lambda x: jax.device_put(x, self._runs), arguments)
-        state, metrics = self._start(self._data, *placed)
-        seen = jax.tree.map(np.asarray, metrics)
-        yield 0, seen
-        per_device = len(active) // self.mesh.size
-        for step in range(
-            self.config.eval_every, self.config.steps + 1, self.config.eval_every
-        ):
-            going = (active & ~diverged(seen)).reshape(-1, per_device)
-            order = np.argsort(~going, axis=1, kind="stable").astype(np.int32)
-            counts = going.sum(axis=1).astype(np.int32)
-            state, metrics = self._segment(
-                self._data,
-                state,
-                metrics,
-                jax.device_put(order.ravel(), self._runs),
-                jax.device_put(counts, self._runs),
-            )
-            seen = jax.tree.map(np.asarray, metrics)
-            yield step, seen
+    def place(self, data: Data) -> Any:
+        return jax.device_put(data, NamedSharding(self._mesh, PartitionSpec()))
+
+    def _placed(self, runs: Any) -> Any:
+        return jax.tree.map(lambda x: jax.device_put(x, self._runs), runs)
+
+    def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
+        state, metrics = self._start(data, *self._placed(arguments))
+        return (state, metrics), jax.tree.map(np.asarray, metrics)
+
+    def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
+        (state, metrics), _ = self.start(data, arguments)
+        return state._replace(**self._placed(_as_before(state, kept))), metrics
+
+    def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
+        return [leaf[at] for leaf in _kept(state[0])]
+
+    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
+        each = live.reshape(self._mesh.size, -1)
+        width = 1 << int(each.sum(axis=1).max() - 1).bit_length()
+        if not self._at_once or width > each.shape[1] / 2:
+            return state, np.arange(len(live))
+        local = np.argsort(~each, axis=1, kind="stable")[:, :width]
+        offsets = each.shape[1] * np.arange(self._mesh.size)[:, None]
+        taken = self._take((), self._placed(local.ravel().astype(np.int32)), *state)
+        return taken, (local + offsets).ravel()
+
+    def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
+        each = live.reshape(self._mesh.size, -1)
+        order = np.argsort(~each, axis=1, kind="stable").astype(np.int32)
+        counts = each.sum(axis=1).astype(np.int32)
+        carry = self._segment(data, *state, *self._placed((order.ravel(), counts)))
+        return carry, jax.tree.map(np.asarray, carry[1])
+
+    def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
+        state, metrics = jax.eval_shape(self._trainer.start, data, *run)
+        held = _bytes((state, metrics))
+        if not self._at_once:
+            return 0, held
+        bound = held + _bytes_made(self._trainer.segment, data, state)
+        if most * bound <= room:
+            return 0, bound
+        one, two = (self._compiled_bytes(data, (state, metrics), n) for n in (1, 2))
+        return max(0, 2 * one - two), max(held, two - one)
+
+    def _compiled_bytes(self, data: Data, carry: Any, width: int) -> int:
+        """Bytes of a device that a compiled segment takes with so many runs."""
+
+        def many(x: Any) -> Any:
+            shape = (width * self._mesh.size, *x.shape)
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._runs)
+
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+        index = jax.ShapeDtypeStruct((), jnp.int32)
+        segments = functools.partial(_segments_at_once, self._trainer.segment)
+        program = self._over_devices(segments, donate=(1, 2))
+        runs = jax.tree.map(many, (*carry, index, index))
+        used = program.lower(abstract, *runs).compile().memory_analysis()
+        return used.temp_size_in_bytes + used.argument_size_in_bytes
 
 
 def _one_by_one(function: Any, data: Data, *runs: Any) -> Any:
     return lax.map(lambda run: function(data, *run), runs)
 
 
-def _at_once(function: Any, data: Data, *runs: Any) -> Any:
+def _all_at_once(function: Any, data: Data, *runs: Any) -> Any:
     return jax.vmap(functools.partial(function, data))(*runs)
 
 
-def _all(segment: Any, data: Data, state: RunState, metrics: Any, *_: Any) -> Any:
+def _rows(_: Any, index: Any, *runs: Any) -> Any:
+    return jax.tree.map(lambda x: x[index], runs)
+
+
+def _segments_at_once(
+    segment: Any, data: Data, state: RunState, metrics: Metrics, *_: Any
+) -> tuple[RunState, Metrics]:
     return jax.vmap(functools.partial(segment, data))(state)
 
 
-def _active_ones(
+def _segments_of_live(
     segment: Any, data: Data, state: RunState, metrics: Metrics, order: Any, count: Any
 ) -> tuple[RunState, Metrics]:
     """A segment of the first `count` runs in `order`; the others stay as they are."""
@@ -210,11 +459,7 @@ def _active_ones(
         return jax.tree.map(put, states, changed), jax.tree.map(put, metrics, measured)
 
     # Keys and hyperparameters never change, and keys cannot be written in place.
-    states = {
-        name: value
-        for name, value in state._asdict().items()
-        if name not in ("key", "hparams")
-    }
+    states = {name: getattr(state, name) for name in _KEPT}
     states, metrics = lax.fori_loop(0, count[0], body, (states, metrics))
     return state._replace(**states), metrics
 
@@ -222,127 +467,118 @@ def _active_ones(
 class _Threads:
     """A compiled step called from Python, one run after another, a thread a device."""
 
-    def __init__(self, trainer: Trainer, config: Config, data: Data) -> None:
-        self.config = config
+    def __init__(self, trainer: Trainer, config: Config) -> None:
+        self._config, self._trainer = config, trainer
         self._devices = jax.local_devices()
-        self._data = [jax.device_put(data, device) for device in self._devices]
         self._start = jax.jit(trainer.start)
         self._plan = jax.jit(trainer.plan)
         self._step = jax.jit(trainer.step, donate_argnums=1)
         self._finish = jax.jit(trainer.finish)
 
-    def train(
-        self, arguments: Any, active: np.ndarray
-    ) -> Iterator[tuple[int, Metrics]]:
-        count = len(self._devices)
-        per_device = len(active) // count
-        states: list[Any] = [None] * len(active)
-        metrics: list[Any] = [None] * len(active)
-        alive = active.copy()
+    def place(self, data: Data) -> Any:
+        return [jax.device_put(data, device) for device in self._devices]
 
-        def begin(run: int) -> None:
-            device = run // per_device
-            own = jax.tree.map(lambda x: x[run], arguments)
+    def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
+        slots = len(arguments[-1].learning_rate)
+
+        def begin(device: int, slot: int) -> tuple[RunState, Metrics]:
+            own = jax.tree.map(lambda x: x[slot], arguments)
             own = jax.device_put(own, self._devices[device])
-            states[run], measured = self._start(self._data[device], *own)
-            metrics[run] = jax.tree.map(np.asarray, measured)
+            return self._start(data[device], *own)
 
-        def go_on(run: int) -> None:
-            data, state = self._data[run // per_device], states[run]
-            batches = self._plan(data, state)
-            for i in range(self.config.eval_every):
-                state = self._step(data, state, batches, i)
-            states[run], measured = self._finish(data, state)
-            metrics[run] = jax.tree.map(np.asarray, measured)
+        done = self._on_each_device(begin, np.ones(slots, bool))
+        return [state for state, _ in done], _stacked([seen for _, seen in done])
 
-        def on_each_device(work: Any) -> Metrics:
-            def queue(device: int) -> None:
-                for run in range(device * per_device, (device + 1) * per_device):
-                    if alive[run] or metrics[run] is None:
-                        work(run)
+    def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
+        states, _ = self.start(data, arguments)
 
-            for done in [pool.submit(queue, device) for device in range(count)]:
-                done.result()
-            return jax.tree.map(lambda *each: np.stack(each), *metrics)
+        def back(device: int, slot: int) -> RunState:
+            own = jax.tree.map(lambda x: x[slot], kept)
+            own = _as_before(states[slot], own)
+            return states[slot]._replace(**jax.device_put(own, self._devices[device]))
+
+        return self._on_each_device(back, np.ones(len(states), bool))
+
+    def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
+        return _stacked([_kept(state[slot]) for slot in at])
+
+    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
+        return state, np.arange(len(live))
+
+    def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
+        def go_on(device: int, slot: int) -> tuple[RunState, Metrics]:
+            one = state[slot]
+            batches = self._plan(data[device], one)
+            for i in range(self._config.eval_every):
+                one = self._step(data[device], one, batches, i)
+            one, metrics = self._finish(data[device], one)
+            return one, jax.tree.map(np.asarray, metrics)
+
+        done = self._on_each_device(go_on, live)
+        some = next(metrics for _, metrics in filter(None, done))
+        states = [new[0] if new else old for new, old in zip(done, state, strict=True)]
+        return states, _stacked([new[1] if new else some for new in done])
+
+    def _on_each_device(self, work: Any, live: np.ndarray) -> list[Any]:
+        """`work(device, slot)` of the slots that live, in a thread a device."""
+        count = len(self._devices)
+        per_device = len(live) // count
+        done: list[Any] = [None] * len(live)
+
+        def queue(device: int) -> None:
+            for slot in range(device * per_device, (device + 1) * per_device):
+                if live[slot]:
+                    done[slot] = work(device, slot)
 
         with ThreadPoolExecutor(count) as pool:
-            seen = on_each_device(begin)
-            yield 0, seen
-            for step in range(
-                self.config.eval_every, self.config.steps + 1, self.config.eval_every
-            ):
-                alive &= ~diverged(seen)
-                seen = on_each_device(go_on)
-                yield step, seen
+            for each in [pool.submit(queue, device) for device in range(count)]:
+                each.result()
+        return done
+
+    def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
+        return 0, _bytes(jax.eval_shape(self._trainer.start, data, *run))
 
 
-def choose_strategy(
-    trainer_of: Any, config: Config, data: Data, example: Any, name: str
-) -> Strategy:
-    """The fastest strategy for a task here, by a short measurement.
-
-    Args:
-        trainer_of: `trainer_of(config) -> Trainer`.
-        config: what all runs share.
-        data: the task's arrays.
-        example: the arguments of `Engine.train` for one run, without a run axis.
-        name: what decides the choice beside the machine; it is remembered under it.
-
-    Returns:
-        The strategy.
-    """
-    remembered = _Remembered(name)
-    if remembered.strategy is not None:
-        LOG.info("%s: %s, as measured before", name, remembered.strategy)
-        return remembered.strategy
-    on_cpu = jax.local_devices()[0].platform == "cpu"
-    short = config._replace(steps=4, eval_every=2)
-    runs = len(jax.local_devices()) * (2 if on_cpu else 16)
-    batch = jax.tree.map(lambda x: jnp.stack([x] * runs), example)
-    spent: dict[Strategy, float] = {}
-    for strategy in ("loop", "map", "vmap") if on_cpu else ("vmap", "loop"):
-        if strategy == "vmap" and on_cpu and spent["map"] > 3 * spent["loop"]:
-            continue  # a loop in the program is what costs here
-        engine = Engine(trainer_of(short), short, data, strategy)
-        times = []
-        for _ in range(2):  # the first compiles
-            for _ in engine.train(*batch):
-                times.append(time.perf_counter())
-        spent[strategy] = min(b - a for a, b in zip(times, times[1:], strict=False))
-    best = min(spent, key=lambda strategy: spent[strategy])
-    LOG.info(
-        "%s: %s, of %s",
-        name,
-        best,
-        ", ".join(f"{s} {1e3 * t / 2 / runs:.2f} ms a step" for s, t in spent.items()),
-    )
-    remembered.write(best)
-    return best
+def _kept(state: RunState) -> list[np.ndarray]:
+    """The leaves of what changes in training, on the host, keys as their data."""
+    leaves = jax.tree.leaves({name: getattr(state, name) for name in _KEPT})
+    return [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
 
 
-def cache_folder() -> pathlib.Path:
-    """The user's folder for what may be lost: compiled programs, choices."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "jaxinit"
+def _as_before(state: RunState, kept: list[Any]) -> dict[str, Any]:
+    """What `_kept` was of, for a state like this one."""
+
+    def typed(like: Any, x: Any) -> Any:
+        if not _is_key(like):
+            return x
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
+
+    like = {name: getattr(state, name) for name in _KEPT}
+    leaves, structure = jax.tree.flatten(like)
+    return structure.unflatten(map(typed, leaves, kept))
 
 
-class _Remembered:
-    """A choice on disk, of this task on this machine with these versions."""
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
-    def __init__(self, name: str) -> None:
-        device = jax.local_devices()[0]
-        machine = (device.device_kind, len(jax.local_devices()), jax.__version__)
-        digest = hashlib.sha256(repr((name, machine)).encode()).hexdigest()[:16]
-        self._file = cache_folder() / "strategies" / f"{digest}.json"
-        try:
-            found = json.loads(self._file.read_text())["strategy"]
-        except (OSError, ValueError, KeyError):
-            found = None
-        self.strategy: Strategy | None = found if found in STRATEGIES else None
 
-    def write(self, strategy: Strategy) -> None:
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(json.dumps({"strategy": strategy}))
-        except OSError:
-            pass  # it is measured again next time
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _bytes_made(function: Any, *arguments: Any) -> int:
+    """Bytes of all arrays that a function makes, as if none were given back."""
+
+    def made(jaxpr: Any) -> int:
+        total = 0
+        for equation in jaxpr.eqns:
+            total += _bytes([variable.aval for variable in equation.outvars])
+            for inner in jaxprs_in_params(equation.params):
+                total += made(inner)
+        return total
+
+    return made(jax.make_jaxpr(function)(*arguments).jaxpr)

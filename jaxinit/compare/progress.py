@@ -7,25 +7,22 @@ import rich.progress
 
 
 class Progress:
-    """A bar on the screen: steps done, runs, diverged runs, time left."""
+    """A bar on the screen: runs, diverged runs, time left."""
 
-    def __init__(self, runs: int, steps: int, quiet: bool) -> None:
-        """Prepare the bar; `quiet` shows none."""
+    def __init__(self, runs: int, quiet: bool) -> None:
+        """Prepare the bar of so many runs; `quiet` shows none."""
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
-            rich.progress.TextColumn("step {task.completed:.0f} of {task.total:.0f}"),
             rich.progress.TextColumn(
-                "{task.fields[done]} of {task.fields[runs]} runs done, "
+                "{task.completed:.0f} of {task.total:.0f} runs, "
                 "{task.fields[diverged]} diverged"
             ),
             rich.progress.TimeRemainingColumn(),
             disable=quiet,
         )
-        self._runs, self._steps = runs, steps
-        self._row = self._bar.add_task(
-            "compiling", total=steps, runs=runs, done=0, diverged=0
-        )
+        self._made = self._diverged = 0
+        self._row = self._bar.add_task("compiling", total=runs, diverged=0)
 
     def __enter__(self) -> Progress:
         """Show the bar."""
@@ -36,16 +33,20 @@ class Progress:
         """Leave the bar as it stands."""
         self._bar.stop()
 
-    def update(self, step: int, diverged: int) -> None:
-        """Move the bar to `step`, with so many runs diverged."""
-        done = self._runs if step == self._steps else diverged
+    def show(self, runs: float, diverged: int) -> None:
+        """So many more are made, shares of runs counted, of which so many diverged."""
         self._bar.update(
             self._row,
-            completed=step,
-            diverged=diverged,
-            done=done,
-            description="training" if step < self._steps else "done",
+            description="training",
+            completed=self._made + runs,
+            diverged=self._diverged + diverged,
         )
+
+    def made(self, runs: int, diverged: int) -> None:
+        """So many more are finished."""
+        self.show(runs, diverged)
+        self._made += runs
+        self._diverged += diverged
 
 
 def histogram(values: np.ndarray, bins: int = 15, width: int = 50) -> str:

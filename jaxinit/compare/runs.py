@@ -1,4 +1,4 @@
-"""The runs of a sweep: how they start, what they are named, what is kept of them."""
+"""The runs of a sweep: how they are trained, what they are named, what is kept."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from jaxinit.compare import store
-from jaxinit.compare.engine import Engine, Strategy, choose_strategy
+from jaxinit.compare import cluster, store
+from jaxinit.compare.checkpoints import Unfinished
+from jaxinit.compare.choice import choose_strategy, usual_strategy
+from jaxinit.compare.devices import free_memory
+from jaxinit.compare.engine import STRATEGIES, Engine, Snapshot, Strategy
 from jaxinit.compare.starts import Scheme, Starts
 from jaxinit.compare.task import Task
 from jaxinit.compare.train import (
@@ -26,22 +30,30 @@ from jaxinit.compare.train import (
     Metrics,
     diverged,
     make_trainer,
-    task_data,
+    source_of,
 )
 
-MEMORY = 2**31
-"""Bytes that the runs of a chunk may take, about."""
+LOG = logging.getLogger("jaxinit")
 
+Run: TypeAlias = tuple[str, float, int]
+"""Scheme, learning rate and seed."""
 
 WORTH_MEASURING = 30_000
 """Optimizer steps of all runs above which strategies are measured first."""
 
+SAVE_EVERY = 60.0
+"""Seconds between two checkpoints of a chunk."""
 
 _PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Runs:
-    """The runs of a sweep, trained a chunk at a time by the same programs."""
+    """The runs of a sweep, trained a chunk at a time by the same programs.
+
+    Attributes:
+        strategy: how a device trains its runs.
+        width: the most runs of a chunk.
+    """
 
     def __init__(
         self,
@@ -52,40 +64,46 @@ class Runs:
         strategy: Strategy | None,
         pending: int,
     ) -> None:
-        """Make the starts' programs, and choose the engine."""
+        """Make the starts' programs, choose the strategy, and see what fits."""
         self._task, self._config = task, config
         self._starts = Starts(task, config, schemes, seeds)
-        if strategy is None:
-            strategy = self._chosen(pending, next(iter(schemes)))
-        self.strategy = strategy
+        first = [(next(iter(schemes)), 0.0, 0)]
+        example = jax.tree.map(lambda x: x[0], self._arguments(first))
+        self.strategy = self._agreed(strategy or self._chosen(pending, example))
         self._engine = Engine(
-            make_trainer(task, config), config, task_data(task), strategy
-        )
-        leaves = jax.tree.leaves(self._starts.shapes)
-        each = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        devices = len(jax.local_devices())
-        on_cpu = jax.default_backend() == "cpu"
-        most = (32 if on_cpu else 1024) * devices
-        self.width = min(pending, most, max(devices, MEMORY // (4 * each)))
-
-    def _chosen(self, pending: int, scheme: str) -> Strategy:
-        """The strategy: measured where that pays, else by the rule that it follows."""
-        if pending * self._config.steps < WORTH_MEASURING:
-            if jax.default_backend() != "cpu":
-                return "vmap"
-            return "loop" if self._starts.convolved else "map"
-        config = self._config
-        example = jax.tree.map(lambda x: x[0], self._arguments([(scheme, 0.0, 0)]))
-        return choose_strategy(
-            lambda config: make_trainer(self._task, config),
+            make_trainer(task, config),
             config,
-            task_data(self._task),
-            example,
-            f"{self._task.fingerprint} {config.batch_size} {config.optimizer}",
+            source_of(task, config),
+            self.strategy,
+            over=self._over,
         )
+        devices = len(jax.local_devices())
+        most = 32 if jax.default_backend() == "cpu" else 1024
+        each = -(-pending // (devices * cluster.count()))
+        fit = self._engine.width(example, min(most, each), free_memory())
+        self.width = min(pending, fit * devices * cluster.count())
 
-    def _arguments(self, runs: Sequence[tuple[str, float, int]]) -> Any:
-        """The arguments of `Engine.train` for runs (scheme, rate, seed)."""
+    def _chosen(self, pending: int, example: Any) -> Strategy:
+        """The strategy: measured where that pays."""
+        convolved = self._starts.convolved
+        if pending * self._config.steps < WORTH_MEASURING:
+            return usual_strategy(convolved)
+        return choose_strategy(self._task, self._config, example, convolved)
+
+    @staticmethod
+    def _agreed(strategy: Strategy) -> Strategy:
+        """The first process's choice."""
+        return STRATEGIES[int(cluster.gathered(STRATEGIES.index(strategy))[0])]
+
+    def _over(self, metrics: Metrics) -> np.ndarray:
+        """Which runs need no further training."""
+        dead = diverged(metrics)
+        if self._config.stop_at_target:
+            dead |= self._task.reached(metrics.valid_metric)
+        return dead
+
+    def _arguments(self, runs: Sequence[Run]) -> Any:
+        """The arguments of `Engine.train`."""
         params, states, scales = self._starts.of([(s, seed) for s, _, seed in runs])
         rates = jnp.array([rate for _, rate, _ in runs], jnp.float32)
         seeds = np.array([seed for _, _, seed in runs])
@@ -93,40 +111,144 @@ class Runs:
 
     def train(
         self,
-        chunk: Sequence[tuple[str, float, int]],
-        show: Callable[[int, int], None],
-        keep: Callable[[pa.Table], None],
-    ) -> None:
-        """Train a chunk and keep its table; interrupted, what has diverged by then."""
-        arguments = self._arguments(chunk)
-        points: list[Metrics] = []
-        moments: list[float] = []
-        dead = np.zeros(len(chunk), bool)
+        chunk: Sequence[Run],
+        show: Callable[[int, Sequence[Run], Metrics], None],
+        save: Callable[[Unfinished], None] | None = None,
+        unfinished: Unfinished | None = None,
+    ) -> pa.Table:
+        """Train a chunk.
 
-        def table() -> pa.Table:
-            init_seconds = [self._starts.seconds[scheme] for scheme, _, _ in chunk]
-            spent = _step_seconds(moments, self._config) / len(chunk)
-            costs = init_seconds, [spent] * len(chunk)
-            return _table(self._task, self._config, chunk, points, dead, *costs)
+        Args:
+            chunk: scheme, learning rate and seed of each run.
+            show: is called after each segment with steps done, the runs in training,
+                and their newest metrics.
+            save: is called from time to time with what a later call may go on from.
+            unfinished: where these runs go on from.
 
+        Returns:
+            A row a run.
+
+        Raises:
+            ConnectionError: another process is gone.
+        """
         try:
-            for step, point in self._engine.train(*arguments, width=self.width):
-                moments.append(time.perf_counter())
-                points.append(point)
-                dead |= diverged(point)
-                show(step, int(dead.sum()))
-        except KeyboardInterrupt:
-            if dead.any():
-                # A diverged run is a result whatever the remaining steps would be.
-                keep(table().filter(pa.array(dead)))
-            raise
-        keep(table())
+            return self._trained(chunk, show, save, unfinished)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if cluster.count() > 1 or len(chunk) <= len(jax.local_devices()):
+                raise ValueError(
+                    f"compare: {len(chunk)} runs of task {self._task.name} do not fit "
+                    "in the memory of the devices; take a smaller model or batch."
+                ) from error
+        half = -(-len(chunk) // 2)
+        self.width = min(self.width, half)
+        LOG.warning("out of memory: on with chunks of %d runs", self.width)
+        tables = []
+        for part in (chunk[:half], chunk[half:]):
+            names = [run_id(self._task, self._config, *run) for run in part]
+            at = None if unfinished is None else unfinished.of(names)
+            tables.append(self.train(part, show, save, at))
+        return pa.concat_tables(tables)
+
+    def _trained(
+        self,
+        chunk: Sequence[Run],
+        show: Callable[[int, Sequence[Run], Metrics], None],
+        save: Callable[[Unfinished], None] | None,
+        unfinished: Unfinished | None,
+    ) -> pa.Table:
+        share = cluster.Share(len(chunk))
+        training = self._engine.train(
+            *self._arguments([chunk[i] for i in share.own]),
+            width=-(-self.width // cluster.count()),
+            snapshot=None if unfinished is None else _own(unfinished.snapshot, share),
+        )
+        points = [] if unfinished is None else _unstacked(unfinished.points)
+        clock = _Clock(self._config.eval_every)
+        for step, own in training:
+            clock.tick(int(training.going.sum()))
+            point, due = share.of_all((own, np.full(len(share.own), clock.is_due())))
+            points.append(point)
+            show(step, chunk, point)
+            if save is not None and due[0] and step < self._config.steps:
+                names = [run_id(self._task, self._config, *run) for run in chunk]
+                snapshot = _of_all(training.snapshot(), share, point)
+                curves = jax.tree.map(lambda *each: np.stack(each), *points)
+                save(Unfinished(names, curves, snapshot))
+                clock.saved()
+        seconds = self._starts.seconds
+        own_costs = np.array([seconds[chunk[i][0]] for i in share.own])
+        init_seconds = share.of_all(own_costs)
+        step_seconds = np.full(len(chunk), clock.step_seconds())
+        return _table(
+            self._task, self._config, chunk, points, init_seconds, step_seconds
+        )
 
 
-def _step_seconds(moments: Sequence[float], config: Config) -> float:
-    """Median seconds of a step of all runs, of the segments that compiled nothing."""
-    segments = np.diff(moments)[1:]
-    return float(np.median(segments)) / config.eval_every if len(segments) else np.nan
+class _Clock:
+    """When segments ended: what a run's step takes, and when to save."""
+
+    def __init__(self, eval_every: int) -> None:
+        self._every = eval_every
+        self._ended, self._next = time.perf_counter(), SAVE_EVERY
+        self._began = self._ended
+        self._spent: list[float] = []
+
+    def tick(self, runs: int) -> None:
+        """A segment of so many runs has ended."""
+        now = time.perf_counter()
+        if runs:
+            self._spent.append((now - self._ended) / runs / self._every)
+        self._ended = now
+
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return self._ended - self._began > self._next
+
+    def saved(self) -> None:
+        """It is saved; a save that takes long is rarer."""
+        now = time.perf_counter()
+        took = now - self._ended
+        self._next = now - self._began + max(SAVE_EVERY, 20 * took)
+        self._ended = now
+
+    def step_seconds(self) -> float:
+        """A run's share of a step, as the median over segments; NaN if none is left.
+
+        The first two are left out: the start, and the segment that compiles.
+        """
+        return float(np.median(self._spent[2:])) if self._spent[2:] else np.nan
+
+
+def _unstacked(points: Metrics) -> list[Metrics]:
+    return [Metrics(*each) for each in zip(*points, strict=True)]
+
+
+def _own(snapshot: Snapshot, share: cluster.Share) -> Snapshot:
+    """A process's part of a snapshot of all runs of a chunk."""
+    place = {run: at for at, run in enumerate(share.own)}
+    mine = [at for at, run in enumerate(snapshot.runs) if run in place]
+    return Snapshot(
+        snapshot.step,
+        np.array([place[snapshot.runs[at]] for at in mine], int),
+        [leaf[mine] for leaf in snapshot.state],
+        jax.tree.map(lambda x: x[share.own], snapshot.metrics),
+    )
+
+
+def _of_all(snapshot: Snapshot, share: cluster.Share, metrics: Metrics) -> Snapshot:
+    """The snapshot of all runs of a chunk, of each process's."""
+
+    def spread(rows: np.ndarray) -> np.ndarray:
+        whole = np.zeros((len(share.own), *rows.shape[1:]), rows.dtype)
+        whole[snapshot.runs] = rows
+        return whole
+
+    goes_on = spread(np.ones(len(snapshot.runs), bool))
+    goes_on, state = share.of_all((goes_on, [spread(x) for x in snapshot.state]))
+    runs = np.flatnonzero(goes_on)
+    return Snapshot(snapshot.step, runs, [leaf[runs] for leaf in state], metrics)
 
 
 @functools.cache
@@ -159,19 +281,21 @@ def run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> s
 def _table(
     task: Task,
     config: Config,
-    grid: Sequence[tuple[str, float, int]],
+    grid: Sequence[Run],
     points: list[Metrics],
-    dead: np.ndarray,
-    init_seconds: list[float],
-    step_seconds: list[float],
+    init_seconds: np.ndarray,
+    step_seconds: np.ndarray,
 ) -> pa.Table:
-    train_loss, valid_loss, metric = (
+    curves = [
         np.stack(column, axis=1).astype(float) for column in zip(*points, strict=True)
-    )
+    ]
+    train_loss, valid_loss, metric = curves
+    dead = diverged(Metrics(*curves)).any(axis=1)
     eval_steps = [config.eval_every * i for i in range(len(points))]
     reached = task.reached(metric)
     best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
     hit = reached.any(axis=1) & ~dead
+    ends = "reached" if config.stop_at_target else "finished"
     first = np.array(eval_steps)[reached.argmax(axis=1)]
     return pa.table(
         {
@@ -180,7 +304,10 @@ def _table(
             "scheme": [scheme for scheme, _, _ in grid],
             "learning_rate": [rate for _, rate, _ in grid],
             "seed": [seed for _, _, seed in grid],
-            "status": ["diverged" if d else "finished" for d in dead],
+            "status": [
+                "diverged" if d else ends if h else "finished"
+                for d, h in zip(dead, hit, strict=True)
+            ],
             "steps_to_target": [
                 int(s) if h else None for s, h in zip(first, hit, strict=True)
             ],

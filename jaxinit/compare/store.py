@@ -26,7 +26,10 @@ SCHEMA = pa.schema(
         ("scheme", pa.string()),
         ("learning_rate", pa.float64()),
         ("seed", pa.int64()),
-        ("status", pa.string()),  # "finished" or "diverged"
+        (
+            "status",
+            pa.string(),
+        ),  # "finished", "diverged", or "reached" if it stops then
         ("steps_to_target", pa.int64()),  # null when censored
         ("final_train_loss", pa.float64()),
         ("final_valid_loss", pa.float64()),
@@ -55,7 +58,7 @@ share of a step of all runs that were trained with it: wall-clock of the machine
 GROWING = ("schemes", "learning_rates", "seeds")
 """Settings that a store may have more of later."""
 
-NOTED = ("device", "looks", "settled")
+NOTED = ("device", "strategy", "looks", "settled")
 """Settings that decide no run."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,15 @@ import pyarrow as pa
 from jaxinit import _checks
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
-from jaxinit.compare import report, sequential, stats, store
+from jaxinit.compare import cluster, report, sequential, stats, store
+from jaxinit.compare.checkpoints import Checkpoints, Unfinished
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import STRATEGIES, Strategy
-from jaxinit.compare.runs import Runs, run_id, versions
+from jaxinit.compare.runs import Run, Runs, run_id, versions
 from jaxinit.compare.starts import Scheme
 from jaxinit.compare.task import Task
 from jaxinit.compare.tasks import parse_task
-from jaxinit.compare.train import Config
+from jaxinit.compare.train import Config, Metrics, diverged
 from jaxinit.tree import TreeScheme
 
 DEFAULT_SCHEMES = (
@@ -50,6 +51,9 @@ def compare(
     eval_every: int = 25,
     batch_size: int = 64,
     optimizer: str = "momentum",
+    dtype: str = "float32",
+    matmul_precision: str = "highest",
+    stop_at_target: bool = False,
     tuning_seeds: int = 0,
     extend_grid: bool = False,
     until_sure: int = 0,
@@ -77,6 +81,11 @@ def compare(
         eval_every: steps between two evaluations on the validation data.
         batch_size: examples in a step.
         optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
+        dtype: in what the model computes, "float32" or "bfloat16"; parameters, updates
+            and losses are float32.
+        matmul_precision: of float32 products, "highest", "high" or "default"; faster
+            and coarser below "highest" on an accelerator, all one on a CPU.
+        stop_at_target: whether a run ends when it reaches the target.
         tuning_seeds: if not 0, each scheme's rate is chosen on so many seeds of their
             own, and only that rate is run on the `seeds` further ones that score it.
         extend_grid: whether the grid grows, by its own steps and four times at most, at
@@ -84,12 +93,15 @@ def compare(
         until_sure: if not 0, the most rounds of `seeds` seeds each that are run until
             the winner is settled at 95 % confidence over all looks; schemes that are
             shown slower leave the race.
-        strategy: how a device trains its runs, of `engine.STRATEGIES`; measured for
-            large sweeps if None.
+        strategy: how a device trains its runs, of `engine.STRATEGIES`. If None, what a
+            sweep in `out` had on such devices; for a large sweep, what is measured to
+            be fastest; else what mostly is.
         shard: (i, n): only the i-th of n parts of the sweep, counted from 0; the parts
             may be made on different machines and joined by `merge`.
         out: folder for the results; None writes nothing. In a folder that holds some
-            of the runs already, only the others are made.
+            of the runs already, only the others are made; unfinished ones go on from
+            their last checkpoint, of which there is one a minute. Processes of a
+            cluster share the folder.
         quiet: neither progress nor table on the screen.
 
     Returns:
@@ -112,7 +124,15 @@ def compare(
     use_all_cores()
     if isinstance(task, str):
         task = parse_task(task)
-    config = Config(steps, eval_every, batch_size, optimizer)
+    config = Config(
+        steps,
+        eval_every,
+        batch_size,
+        optimizer,
+        dtype,
+        matmul_precision,
+        stop_at_target,
+    )
     config.check(task)
     named = _named_schemes(schemes)
     rates = _checked_rates(learning_rates)
@@ -133,11 +153,13 @@ def compare(
         )
     settings = _settings(task, config, list(named), rates, tuning_seeds + seeds)
     settings["tuning_seeds"] = tuning_seeds
+    strategy = strategy or _recorded(out)
     began = time.perf_counter()
     # One start a seed for all phases, known before the first.
     most = tuning_seeds + seeds * max(1, until_sure)
-    runs = functools.partial(Runs, task, config, named, most, strategy)
-    sweep = _Sweep(task, config, runs, part, out, quiet)
+    make_runs = functools.partial(Runs, task, config, named, most)
+    quiet = quiet or cluster.index() > 0  # the first process speaks for all
+    sweep = _Sweep(task, config, make_runs, strategy, part, out, quiet)
     tuning = range(tuning_seeds or seeds)
     table = sweep.make(settings, _grid(named, rates, tuning))
     for _ in range(EXTENSIONS if extend_grid else 0):
@@ -154,16 +176,14 @@ def compare(
     result = report.Result(table, settings, time.perf_counter() - began)
     if part[1] > 1:
         return result  # a part alone makes no ranking
-    if out is not None:
+    if out is not None and cluster.index() == 0:
         result.save(out)
     if not quiet:
         result.show()
     return result
 
 
-def _grid(
-    schemes: Iterable[str], rates: Sequence[float], seeds: range
-) -> list[tuple[str, float, int]]:
+def _grid(schemes: Iterable[str], rates: Sequence[float], seeds: range) -> list[Run]:
     """By seeds first: what is finished early can be compared."""
     return [(s, r, k) for k in seeds for s in schemes for r in rates]
 
@@ -234,7 +254,8 @@ class _Sweep:
         self,
         task: Task,
         config: Config,
-        runs: Callable[[int], Runs],
+        make_runs: Callable[[Strategy | None, int], Runs],
+        strategy: Strategy | None,
         part: tuple[int, int],
         out: str | pathlib.Path | None,
         quiet: bool,
@@ -242,53 +263,95 @@ class _Sweep:
         self._task, self._config, self._part = task, config, part
         self._out = None if out is None else pathlib.Path(out)
         self._quiet = quiet
-        self._make_runs = runs  # for so many, once there are any to make
-        self._runs: Runs | None = None
+        self._strategy, self._make_runs = strategy, make_runs
+        self._runs: Runs | None = None  # once there are any to make
         self._table = store.SCHEMA.empty_table()
 
-    def make(
-        self, settings: dict[str, Any], wanted: Sequence[tuple[str, float, int]]
-    ) -> pa.Table:
+    def make(self, settings: dict[str, Any], wanted: Sequence[Run]) -> pa.Table:
         """Make the runs that are wanted and missing, and return all that there are.
 
         The settings become those of all runs of the folder.
 
         Raises:
             FileExistsError: the folder holds runs of other settings.
+            ConnectionError: another process is gone.
         """
         done = frozenset(self._table["run_id"].to_pylist())
         if self._out is not None:
-            settings.update(store.claim(self._out, settings))
+            self._claim(settings)
             done = store.finished(self._out)
-        names = {run: run_id(self._task, self._config, *run) for run in wanted}
-        pending = [
-            run
+        pending = {
+            name: run
             for run in wanted
-            if names[run] not in done and _in_part(names[run], self._part)
-        ]
+            if (name := run_id(self._task, self._config, *run)) not in done
+            and _in_part(name, self._part)
+        }
+        cluster.wait()  # until all have seen what is done, before there is more
         if pending:
-            self._train(pending)
+            self._train(settings, pending)
         if self._out is None or not (done or pending):
             return store.sorted_runs(self._table, settings["schemes"])
         return store.read_runs(self._out)
 
-    def _train(self, pending: Sequence[tuple[str, float, int]]) -> None:
+    def _claim(self, settings: dict[str, Any]) -> None:
+        """Make the folder the sweep's, and its settings those of all its runs."""
+        assert self._out is not None
+        if cluster.index() == 0:
+            settings.update(store.claim(self._out, settings))
+        cluster.wait()
+        if cluster.index() > 0:
+            settings.update(store.read_settings(self._out))
+
+    def _train(self, settings: dict[str, Any], pending: dict[str, Run]) -> None:
         if self._runs is None:
-            self._runs = self._make_runs(len(pending))
-        width, steps = self._runs.width, self._config.steps
-        chunks = [pending[at : at + width] for at in range(0, len(pending), width)]
-        with report.Progress(len(pending), steps * len(chunks), self._quiet) as bar:
-            for number, chunk in enumerate(chunks):
+            self._runs = self._make_runs(self._strategy, len(pending))
+            settings["strategy"] = self._runs.strategy
+            if self._out is not None:
+                self._claim(settings)
+        checkpoints = None if self._out is None else Checkpoints(self._out)
+        unfinished = [] if checkpoints is None else checkpoints.found()
+        with report.Progress(len(pending), self._quiet) as bar:
 
-                def show(step: int, dead: int, before: int = number) -> None:
-                    bar.update(before * steps + step, dead)
+            def show(step: int, runs: Sequence[Run], metrics: Metrics) -> None:
+                share = step / self._config.steps * len(runs)
+                bar.show(share, int(diverged(metrics).sum()))
 
-                self._runs.train(chunk, show, self._keep)
+            while pending:
+                names, at = _next_chunk(pending, unfinished, self._runs.width)
+                chunk = [pending.pop(name) for name in names]
+                save = None if checkpoints is None else checkpoints.begin()
+                table = self._runs.train(chunk, show, save, at)
+                bar.made(len(chunk), table["status"].to_pylist().count("diverged"))
+                self._keep(table)
+        if checkpoints is not None:
+            checkpoints.clear()
 
     def _keep(self, table: pa.Table) -> None:
         self._table = pa.concat_tables([self._table, table])
         if self._out is not None:
-            store.append_runs(self._out, table)
+            if cluster.index() == 0:
+                store.append_runs(self._out, table)
+            cluster.wait()
+
+
+def _next_chunk(
+    pending: Mapping[str, Run], unfinished: Sequence[Unfinished], width: int
+) -> tuple[list[str], Unfinished | None]:
+    """Which runs come next: those that have come farthest, and where they are."""
+    for each in unfinished:
+        names = [name for name in each.names if name in pending][:width]
+        if names:
+            return names, each.of(names)
+    return list(pending)[:width], None
+
+
+def _recorded(out: str | pathlib.Path | None) -> Strategy | None:
+    """The strategy that made the runs of a folder, on devices like these."""
+    try:
+        settings = store.read_settings("" if out is None else out)
+    except FileNotFoundError:
+        return None
+    return settings.get("strategy") if settings.get("device") == _device() else None
 
 
 def _check_strategy(strategy: Any) -> None:
@@ -365,5 +428,9 @@ def _settings(
         "seeds": seeds,
         **config._asdict(),
         "versions": versions(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"

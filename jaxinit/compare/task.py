@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -46,6 +46,8 @@ class Task:
         metric_name: the metric's.
         direction: "max" if a run has converged once the metric is at least the
             target, "min" once it is at most the target.
+        batches: where training data come as a stream, `batches()` iterates without
+            end over (inputs, labels); `x_train` and `y_train` are then its first batch.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Task:
     loss_name: str
     metric_name: str
     direction: Direction
+    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -169,9 +170,29 @@ class Trainer(NamedTuple):
     segment: Callable[[Data, RunState], tuple[RunState, Metrics]]
 
 
-def task_data(task: Task) -> Data:
-    """The task's arrays."""
-    return Data(task.x_train, task.y_train, task.x_valid, task.y_valid)
+Source: TypeAlias = Callable[[int], Iterator[Data]]
+"""`source(k)` gives the data of segment k, k + 1, and so on, for ever; arrays that stay
+the same object are placed on the devices once."""
+
+
+def source_of(task: Task, config: Config) -> Source:
+    """The task's data, segment by segment: its arrays, or the next of its batches."""
+    if task.batches is None:
+        whole = Data(task.x_train, task.y_train, task.x_valid, task.y_valid)
+        return lambda first: itertools.repeat(whole)
+    batches = task.batches
+
+    def segments(first: int) -> Iterator[Data]:
+        """Segments of batches laid end to end."""
+        stream = batches()
+        for _ in itertools.islice(stream, first * config.eval_every):
+            pass
+        while True:
+            some = itertools.islice(stream, config.eval_every)
+            x, y = (np.concatenate(part) for part in zip(*some, strict=True))
+            yield Data(x, y, task.x_valid, task.y_valid)
+
+    return segments
 
 
 def make_trainer(task: Task, config: Config) -> Trainer:
@@ -197,13 +218,15 @@ def make_trainer(task: Task, config: Config) -> Trainer:
         state = RunState(
             params, model_state, opt_state, key, jnp.int32(0), hparams, jnp.float32(0)
         )
-        order, dropout = _batches(data, state, config, steps=1)
+        order, dropout = batches_of(data, state, config, steps=1)
         x, y = data.x_train[order[0]], data.y_train[order[0]]
         loss, _ = train_loss(params, model_state, x, y, dropout[0])
         return state, Metrics(loss, *evaluate(data, state))
 
+    batches_of = _shuffled_batches if task.batches is None else _batches_in_order
+
     def plan(data: Data, state: RunState) -> tuple[Array, Array]:
-        return _batches(data, state, config, steps=config.eval_every)
+        return batches_of(data, state, config, steps=config.eval_every)
 
     def step(data: Data, state: RunState, batches: Any, i: Any) -> RunState:
         order, keys = batches
@@ -260,7 +283,7 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
     trainer = make_trainer(task, config)
 
     def train(params: Params, key: Key, hparams: Hparams) -> Metrics:
-        data = jax.tree.map(jnp.asarray, task_data(task))
+        data = jax.tree.map(jnp.asarray, next(source_of(task, config)(0)))
         model_state = task.model.init(key, data.x_train[:1])[1]
         state, first = trainer.start(data, params, model_state, key, hparams)
         _, rest = lax.scan(
@@ -319,7 +342,7 @@ def shuffled(key: Key, count: int) -> Array:
     return order.astype(jnp.int32)
 
 
-def _batches(
+def _shuffled_batches(
     data: Data, state: RunState, config: Config, *, steps: int
 ) -> tuple[Array, Array]:
     """Example indices (steps, batch_size) and dropout keys (steps,) of the next steps.
@@ -340,4 +363,14 @@ def _batches(
         -1, config.batch_size
     )
     order = batches[step - first * per_epoch]
+    return order, jax.vmap(lambda s: jax.random.fold_in(dropout_key, s))(step)
+
+
+def _batches_in_order(
+    data: Data, state: RunState, config: Config, *, steps: int
+) -> tuple[Array, Array]:
+    """The same of a segment's batches laid end to end, which all runs share."""
+    dropout_key = jax.random.split(state.key)[1]
+    step = state.step + jnp.arange(steps)
+    order = jnp.arange(steps * config.batch_size).reshape(steps, -1)
     return order, jax.vmap(lambda s: jax.random.fold_in(dropout_key, s))(step)
