@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from flax import linen as nn
 
-from jaxinit.compare import choice, cli, compare, make_task, read_runs, store
+from jaxinit.compare import choice, cli, compare, engine, make_task, read_runs, store
 from jaxinit.compare.engine import STRATEGIES
 
 RNG = np.random.default_rng(0)
@@ -28,7 +27,8 @@ class Net(nn.Module):
 
 
 def sweep(schemes=("he_normal", "normal(1)"), rates=(0.01, 0.1), seeds=2, **options):
-    task = make_task(Net(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=0.9)
+    target = options.pop("target", 0.9)
+    task = make_task(Net(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=target)
     settings = {"steps": 20, "eval_every": 5, "batch_size": 16, "quiet": True}
     return compare(task, schemes, rates, seeds, **{**settings, **options})
 
@@ -106,6 +106,104 @@ def test_a_sweep_larger_than_memory_goes_in_chunks(monkeypatch, tmp_path, whole)
     result = sweep(seeds=3, out=tmp_path / "out")
     same(result.runs, whole)
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 6
+
+
+def test_out_of_memory_halves_the_chunk(monkeypatch, tmp_path, whole, caplog):
+    real, asked = engine.Engine.train, []
+
+    def small(self, params, *rest, **options):
+        asked.append(len(jax.tree.leaves(params)[0]))
+        if asked[-1] > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return real(self, params, *rest, **options)
+
+    monkeypatch.setattr(engine.Engine, "train", small)
+    same(sweep(seeds=3, out=tmp_path / "out").runs, whole)
+    assert asked == [12, 6, 3, 3, 3, 3]
+    assert "on with chunks of 3 runs" in caplog.text
+
+    def never(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(engine.Engine, "train", never)
+    with pytest.raises(ValueError, match="do not fit in the memory"):
+        sweep()
+
+
+def test_a_run_ends_at_the_target_where_that_is_asked(whole, tmp_path):
+    target = whole["valid_accuracy"][0].as_py()[2]  # a value that some run reaches
+    options = {"target": target, "seeds": 3}
+    free, stopped = (sweep(**options, stop_at_target=s).runs for s in (False, True))
+    assert set(stopped["status"].to_pylist()) >= {"reached"}
+    for a, b in zip(free.to_pylist(), stopped.to_pylist(), strict=True):
+        assert a["steps_to_target"] == b["steps_to_target"]
+        assert (b["status"] == "reached") == (a["steps_to_target"] is not None)
+        if b["status"] == "reached":
+            at = b["eval_steps"].index(b["steps_to_target"])
+            np.testing.assert_allclose(
+                b["valid_loss"][: at + 1], a["valid_loss"][: at + 1], rtol=1e-4
+            )
+            assert set(b["valid_loss"][at:]) == {b["valid_loss"][at]}
+            assert b["final_valid_accuracy"] >= target
+
+
+def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whole):
+    from jaxinit.compare import checkpoints
+    from jaxinit.compare import runs as room
+
+    monkeypatch.setattr(room, "SAVE_EVERY", 0.0)
+    out, real = tmp_path / "out", room.Runs.train
+
+    def killed(self, chunk, show, save, at):
+        def until_ten(step, runs, metrics):
+            if step == 15:
+                raise KeyboardInterrupt
+
+        return real(self, chunk, until_ten, save, at)
+
+    monkeypatch.setattr(room.Runs, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(seeds=3, out=out)
+    (found,) = checkpoints.Checkpoints(out).found()
+    at = found.snapshot.step  # a save is not due so soon after another
+    assert at in (5, 10) and len(found.names) == 12
+
+    steps = []
+
+    def watched(self, chunk, show, save, at):
+        def see(step, runs, metrics):
+            steps.append((step, len(runs)))
+
+        return real(self, chunk, see, save, at)
+
+    monkeypatch.setattr(room.Runs, "train", watched)
+    # Of a smaller sweep, only its own runs go on; the others begin anew.
+    same(
+        sweep(seeds=3, rates=[0.01], out=out).runs,
+        whole.filter(pc.equal(whole["learning_rate"], 0.01)),
+    )
+    assert steps == [(step, 6) for step in range(at + 5, 25, 5)]
+    assert not (out / "checkpoints").exists()
+    same(sweep(seeds=3, out=out).runs, whole)
+
+
+def test_a_damaged_checkpoint_is_left_out(tmp_path, whole, caplog):
+    folder = tmp_path / "out" / "checkpoints" / "0123-10"
+    folder.mkdir(parents=True)
+    (folder / "_CHECKPOINT_METADATA").write_text("{")
+    sweep(["he_normal"], seeds=3, out=tmp_path / "none")
+    (tmp_path / "none" / "sweep.json").rename(tmp_path / "out" / "sweep.json")
+    same(sweep(seeds=3, out=tmp_path / "out").runs, whole)
+    assert "its runs begin anew" in caplog.text
+
+
+def test_the_strategy_is_recorded_and_kept(tmp_path, whole):
+    out = tmp_path / "out"
+    assert sweep(seeds=1, out=out, strategy="vmap").settings["strategy"] == "vmap"
+    assert store.read_settings(out)["strategy"] == "vmap"
+    grown = sweep(seeds=3, out=out)
+    assert grown.settings["strategy"] == "vmap"
+    same(grown.runs, whole)
 
 
 def test_a_store_grows(tmp_path, whole, monkeypatch):
@@ -198,29 +296,48 @@ def test_a_full_disk_leaves_the_store_readable(tmp_path, monkeypatch, whole):
     same(sweep(seeds=3, out=out).runs, whole)
 
 
-def test_killed_at_any_moment_then_resumed(tmp_path):
-    out = tmp_path / "out"
-    command = [
-        *(sys.executable, "-m", "jaxinit", "compare", "--depth", "2", "--width", "8"),
-        *"--steps 200 --eval-every 10 --seeds 40 --learning-rates 0.1 --quiet".split(),
-        *("--schemes", "he_normal", "normal(1)", "--out", str(out)),
+KILLS = """
+import os, pathlib, random, signal, sys, time
+from jaxinit.compare import cli, runs, store
+
+runs.SAVE_EVERY = 0.0
+out, kills, seen = pathlib.Path(sys.argv[1]), int(sys.argv[2]), set()
+killed = resumed = 0
+while True:
+    child = os.fork()  # before JAX has started, so that the import is made once
+    if not child:
+        os._exit(cli.run(["compare", *sys.argv[3:], "--out", str(out)]))
+    if killed < kills:
+        time.sleep(random.Random(killed).uniform(0.5, 3))
+        os.kill(child, signal.SIGKILL)
+        killed += 1
+    _, status = os.waitpid(child, 0)
+    if (out / "sweep.json").exists():
+        found = store.finished(out)
+        assert found >= seen, "a run is lost"
+        seen = found
+        resumed += any(out.glob("checkpoints/*-*"))
+    if os.WIFEXITED(status):
+        break
+print(killed, resumed > 0, os.WEXITSTATUS(status))
+"""
+
+
+def test_killed_twenty_times_at_any_moment_then_resumed(tmp_path):
+    options = [
+        *"--depth 2 --width 8 --steps 4000 --eval-every 40 --seeds 20 --quiet".split(),
+        *"--learning-rates 0.05 --schemes he_normal normal(1) --strategy map".split(),
     ]
-    rng, seen = np.random.default_rng(1), set()
-    for _ in range(2):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 6 + 5 * rng.random()
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (out / "sweep.json").exists() and (out / "runs").exists():
-            found = store.finished(out)
-            assert found >= seen  # no run lost
-            seen = set(found)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.returncode == 0
-    ids = read_runs(out)["run_id"].to_pylist()
-    assert len(ids) == len(set(ids)) == 80 and set(ids) >= seen
+    command = [sys.executable, "-W", "ignore", "-c", KILLS, str(tmp_path / "out")]
+    done = subprocess.run([*command, "20", *options], capture_output=True, text=True)
+    assert done.stdout.split()[-3:] == ["20", "True", "0"], done
+    made = read_runs(tmp_path / "out")
+    ids = made["run_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 40
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    command[-1] = str(tmp_path / "whole")
+    subprocess.run([*command, "0", *options], check=True, capture_output=True)
+    same(made, read_runs(tmp_path / "whole"))
 
 
 def test_rates_are_tuned_on_seeds_of_their_own(tmp_path):

@@ -38,7 +38,7 @@ class Unfinished(NamedTuple):
 
     def of(self, names: Collection[str]) -> Unfinished:
         """Those runs alone."""
-        kept = np.flatnonzero([name in names for name in self.names])
+        kept = [place for place, name in enumerate(self.names) if name in names]
         place = np.full(len(self.names), -1)
         place[kept] = np.arange(len(kept))
         runs = place[self.snapshot.runs]
@@ -84,14 +84,15 @@ class Checkpoints:
             return
         before = list(self._folder.glob(f"{chunk}-*"))
         path = self._folder / f"{chunk}-{runs.snapshot.step}"
-        arrays = {
+        arrays: dict[str, Any] = {
             "step": np.int64(runs.snapshot.step),
-            "runs": runs.snapshot.runs,
-            "state": {f"{i:06}": leaf for i, leaf in enumerate(runs.snapshot.state)},
             "metrics": runs.snapshot.metrics._asdict(),
             "points": runs.points._asdict(),
         }
-        arrays = {k: v for k, v in arrays.items() if not _is_empty(v)}
+        if len(runs.snapshot.runs):  # Orbax refuses empty arrays
+            state = runs.snapshot.state
+            arrays["runs"] = runs.snapshot.runs
+            arrays["state"] = {f"{i:06}": leaf for i, leaf in enumerate(state)}
         self._disk.save(
             path,
             self._args.Composite(
@@ -142,8 +143,3 @@ class Checkpoints:
                 Metrics(**arrays["metrics"]),
             ),
         )
-
-
-def _is_empty(value: Any) -> bool:
-    """Whether Orbax would refuse it."""
-    return any(np.size(leaf) == 0 for leaf in jax.tree.leaves(value)) or value == {}

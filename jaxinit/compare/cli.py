@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json as jsonlib
+import os
 import pathlib
 import re
 import sys
@@ -20,7 +21,16 @@ import tyro
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._parse import parse
-from jaxinit.compare import choice, devices, report, results, store, sweep, tasks
+from jaxinit.compare import (
+    choice,
+    cluster,
+    devices,
+    report,
+    results,
+    store,
+    sweep,
+    tasks,
+)
 
 app = tyro.extras.SubcommandApp()
 
@@ -40,13 +50,20 @@ def compare_command(
     eval_every: int = 25,
     batch_size: int = 64,
     optimizer: str = "momentum",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    matmul_precision: Literal["default", "high", "highest"] = "highest",
     target: float | None = None,
+    stop_at_target: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     tuning_seeds: int = 0,
     extend_grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     until_sure: int = 0,
     strategy: Literal["map", "vmap", "loop"] | None = None,
     shard: str | None = None,
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_index: int | None = None,
     out: pathlib.Path | None = None,
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -71,8 +88,12 @@ def compare_command(
         eval_every: steps between two evaluations.
         batch_size: examples in a step.
         optimizer: sgd, momentum (0.9), adam or adamw.
+        dtype: in what the model computes; parameters, updates and losses are float32.
+        matmul_precision: of float32 products, which accelerators make faster and
+            coarser below highest.
         target: validation accuracy, or whatever the task's metric is, at which a run
             has converged; each task has its own.
+        stop_at_target: end a run when it reaches the target.
         platform: where to run; JAX's own choice by default.
         tuning_seeds: seeds of their own on which each scheme's learning rate is
             chosen; the others then score that rate alone.
@@ -82,9 +103,15 @@ def compare_command(
             settled at 95 % confidence.
         strategy: how a device trains its runs: one after another in a compiled loop
             (map), at once (vmap), or step by step from Python (loop); measured for
-            large sweeps by default.
+            large sweeps by default, and then kept.
         shard: only a part of the sweep, as 0/4 to 3/4 on four machines; join the
             folders with jaxinit merge.
+        distributed: make the sweep together with the other processes of a cluster,
+            which share the folder of results; Slurm, Open MPI, Kubernetes and Cloud
+            TPUs are known, others are told by the next three.
+        coordinator: host:port of the first process.
+        processes: how many there are.
+        process_index: which this is, from 0.
         out: folder for the results; results/NAME by default. A folder with runs of
             the same task and settings is added to; other results are never
             overwritten.
@@ -93,6 +120,12 @@ def compare_command(
     if platform is not None:
         jax.config.update("jax_platforms", platform)
     devices.use_all_cores()
+    if distributed:
+        cluster.join(coordinator, processes, process_index)
+    elif (coordinator, processes, process_index) != (None, None, None):
+        raise ValueError(
+            "--coordinator, --processes and --process-index go with --distributed."
+        )
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
         jax.config.update(
             "jax_compilation_cache_dir", str(choice.cache_folder() / "programs")
@@ -115,6 +148,9 @@ def compare_command(
         eval_every=eval_every,
         batch_size=batch_size,
         optimizer=optimizer,
+        dtype=dtype,
+        matmul_precision=matmul_precision,
+        stop_at_target=stop_at_target,
         tuning_seeds=tuning_seeds,
         extend_grid=extend_grid,
         until_sure=until_sure,
@@ -277,6 +313,10 @@ def run(arguments: list[str] | None = None) -> int:
             description="Weight initialization: list, show, compare, report, merge.",
             args=arguments,
         )
+    except ConnectionError as error:
+        print(f"jaxinit: {error}", file=sys.stderr, flush=True)
+        # An ordinary exit would wait minutes for the processes that are gone.
+        os._exit(1)
     except (ValueError, TypeError, OSError) as error:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2

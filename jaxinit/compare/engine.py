@@ -183,7 +183,9 @@ class Training:
         self._runner, self._config, self._source = runner, config, source
         self._over, self._arguments, self._slots = over, arguments, slots
         self._from = snapshot
-        self._step, self._state, self._metrics = 0, None, None
+        self._step = 0
+        self._state: Any = None  # until it is started
+        self._metrics: Any = None
         self.going = np.ones(slots.max() + 1, bool)
 
     def __iter__(self) -> Iterator[tuple[int, Metrics]]:
@@ -286,24 +288,31 @@ class _Runner(Protocol):
 
     def place(self, data: Data) -> Any:
         """The data on the devices."""
+        ...
 
     def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
         """The state of all slots at step 0, and their metrics."""
+        ...
 
     def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
         """The state in which `fetch` gave `kept`."""
+        ...
 
     def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
         """Of some slots, what of a run's state changes in training, on the host."""
+        ...
 
     def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
         """The state without slots that are not needed, and which remain."""
+        ...
 
     def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
         """The state and the metrics a segment on; others than `live` may be wrong."""
+        ...
 
     def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
         """Bytes of a device for whatever runs, and for each; see `Engine.width`."""
+        ...
 
 
 class _Mesh:

@@ -131,25 +131,34 @@ class Runs:
         Raises:
             ConnectionError: another process is gone.
         """
-        try:
-            return self._trained(chunk, show, save, unfinished)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            if cluster.count() > 1 or len(chunk) <= len(jax.local_devices()):
-                raise ValueError(
-                    f"compare: {len(chunk)} runs of task {self._task.name} do not fit "
-                    "in the memory of the devices; take a smaller model or batch."
-                ) from error
-        half = -(-len(chunk) // 2)
-        self.width = min(self.width, half)
-        LOG.warning("out of memory: on with chunks of %d runs", self.width)
-        tables = []
-        for part in (chunk[:half], chunk[half:]):
+        tables: list[pa.Table] = []
+        rest = chunk
+        while rest:
+            part = rest[: self.width]
             names = [run_id(self._task, self._config, *run) for run in part]
             at = None if unfinished is None else unfinished.of(names)
-            tables.append(self.train(part, show, save, at))
+            try:
+                tables.append(self._trained(part, show, save, at))
+                rest = rest[len(part) :]
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                self._narrow(len(part), error)
         return pa.concat_tables(tables)
+
+    def _narrow(self, runs: int, error: Exception) -> None:
+        """So many runs did not fit: take half of them.
+
+        Raises:
+            ValueError: there is no half, or other processes wait for this one.
+        """
+        if cluster.count() > 1 or runs <= len(jax.local_devices()):
+            raise ValueError(
+                f"compare: {runs} runs of task {self._task.name} do not fit in the "
+                "memory of the devices; take a smaller model or batch."
+            ) from error
+        self.width = -(-runs // 2)
+        LOG.warning("out of memory: on with chunks of %d runs", self.width)
 
     def _trained(
         self,
@@ -290,9 +299,9 @@ def _table(
         np.stack(column, axis=1).astype(float) for column in zip(*points, strict=True)
     ]
     train_loss, valid_loss, metric = curves
-    dead = diverged(Metrics(*curves)).any(axis=1)
+    dead: Any = diverged(Metrics(*curves)).any(axis=1)
     eval_steps = [config.eval_every * i for i in range(len(points))]
-    reached = task.reached(metric)
+    reached = np.asarray(task.reached(metric))
     best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
     hit = reached.any(axis=1) & ~dead
     ends = "reached" if config.stop_at_target else "finished"

@@ -137,7 +137,8 @@ def compare(
     named = _named_schemes(schemes)
     rates = _checked_rates(learning_rates)
     _checks.integer("compare", seeds=seeds)
-    _check_strategy(strategy)
+    if strategy is not None:
+        _checks.choice("compare", "strategy", strategy, STRATEGIES)
     _checks.integer("compare", minimum=0, tuning_seeds=tuning_seeds)
     _checks.integer("compare", minimum=0, until_sure=until_sure)
     part = _checked_part(shard)
@@ -153,7 +154,8 @@ def compare(
         )
     settings = _settings(task, config, list(named), rates, tuning_seeds + seeds)
     settings["tuning_seeds"] = tuning_seeds
-    strategy = strategy or _recorded(out)
+    if strategy is None:
+        strategy = _recorded(out)
     began = time.perf_counter()
     # One start a seed for all phases, known before the first.
     most = tuning_seeds + seeds * max(1, until_sure)
@@ -263,7 +265,8 @@ class _Sweep:
         self._task, self._config, self._part = task, config, part
         self._out = None if out is None else pathlib.Path(out)
         self._quiet = quiet
-        self._strategy, self._make_runs = strategy, make_runs
+        self._strategy: Strategy | None = strategy
+        self._make_runs = make_runs
         self._runs: Runs | None = None  # once there are any to make
         self._table = store.SCHEMA.empty_table()
 
@@ -352,11 +355,6 @@ def _recorded(out: str | pathlib.Path | None) -> Strategy | None:
     except FileNotFoundError:
         return None
     return settings.get("strategy") if settings.get("device") == _device() else None
-
-
-def _check_strategy(strategy: Any) -> None:
-    if strategy is not None:
-        _checks.choice("compare", "strategy", strategy, STRATEGIES)
 
 
 def _checked_part(shard: tuple[int, int] | None) -> tuple[int, int]:
