@@ -21,7 +21,7 @@ import timing
 
 from jaxinit.compare import devices, tasks
 from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import Config, Hparams, make_trainer, task_data
+from jaxinit.compare.train import Config, Hparams, make_trainer, source_of
 
 WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
     "digits MLP 2 x 32, 160 runs": (lambda: tasks.digits_mlp(2, 32), 160, 100),
@@ -44,7 +44,9 @@ def arguments(task: Any, runs: int) -> tuple[Any, ...]:
 def by_engine(task: Any, runs: int, steps: int, strategy: Any) -> Callable[[], float]:
     """Seconds a run by the engine, without start and evaluation at step 0."""
     config = Config(2 * steps, steps, BATCH, "momentum")
-    engine = Engine(make_trainer(task, config), config, task_data(task), strategy)
+    engine = Engine(
+        make_trainer(task, config), config, source_of(task, config), strategy
+    )
     given = arguments(task, runs)
 
     def run() -> float:
@@ -60,7 +62,7 @@ def by_jitted_loop(task: Any, runs: int, steps: int) -> Callable[[], float]:
     """Seconds a run of a jitted step in a Python loop, one run after another."""
     config = Config(2 * steps, steps, BATCH, "momentum")
     trainer = make_trainer(task, config)
-    data = jax.tree.map(jnp.asarray, task_data(task))
+    data = jax.tree.map(jnp.asarray, next(source_of(task, config)(0)))
     start, plan = jax.jit(trainer.start), jax.jit(trainer.plan)
     step = jax.jit(trainer.step, donate_argnums=1)
     finish = jax.jit(trainer.finish)
@@ -79,29 +81,16 @@ def by_jitted_loop(task: Any, runs: int, steps: int) -> Callable[[], float]:
     return run
 
 
-def by_torch(task: Any, steps: int) -> Callable[[], float] | None:
+def by_torch(task: Any, steps: int) -> Callable[[], float]:
     """Seconds a run of the usual PyTorch loop on a model of the same layers."""
     torch = importlib.import_module("torch")
     shapes = jax.eval_shape(task.model.init, jax.random.key(0), task.x_train[:1])[0]
-    if not task.name.startswith(("digits-mlp", "digits-cnn")):
-        return None
-    layers: list[Any] = []
-    for name in sorted(shapes, key=lambda n: (n.startswith("Dense"), n)):
-        kernel = shapes[name]["kernel"].shape
-        if len(kernel) == 4:
-            stride = 1 if layers else 2
-            size = kernel[2], kernel[3], kernel[0], stride
-            layers.append(torch.nn.Conv2d(*size, padding=1))
-        else:
-            if layers and isinstance(layers[-2], torch.nn.Conv2d):
-                layers.append(torch.nn.Flatten())
-            layers.append(torch.nn.Linear(*kernel))
-        layers.append(torch.nn.ReLU())
-    x, y = torch.tensor(task.x_train), torch.tensor(task.y_train, dtype=torch.long)
-    if isinstance(layers[0], torch.nn.Conv2d):
-        x = x.reshape(len(x), *task.x_train.shape[1:]).movedim(-1, 1)
-        x = x if x.ndim == 4 else x.reshape(len(x), 1, 8, 8)
-    model = torch.nn.Sequential(*layers[:-1])
+    x = torch.tensor(task.x_train)
+    if task.name.startswith("text-transformer"):
+        model, x = torch_transformer(torch, shapes, x.shape[1]), x.long()
+    else:
+        model, x = torch_sequential(torch, shapes, x)
+    y = torch.tensor(task.y_train, dtype=torch.long)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     loss = torch.nn.CrossEntropyLoss()
 
@@ -115,6 +104,53 @@ def by_torch(task: Any, steps: int) -> Callable[[], float] | None:
         return time.perf_counter() - began
 
     return run
+
+
+def torch_sequential(torch: Any, shapes: Any, x: Any) -> tuple[Any, Any]:
+    """The perceptron or convolutional network, and its inputs."""
+    layers: list[Any] = []
+    for name in sorted(shapes, key=lambda n: (n.startswith("Dense"), n)):
+        kernel = shapes[name]["kernel"].shape
+        if len(kernel) == 4:
+            stride = 1 if layers else 2
+            size = kernel[2], kernel[3], kernel[0], stride
+            layers.append(torch.nn.Conv2d(*size, padding=1))
+        else:
+            if layers and isinstance(layers[-2], torch.nn.Conv2d):
+                layers.append(torch.nn.Flatten())
+            layers.append(torch.nn.Linear(*kernel))
+        layers.append(torch.nn.ReLU())
+    if isinstance(layers[0], torch.nn.Conv2d):
+        x = x.movedim(-1, 1) if x.ndim == 4 else x.reshape(len(x), 1, 8, 8)
+    return torch.nn.Sequential(*layers[:-1]), x
+
+
+def torch_transformer(torch: Any, shapes: Any, length: int) -> Any:
+    """The pre-normalised causal transformer, of torch's own layers."""
+    vocabulary, width = shapes["Embed_0"]["embedding"].shape
+    name = "MultiHeadDotProductAttention_"
+    heads = shapes[f"{name}0"]["query"]["kernel"].shape[1]
+    depth = sum(each.startswith(name) for each in shapes)
+
+    class Transformer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens = torch.nn.Embedding(vocabulary, width)
+            self.places = torch.nn.Embedding(length, width)
+            block = torch.nn.TransformerEncoderLayer(
+                width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
+            self.blocks = torch.nn.TransformerEncoder(
+                block, depth, torch.nn.LayerNorm(width), enable_nested_tensor=False
+            )
+            self.head = torch.nn.Linear(width, vocabulary)
+
+        def forward(self, x: Any) -> Any:
+            mask = torch.nn.Transformer.generate_square_subsequent_mask(length)
+            stream = self.tokens(x) + self.places.weight
+            return self.head(self.blocks(stream, mask, is_causal=True)).movedim(-1, 1)
+
+    return Transformer()
 
 
 def measured(contenders: dict[str, Callable[[], float]], rounds: int = 4) -> Any:
@@ -140,9 +176,7 @@ def row_of(work: str) -> dict[str, Any]:
     }
     contenders["jitted loop"] = by_jitted_loop(task, runs, steps)
     if importlib.util.find_spec("torch"):
-        torch_loop = by_torch(task, steps)
-        if torch_loop is not None:
-            contenders["torch loop"] = torch_loop
+        contenders["torch loop"] = by_torch(task, steps)
     times = measured(contenders)
     best = min(
         (name for name in times if name in STRATEGIES),
