@@ -294,3 +294,188 @@ def test_a_pair_with_state_and_key(key):
     config = Config(steps=2, eval_every=2, batch_size=32)
     train = jax.jit(make_train(task_of(pair), config))
     assert np.isfinite(train(params, key, Hparams(jnp.float32(0.1))).train_loss).all()
+
+
+# --- Faults --------------------------------------------------------------------------
+
+
+class Broken(nn.Module):
+    """A dense layer, and then what is asked for."""
+
+    then: object
+    training_too: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(3)(x)
+        return x if self.training_too and not train else self.then(x)
+
+
+def raising(x):
+    raise RuntimeError("no such luck.\nAnd more of it.")
+
+
+def searched(x):
+    return jax.lax.while_loop(lambda x: (x < 1).all(), lambda x: x + 1, x)
+
+
+def at_least(x):
+    return jax.nn.relu(x) if float(x.sum()) > 0 else x
+
+
+def counted(key):
+    return {"w": jnp.ones((8, 3)), "seen": jnp.int32(0)}
+
+
+def growing(params, state, x):
+    return x @ params["w"], {"seen": jnp.append(state["seen"], 1)}
+
+
+def by_numpy(outputs, y):
+    return np.asarray(outputs).argmax(axis=-1) == np.asarray(y)
+
+
+def mean_first(outputs, y):
+    return outputs.mean(axis=0)
+
+
+def own(metric=None, loss=None, **options):
+    chosen = {"metric": metric, "direction": "max"} if metric else {}
+    return task_of(nn.Dense(3), loss=loss or "cross_entropy", **chosen, **options)
+
+
+FAULTS = [  # a call, what its one sentence says, and the type of the cause
+    (
+        lambda: task_of(Broken(raising)),
+        "the model Broken, given inputs of shape (2, 8) and dtype float32, raised "
+        "RuntimeError: no such luck.",
+        RuntimeError,
+    ),
+    (
+        lambda: task_of(Broken(raising, training_too=True)),
+        "the model Broken in training, given inputs of shape (2, 8) and dtype "
+        "float32 and labels of shape (2,) and dtype int32, raised RuntimeError: no",
+        RuntimeError,
+    ),
+    (lambda: task_of(Broken(at_least)), "raised ConcretizationTypeError", TypeError),
+    (lambda: task_of(Broken(searched)), "the model Broken in training", ValueError),
+    (
+        lambda: task_of(nn.Conv(3, (3, 3)), X.reshape(64, 8)),
+        "given inputs of shape (2, 8) and dtype float32, raised",
+        Exception,
+    ),
+    (
+        lambda: task_of(lambda rngs: nnx.Linear(7, 3, rngs=rngs)),
+        "given inputs of shape (2, 8) and dtype float32, raised TypeError",
+        TypeError,
+    ),
+    (
+        lambda: task_of(lambda rngs: raising(rngs)),
+        "model: the function that makes it, given an nnx.Rngs, raised RuntimeError",
+        RuntimeError,
+    ),
+    (lambda: task_of(lambda rngs: 3), "returned int, not an nnx.Module", None),
+    (lambda: task_of(lambda key: 3), "returned int, not an equinox.Module", None),
+    (lambda: task_of("mlp"), "model='mlp' must be a Flax Linen", None),
+    (
+        lambda: task_of((lambda key: {}, lambda params, x: x)),
+        "the model has no parameters, so that no scheme can start it.",
+        None,
+    ),
+    (
+        lambda: task_of((counted, lambda params, x: x @ params["w"])),
+        "a parameter seen of dtype int32; only real numbers are trained",
+        None,
+    ),
+    (
+        lambda: task_of(
+            (lambda key: ({"w": jnp.ones((8, 3))}, {"seen": jnp.zeros(1)}), growing)
+        ),
+        "returns a state of other structure, shapes or dtypes",
+        None,
+    ),
+    (lambda: task_of(nn.Dense(2)), "labels reach 2, but the model has 2", None),
+    (
+        lambda: task_of(Broken(jnp.sum)),
+        "to shape (); logits of shape (2, classes)",
+        None,
+    ),
+    (
+        lambda: task_of(Broken(lambda x: x[:, None])),
+        "maps 2 inputs to shape (2, 1, 3); logits of shape (2, classes) are needed.",
+        None,
+    ),
+    (lambda: task_of(Broken(lambda x: (x, x))), "returns a tuple; one array", None),
+    (
+        lambda: own(metric=by_numpy),
+        "the metric by_numpy, given outputs of shape (2, 3) and dtype float32 and "
+        "labels of shape (2,) and dtype int32, raised TracerArrayConversionError",
+        TypeError,
+    ),
+    (lambda: own(loss=raising), "the loss raising, given outputs", TypeError),
+    (lambda: own(loss=mean_first), "the loss mean_first of 2 examples has", None),
+    (lambda: own(metric=lambda o, y: "good"), "raised TypeError", TypeError),
+    (lambda: own(metric=lambda o, y: None), "returns a NoneType; one array", None),
+    (lambda: own(metric=lambda o, y: (y, y)), "returns a tuple; one array", None),
+    (
+        lambda: own(metric=lambda o, y: 1j * y),
+        "has values of dtype complex64; real numbers are needed.",
+        None,
+    ),
+    (
+        lambda: own(loss=lambda o, y: o.argmax(-1) - y),
+        "has values of dtype int32; real numbers are needed.",
+        None,
+    ),
+    (
+        lambda: make_task(nn.Dense(3), X, (X, Y), target=0.9),
+        "train of type ndarray must be a pair (inputs, labels).",
+        None,
+    ),
+    (
+        lambda: task_of(nn.Dense(3), {"a": X}),
+        "train inputs of type dict are not one array of real numbers.",
+        None,
+    ),
+    (
+        lambda: task_of(nn.Dense(3), X, [[0], [0, 1]]),
+        "train labels of type list are not one array of real numbers.",
+        None,
+    ),
+    (
+        lambda: compare(
+            task_of((lambda key: {"b": jnp.ones(3)}, lambda p, x: x[:, :3] + p["b"])),
+            quiet=True,
+        ),
+        "the model of task custom has no kernel",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "words", "cause"), FAULTS, ids=[words for _, words, _ in FAULTS]
+)
+def test_a_fault_is_one_sentence_and_keeps_its_cause(call, words, cause):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    message = str(caught.value)
+    assert words in message and "\n" not in message
+    assert message.endswith(".") and not message.endswith("..") and len(message) < 400
+    if cause is None:
+        assert caught.value.__cause__ is None
+    else:
+        assert isinstance(caught.value.__cause__, cause)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_a_model_that_is_not_finite_from_the_start_has_diverged(value, capsys):
+    task = task_of(Broken(lambda x: x * value))
+    options = {**SHORT, "quiet": False}
+    result = compare(task, ["he_normal", "normal"], [0.1], 2, **options)
+    rows = result.runs.to_pylist()
+    assert [row["status"] for row in rows] == ["diverged"] * 4
+    assert all(row["steps_to_target"] is None for row in rows)
+    assert [summary.diverged for summary in result.ranking()] == [2, 2]
+    printed = capsys.readouterr().out
+    assert "2/2" in printed and "no scheme reaches the target" in printed
