@@ -280,12 +280,17 @@ def _check(task: Task, named: str) -> None:
     with _explained(f"{named} in training", inputs=x, labels=y):
         gradient = jax.grad(trained, has_aux=True)
         _, after = jax.eval_shape(gradient, params, state, x, y, key)
-    alike = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
-    if alike(state) != alike(after):
+    if _form(state) != _form(after):
         raise ValueError(
             f"{named} returns a state of other structure, shapes or dtypes than it was "
             "given; a step must keep them."
         )
+
+
+def _form(tree: Any) -> tuple[Any, ...]:
+    """The structure, shapes and dtypes of a tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def _check_params(named: str, params: Any) -> None:
