@@ -27,7 +27,7 @@ def checked(split: str, x: Any, y: Any, *, classes: bool) -> Split:
         y: labels, one an example.
         classes: whether labels are classes, integers from 0.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = _array(split, "inputs", x), _array(split, "labels", y)
     if x.ndim == 0 or y.ndim == 0 or not len(x) == len(y) > 0:
         raise ValueError(
             f"{split} has {x.size if x.ndim == 0 else len(x)} inputs and "
@@ -45,6 +45,19 @@ def checked(split: str, x: Any, y: Any, *, classes: bool) -> Split:
             f"{split} labels start at {y.min()}; classes are numbered from 0."
         )
     return x, y
+
+
+def _array(split: str, what: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # lists of several lengths
+        array = np.empty((), object)
+    if array.dtype == object:
+        raise ValueError(
+            f"{split} {what} of type {type(values).__name__} are not one array of real "
+            "numbers."
+        )
+    return array
 
 
 def _numbers(split: str, what: str, array: np.ndarray) -> np.ndarray:

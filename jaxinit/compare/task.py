@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,7 +19,7 @@ from jaxinit import _checks
 from jaxinit._types import Array
 from jaxinit.compare import data
 from jaxinit.compare.devices import use_all_cores
-from jaxinit.compare.models import Model, as_model
+from jaxinit.compare.models import Model, as_model, what_was_raised
 
 Scores: TypeAlias = Callable[[Any, Array], Array]
 """`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
@@ -119,9 +120,10 @@ def make_task(
     """A task from one's own model and data.
 
     Args:
-        model: a Linen or NNX module, a function from `nnx.Rngs` to an NNX module, or
-            a pair `(init, apply)`; it maps inputs (batch, ...) to outputs, such as
-            logits (batch, classes).
+        model: a module of Flax Linen, Flax NNX or Equinox, a function that makes one of
+            the latter two, a transformed function of Haiku, or a pair `(init, apply)`;
+            see `as_model`. It maps inputs (batch, ...) to outputs, such as logits
+            (batch, classes); a module of Equinox maps one example.
         train: `(inputs, labels)`, arrays of equal length; for "cross_entropy", labels
             are integers from 0.
         valid: the same, for validation.
@@ -144,7 +146,9 @@ def make_task(
 
     Raises:
         ValueError: lengths differ, data hold NaN or infinity, labels are out of
-            range, or the model's outputs do not fit the labels.
+            range, the model's outputs do not fit the labels, or the model, the loss or
+            the metric raises; its exception is then the cause.
+        TypeError: the model is none that `as_model` knows.
 
     Example:
         >>> import numpy as np
@@ -170,8 +174,8 @@ def make_task(
     if metric is accuracy and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be an accuracy in (0, 1].")
     classes = loss is cross_entropy or metric is accuracy
-    x_train, y_train = data.checked("train", *train, classes=classes)
-    x_valid, y_valid = data.checked("valid", *valid, classes=classes)
+    x_train, y_train = data.checked("train", *_two("train", train), classes=classes)
+    x_valid, y_valid = data.checked("valid", *_two("valid", valid), classes=classes)
     for what, ours, theirs in (
         ("inputs", x_train, x_valid),
         ("labels", y_train, y_valid),
@@ -195,8 +199,20 @@ def make_task(
         metric_name,
         direction,
     )
-    _check_outputs(task)
+    called = getattr(model, "__name__", type(model).__name__)
+    _check(task, "the model" if type(model) is tuple else f"the model {called}")
     return task
+
+
+def _two(split: str, pair: Any) -> tuple[Any, Any]:
+    try:
+        x, y = pair
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"make_task: {split} of type {type(pair).__name__} must be a pair (inputs, "
+            "labels)."
+        ) from None
+    return x, y
 
 
 def _loss(loss: str | Scores) -> tuple[Scores, str]:
@@ -228,22 +244,90 @@ def _metric(
     return metric, name, direction
 
 
-def _check_outputs(task: Task) -> None:
-    """Raise unless outputs, labels, loss and metric fit each other."""
+@contextlib.contextmanager
+def _explained(what: str, **given: Any) -> Iterator[None]:
+    """Turn what is raised inside into a sentence: whose fault it is, given what."""
+    try:
+        yield
+    except Exception as error:
+        listed = " and ".join(
+            f"{name} of shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
+            for name, value in given.items()
+            if hasattr(value, "shape")
+        )
+        given_these = f", given {listed}," if listed else ""
+        raise ValueError(
+            f"{what}{given_these} raised {what_was_raised(error)}."
+        ) from error
+
+
+def _check(task: Task, named: str) -> None:
+    """Raise unless the model can be trained: all of it is traced, nothing computed."""
     key, x, y = jax.random.key(0), task.x_train[:2], task.y_train[:2]
+    init, apply = task.model
 
-    def outputs(key: Any) -> Any:
-        params, state = task.model.init(key, x)
-        return task.model.apply(params, state, x, key, False)[0]
+    def evaluated(params: Any, state: Any, x: Any, key: Any) -> Any:
+        return apply(params, state, x, key, False)[0]
 
-    count = len(x)
-    out = jax.eval_shape(outputs, key)
-    shape = jax.tree.map(lambda leaf: leaf.shape, out)
-    if task.loss is cross_entropy or task.metric is accuracy:
+    def trained(params: Any, state: Any, x: Any, y: Any, key: Any) -> Any:
+        outputs, state = apply(params, state, x, key, True)
+        return task.loss(outputs, y).mean(), state
+
+    with _explained(named, inputs=x):
+        params, state = jax.eval_shape(init, key, x)
+    _check_params(named, params)
+    with _explained(named, inputs=x):
+        out = jax.eval_shape(evaluated, params, state, x, key)
+    _check_shapes(task, named, out)
+    _check_scores(task, out)
+    with _explained(f"{named} in training", inputs=x, labels=y):
+        gradient = jax.grad(trained, has_aux=True)
+        _, after = jax.eval_shape(gradient, params, state, x, y, key)
+    if _form(state) != _form(after):
+        raise ValueError(
+            f"{named} returns a state of other structure, shapes or dtypes than it was "
+            "given; a step must keep them."
+        )
+
+
+def _form(tree: Any) -> tuple[Any, ...]:
+    """The structure, shapes and dtypes of a tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def _check_params(named: str, params: Any) -> None:
+    """Raise unless there are parameters, and all of them real numbers."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"{named} has no parameters, so that no scheme can start it.")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{named} has a parameter {name} of dtype {leaf.dtype}; only real "
+                "numbers are trained, so keep it elsewhere."
+            )
+
+
+def _check_shapes(task: Task, named: str, out: Any) -> None:
+    """Raise unless the outputs are what a built-in loss or metric takes."""
+    y = task.y_train[:2]
+    count = len(y)
+    classes = task.loss is cross_entropy or task.metric is accuracy
+    if not classes and task.loss is not squared_error:
+        return
+    if not hasattr(out, "shape"):
+        raise ValueError(
+            f"{named} returns a {type(out).__name__}; one array is needed, or a loss "
+            "and a metric of one's own that take it."
+        )
+    shape = out.shape
+    if classes:
         if len(shape) != y.ndim + 1 or shape[:-1] != y.shape:
             wanted = ", ".join(map(str, (*y.shape, "classes")))
             raise ValueError(
-                f"the model maps {count} inputs to shape {shape}; logits of shape "
+                f"{named} maps {count} inputs to shape {shape}; logits of shape "
                 f"({wanted}) are needed."
             )
         highest = max(task.y_train.max(), task.y_valid.max())
@@ -254,13 +338,35 @@ def _check_outputs(task: Task) -> None:
             )
     if task.loss is squared_error and shape != y.shape:
         raise ValueError(
-            f"the model maps {count} inputs to shape {shape}, but their labels have "
+            f"{named} maps {count} inputs to shape {shape}, but their labels have "
             f"shape {y.shape}; squared errors need one shape."
         )
-    for name, function in (("loss", task.loss), ("metric", task.metric)):
-        scores = jax.eval_shape(function, out, y)
+
+
+def _check_scores(task: Task, out: Any) -> None:
+    """Raise unless loss and metric give a number, or some, for each example."""
+    y = task.y_train[:2]
+    count = len(y)
+    for what, called, function in (
+        ("loss", task.loss_name, task.loss),
+        ("metric", task.metric_name, task.metric),
+    ):
+        named = f"the {what} {called}" if called != what else f"the {what}"
+        with _explained(named, outputs=out, labels=y):
+            scores = jax.eval_shape(function, out, y)
+        if not hasattr(scores, "shape"):
+            raise ValueError(
+                f"{named} returns a {type(scores).__name__}; one array with a value "
+                f"for each example, of shape ({count}, ...), is needed."
+            )
         if scores.ndim == 0 or len(scores) != count:
             raise ValueError(
-                f"the {name} of {count} examples has shape {scores.shape}; a value for "
+                f"{named} of {count} examples has shape {scores.shape}; a value for "
                 f"each example, of shape ({count}, ...), is needed."
+            )
+        real = jnp.issubdtype(scores.dtype, jnp.floating)
+        whole = jnp.issubdtype(scores.dtype, jnp.integer) or scores.dtype == bool
+        if not real and (what == "loss" or not whole):
+            raise ValueError(
+                f"{named} has values of dtype {scores.dtype}; real numbers are needed."
             )
