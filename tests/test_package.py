@@ -33,6 +33,7 @@ ROOMS = [
     "compare.models",
     "compare.networks",
     "compare.data",
+    "compare.streams",
     "compare.task",
     "compare.tasks",
     "compare.train",

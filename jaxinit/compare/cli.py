@@ -65,6 +65,8 @@ def compare_command(
     processes: int | None = None,
     process_index: int | None = None,
     out: pathlib.Path | None = None,
+    tensorboard: pathlib.Path | None = None,
+    wandb: str | None = None,
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Train a task from every scheme at every learning rate and seed, side by side.
@@ -115,6 +117,8 @@ def compare_command(
         out: folder for the results; results/NAME by default. A folder with runs of
             the same task and settings is added to; other results are never
             overwritten.
+        tensorboard: folder for event files that TensorBoard shows while it trains.
+        wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
     """
     if platform is not None:
@@ -157,6 +161,8 @@ def compare_command(
         strategy=strategy,
         shard=None if shard is None else _part(shard),
         out=pathlib.Path("results", name) if out is None else out,
+        tensorboard=tensorboard,
+        wandb=wandb,
         quiet=quiet,
     )
 
@@ -317,7 +323,7 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"jaxinit: {error}", file=sys.stderr, flush=True)
         # An ordinary exit would wait minutes for the processes that are gone.
         os._exit(1)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

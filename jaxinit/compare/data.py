@@ -217,7 +217,7 @@ def teacher(inputs: int, outputs: int) -> tuple[Split, Split]:
 
 
 _SKLEARN = ("digits", "wine", "breast_cancer", "diabetes")
-_LABELS = ("label", "labels", "target", "class", "y")
+LABELS = ("label", "labels", "target", "class", "y")
 _VALID = ("validation", "valid", "test")
 
 
@@ -301,11 +301,11 @@ def _hugging_face(name: str) -> tuple[Split, Split]:
 def _columns(name: str, part: Any) -> Split:
     """Labels, and all other columns: one as it is, or numbers side by side."""
     columns = dict(part.with_format("numpy")[:])
-    label = next((each for each in _LABELS if each in columns), None)
+    label = next((each for each in LABELS if each in columns), None)
     if label is None or len(columns) < 2:
         raise ValueError(
             f"data='hf:{name}' has the columns {sorted(columns)}; one of "
-            f"{', '.join(_LABELS)} is needed beside the inputs."
+            f"{', '.join(LABELS)} is needed beside the inputs."
         )
     y = np.asarray(columns.pop(label))
     inputs = [np.asarray(column) for column in columns.values()]

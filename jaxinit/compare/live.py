@@ -10,14 +10,11 @@ import pathlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
-from jaxinit.compare.train import Metrics, diverged
-
-Run: TypeAlias = tuple[str, float, int]
-"""Scheme, learning rate and seed."""
+from jaxinit.compare.train import Metrics, Run, diverged
 
 _COUNT = itertools.count()
 """Of the event files of this process, so that no two have one name."""

@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,13 @@ from jaxinit.compare.train import (
     Config,
     Hparams,
     Metrics,
+    Run,
     diverged,
     make_trainer,
     source_of,
 )
 
 LOG = logging.getLogger("jaxinit")
-
-Run: TypeAlias = tuple[str, float, int]
-"""Scheme, learning rate and seed."""
 
 WORTH_MEASURING = 30_000
 """Optimizer steps of all runs above which strategies are measured first."""

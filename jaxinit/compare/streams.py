@@ -15,9 +15,9 @@ Batch: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 def is_stream(train: Any) -> bool:
     """Whether training data are batches to come, and not a pair of arrays."""
-    return not isinstance(train, (tuple, list)) and (
-        callable(train) or isinstance(train, Iterable)
-    )
+    if isinstance(train, (tuple, list, str, Mapping)) or hasattr(train, "shape"):
+        return False
+    return callable(train) or isinstance(train, Iterable)
 
 
 def endless(

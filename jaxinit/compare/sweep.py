@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,15 +15,15 @@ import pyarrow as pa
 from jaxinit import _checks
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
-from jaxinit.compare import cluster, report, sequential, stats, store
+from jaxinit.compare import cluster, live, report, sequential, stats, store
 from jaxinit.compare.checkpoints import Checkpoints, Unfinished
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import STRATEGIES, Strategy
-from jaxinit.compare.runs import Run, Runs, run_id, versions
+from jaxinit.compare.runs import Runs, run_id, versions
 from jaxinit.compare.starts import Scheme
 from jaxinit.compare.task import Task
 from jaxinit.compare.tasks import parse_task
-from jaxinit.compare.train import Config, Metrics, diverged
+from jaxinit.compare.train import Config, Metrics, Run, diverged
 from jaxinit.tree import TreeScheme
 
 DEFAULT_SCHEMES = (
@@ -49,7 +50,7 @@ def compare(
     *,
     steps: int = 500,
     eval_every: int = 25,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     optimizer: str = "momentum",
     dtype: str = "float32",
     matmul_precision: str = "highest",
@@ -60,6 +61,8 @@ def compare(
     strategy: Strategy | None = None,
     shard: tuple[int, int] | None = None,
     out: str | pathlib.Path | None = None,
+    tensorboard: str | pathlib.Path | None = None,
+    wandb: str | None = None,
     quiet: bool = False,
 ) -> report.Result:
     """Train a task from every scheme at every learning rate and seed, side by side.
@@ -79,7 +82,7 @@ def compare(
         seeds: runs for each scheme and rate, numbered from 0.
         steps: optimizer steps of each run.
         eval_every: steps between two evaluations on the validation data.
-        batch_size: examples in a step.
+        batch_size: examples in a step; None for 64, or for those of a stream's batches.
         optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
         dtype: in what the model computes, "float32" or "bfloat16"; parameters, updates
             and losses are float32.
@@ -102,6 +105,8 @@ def compare(
             of the runs already, only the others are made; unfinished ones go on from
             their last checkpoint, of which there is one a minute. Processes of a
             cluster share the folder.
+        tensorboard: folder for event files that TensorBoard shows while it trains.
+        wandb: project of Weights & Biases for the same.
         quiet: neither progress nor table on the screen.
 
     Returns:
@@ -111,6 +116,8 @@ def compare(
         ValueError: a setting is out of range.
         TypeError: a scheme is no scheme.
         FileExistsError: `out` holds something else, or runs of other settings.
+        ModuleNotFoundError: tensorboardX or wandb is not installed.
+        ConnectionError: another process of a cluster is gone.
 
     Example:
         >>> from jaxinit.compare import compare, digits_mlp
@@ -127,7 +134,7 @@ def compare(
     config = Config(
         steps,
         eval_every,
-        batch_size,
+        _batch_size(task, batch_size),
         optimizer,
         dtype,
         matmul_precision,
@@ -161,20 +168,14 @@ def compare(
     most = tuning_seeds + seeds * max(1, until_sure)
     make_runs = functools.partial(Runs, task, config, named, most)
     quiet = quiet or cluster.index() > 0  # the first process speaks for all
-    sweep = _Sweep(task, config, make_runs, strategy, part, out, quiet)
-    tuning = range(tuning_seeds or seeds)
-    table = sweep.make(settings, _grid(named, rates, tuning))
-    for _ in range(EXTENSIONS if extend_grid else 0):
-        grown = _extended(_of(table, named, rates, tuning), rates)
-        if grown == rates:
-            break
-        rates = grown
-        settings["learning_rates"] = rates
-        table = sweep.make(settings, _grid(named, rates, tuning))
-    if tuning_seeds:
-        ranking = stats.rank(_of(table, named, rates, tuning))
-        best = {summary.scheme: summary.learning_rate for summary in ranking}
-        table = _scored(sweep, settings, best, seeds, max(1, until_sure))
+    with _live(tensorboard, wandb, settings) as writers:
+        sweep = _Sweep(task, config, make_runs, strategy, part, out, writers, quiet)
+        tuning = range(tuning_seeds or seeds)
+        table, rates = _tuned(sweep, settings, tuning, extend_grid)
+        if tuning_seeds:
+            ranking = stats.rank(_of(table, named, rates, tuning))
+            best = {summary.scheme: summary.learning_rate for summary in ranking}
+            table = _scored(sweep, settings, best, seeds, max(1, until_sure))
     result = report.Result(table, settings, time.perf_counter() - began)
     if part[1] > 1:
         return result  # a part alone makes no ranking
@@ -183,6 +184,21 @@ def compare(
     if not quiet:
         result.show()
     return result
+
+
+def _tuned(
+    sweep: _Sweep, settings: dict[str, Any], seeds: range, extend_grid: bool
+) -> tuple[pa.Table, list[float]]:
+    """All schemes at all rates of the grid, which may grow, and the grid."""
+    schemes, rates = list(settings["schemes"]), list(settings["learning_rates"])
+    table = sweep.make(settings, _grid(schemes, rates, seeds))
+    for _ in range(EXTENSIONS if extend_grid else 0):
+        grown = _extended(_of(table, schemes, rates, seeds), rates)
+        if grown == rates:
+            break
+        rates = settings["learning_rates"] = grown
+        table = sweep.make(settings, _grid(schemes, rates, seeds))
+    return table, rates
 
 
 def _grid(schemes: Iterable[str], rates: Sequence[float], seeds: range) -> list[Run]:
@@ -260,9 +276,11 @@ class _Sweep:
         strategy: Strategy | None,
         part: tuple[int, int],
         out: str | pathlib.Path | None,
+        writers: Sequence[live.Live],
         quiet: bool,
     ) -> None:
         self._task, self._config, self._part = task, config, part
+        self._writers = writers
         self._out = None if out is None else pathlib.Path(out)
         self._quiet = quiet
         self._strategy: Strategy | None = strategy
@@ -318,6 +336,8 @@ class _Sweep:
             def show(step: int, runs: Sequence[Run], metrics: Metrics) -> None:
                 share = step / self._config.steps * len(runs)
                 bar.show(share, int(diverged(metrics).sum()))
+                for writer in self._writers:
+                    writer.log(step, runs, metrics)
 
             while pending:
                 names, at = _next_chunk(pending, unfinished, self._runs.width)
@@ -371,6 +391,37 @@ def _checked_part(shard: tuple[int, int] | None) -> tuple[int, int]:
 def _in_part(name: str, part: tuple[int, int]) -> bool:
     """Whether a run belongs to a part of the sweep: by its name, so for ever."""
     return int(name, 16) % part[1] == part[0]
+
+
+@contextlib.contextmanager
+def _live(
+    tensorboard: str | pathlib.Path | None,
+    wandb: str | None,
+    settings: Mapping[str, Any],
+) -> Iterator[list[live.Live]]:
+    """What takes the curves as they come; in a cluster, of the first process."""
+    writers: list[live.Live] = []
+    if tensorboard is not None and cluster.index() == 0:
+        writers.append(live.tensorboard(tensorboard))
+    if wandb is not None and cluster.index() == 0:
+        writers.append(live.wandb(wandb, settings))
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def _batch_size(task: Task, batch_size: int | None) -> int:
+    if task.batches is None:
+        return 64 if batch_size is None else batch_size
+    given = len(task.x_train)
+    if batch_size not in (None, given):
+        raise ValueError(
+            f"compare: batch_size={batch_size}, but the batches of task {task.name} "
+            f"have {given} examples; leave it out."
+        )
+    return given
 
 
 def _named_schemes(schemes: Sequence[Scheme | str]) -> dict[str, Scheme]:

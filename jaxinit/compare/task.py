@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -17,7 +17,7 @@ import optax
 
 from jaxinit import _checks
 from jaxinit._types import Array
-from jaxinit.compare import data
+from jaxinit.compare import data, streams
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.models import Model, as_model, what_was_raised
 
@@ -108,7 +108,7 @@ LOSSES: Mapping[str, Scores] = {
 
 def make_task(
     model: Any,
-    train: tuple[Any, Any],
+    train: tuple[Any, Any] | Callable[[], Iterable[Any]] | Iterable[Any],
     valid: tuple[Any, Any],
     *,
     target: float,
@@ -125,8 +125,10 @@ def make_task(
             see `as_model`. It maps inputs (batch, ...) to outputs, such as logits
             (batch, classes); a module of Equinox maps one example.
         train: `(inputs, labels)`, arrays of equal length; for "cross_entropy", labels
-            are integers from 0.
-        valid: the same, for validation.
+            are integers from 0. Or batches, where the data do not fit on a device: an
+            object to iterate over again and again, or a function that makes an
+            iterator; see `streams.endless`. All runs then share each batch.
+        valid: `(inputs, labels)` for validation, arrays.
         target: value of the metric on the validation data at which a run counts as
             converged; in (0, 1] for "accuracy".
         name: the name that results carry.
@@ -174,7 +176,13 @@ def make_task(
     if metric is accuracy and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be an accuracy in (0, 1].")
     classes = loss is cross_entropy or metric is accuracy
-    x_train, y_train = data.checked("train", *_two("train", train), classes=classes)
+    batches = None
+    if streams.is_stream(train):
+        batches = streams.endless(train, classes=classes)
+        x_train, y_train = next(batches())
+    else:
+        pair = _two("train", train)
+        x_train, y_train = data.checked("train", *pair, classes=classes)
     x_valid, y_valid = data.checked("valid", *_two("valid", valid), classes=classes)
     for what, ours, theirs in (
         ("inputs", x_train, x_valid),
@@ -198,6 +206,7 @@ def make_task(
         loss_name,
         metric_name,
         direction,
+        batches,
     )
     called = getattr(model, "__name__", type(model).__name__)
     _check(task, "the model" if type(model) is tuple else f"the model {called}")

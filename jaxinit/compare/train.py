@@ -28,6 +28,9 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 """Optimizers by name, each a function of the learning rate, which may be traced."""
 
 
+Run: TypeAlias = tuple[str, float, int]
+"""Scheme, learning rate and seed: what a run is within its sweep."""
+
 DTYPES = ("float32", "bfloat16")
 """In what a model may compute."""
 
