@@ -22,6 +22,10 @@ Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
 `(key, params, apply, batch) -> params`."""
 
 
+Draw: TypeAlias = Callable[[Key, dict[str, Any], Any], Any]
+"""`(key, own, state) -> params`: `own` has values of the model's own start by path."""
+
+
 class Starts:
     """Initial parameters by scheme and seed, drawn when they are asked for.
 
@@ -45,8 +49,8 @@ class Starts:
         self._model, self._batch = task.model, (x, y)
         abstract = jax.eval_shape(self._model.init, jax.random.key(0), x)
         self.shapes = abstract[0]
-        leaves, self._rebuild = leaves_of(abstract[0])
-        found = layers_of(leaves, abstract[0], self._outputs, (abstract[1], x))
+        self._leaves, self._rebuild = leaves_of(abstract[0])
+        found = layers_of(self._leaves, abstract[0], self._outputs, (abstract[1], x))
         if not kernels(found):
             raise ValueError(
                 f"compare: the model of task {task.name} has no kernel: no parameter "
@@ -54,15 +58,24 @@ class Starts:
             )
         self.convolved = any(layer.kind == "conv" for layer in found)
         self.seconds: dict[str, float] = {}
-        self._draws = {
-            name: self._draw_of(scheme, leaves, found)
-            for name, scheme in schemes.items()
-        }
-        self._scales = _scales(schemes, config, leaves, self._rebuild, found)
+        self._draws: dict[str, Draw] = {}
+        kept: set[str] = set()  # what schemes leave, or see, of the model's own start
+        for name, scheme in schemes.items():
+            self._draws[name], leaves = self._draw_of(scheme, found)
+            kept |= leaves
+        self._scales = _scales(schemes, config, self._leaves, self._rebuild, found)
         self._keys, self.training_keys = seed_keys(seeds)
-        # Not under jit: op by op, models and schemes share what JAX has compiled.
-        own, states = jax.vmap(lambda key: self._model.init(key, x))(self._keys)
-        self._own, self._states = _on_host(own), _on_host(states)
+
+        def own(key: Key) -> tuple[dict[str, Any], Any]:
+            params, state = self._model.init(key, x)
+            values = {leaf.path: leaf.value for leaf in leaves_of(params)[0]}
+            return {path: values[path] for path in kept}, state
+
+        start = jax.vmap(own)
+        if len(kept) < len(self._leaves):
+            start = jax.jit(start)  # leaves out what is not kept
+        # Else op by op, as models and schemes then share what is compiled already.
+        self._own, self._states = map(_on_host, start(self._keys))
         self._drawn: dict[tuple[str, int], Any] = {}
 
     def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any, Any]:
@@ -97,25 +110,27 @@ class Starts:
         self.seconds[scheme] = min(spent, self.seconds.get(scheme, spent))
         return _on_host(params)
 
-    def _draw_of(
-        self, scheme: Scheme, leaves: Any, found: Sequence[Layer]
-    ) -> Callable[[Key, Any, Any], Any]:
-        """`(key, params, state) -> params` of a scheme, from the model's own start."""
+    def _draw_of(self, scheme: Scheme, found: Sequence[Layer]) -> tuple[Draw, set[str]]:
+        """How a scheme draws, and of which leaves it needs the model's own values."""
         if isinstance(scheme, (Initializer, TreeScheme)):
-            choices = choose(leaves, found, scheme, abstract=False)
+            choices = choose(self._leaves, found, scheme, abstract=False)
 
-            def by_rules(key: Key, params: Any, state: Any) -> Any:
-                values, _ = leaves_of(params)
-                return self._rebuild(draw(key, values, choices, scheme))
+            def by_rules(key: Key, own: dict[str, Any], state: Any) -> Any:
+                leaves = [
+                    leaf._replace(value=own.get(leaf.path, leaf.value))
+                    for leaf in self._leaves
+                ]
+                return self._rebuild(draw(key, leaves, choices, scheme))
 
-            return by_rules
+            return by_rules, {p for p, each in choices.items() if each.init is None}
 
         @jax.jit
-        def by_function(key: Key, params: Any, state: Any) -> Any:
+        def by_function(key: Key, own: dict[str, Any], state: Any) -> Any:
+            params = self._rebuild([own[leaf.path] for leaf in self._leaves])
             apply = lambda params, x: self._outputs(params, state, x)  # noqa: E731
             return scheme(key, params, apply, self._batch)
 
-        return by_function
+        return by_function, {leaf.path for leaf in self._leaves}
 
     def _outputs(self, params: Any, state: Any, x: Any) -> Any:
         return self._model.apply(params, state, x, jax.random.key(0), False)[0]
