@@ -15,9 +15,18 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from jaxinit.compare import cli, load_result, load_results, protocol, store, style
+from jaxinit.compare import (
+    cli,
+    load_result,
+    load_results,
+    protocol,
+    store,
+    style,
+    verdict,
+)
 from jaxinit.compare import table as tables
 from jaxinit.compare.report import Result
 from jaxinit.compare.results import Results
@@ -47,7 +56,10 @@ def settings(schemes, rates=(0.1,), seeds=4, **more):
     }
 
 
-def run(scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=0.1):
+def run(
+    scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=0.1,
+    costs=(None, None),
+):  # fmt: skip
     """A run that reaches the target at `steps`; None misses it, "diverged" diverges."""
     gone = steps == "diverged"
     when = list(range(0, STEPS + 1, EVERY))
@@ -68,13 +80,17 @@ def run(scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=
         "train_loss": [2.0, *(bad or 0.1 + 1 / (1 + step) for step in when[1:])],
         "valid_loss": [2.0, *(bad or 0.2 + 1 / (1 + step) for step in when[1:])],
         "valid_accuracy": [0.1, *(bad or final for _ in when[1:])],
+        "init_seconds": costs[0],
+        "step_seconds": costs[1],
     }
 
 
-def result(times, rate=0.1, **more):
-    """A sweep from scheme -> times by seed, at one rate."""
+def result(times, rate=0.1, inits=(), **more):
+    """A sweep from scheme -> times by seed, at one rate, starts drawn in `inits`."""
+    inits = dict(inits)
+    costs = {scheme: (inits.get(scheme), 0.001 if inits else None) for scheme in times}
     rows = [
-        run(scheme, seed, steps, rate, more.get("task"))
+        run(scheme, seed, steps, rate, more.get("task"), costs=costs[scheme])
         for scheme, each in times.items()
         for seed, steps in enumerate(each)
     ]
@@ -176,6 +192,44 @@ def test_cells():
     assert dead["div."].text == "4/4" and dead["x faster"].text.startswith("≤0.")
 
 
+def test_times_count_the_start_in_and_say_where_they_turn_the_order():
+    swept = result({"slow": SLOW, "fast": FAST}, inits={"slow": 0.002, "fast": 1.5})
+    found = swept.judge()
+    first, second = (tables.cells(r, found, swept.settings)["time"] for r in found.rows)
+    assert (first.text, first.value) == ("1.52 s", pytest.approx(1.52))
+    assert second.text == "52.0 ms"  # 50 steps of 1 ms and 2 ms for the start
+    assert (
+        "With the drawing of the start counted in, slow reaches the target after "
+        "52.0 ms and fast after 1.52 s (medians), the other way round than in steps."
+    ) in found.notes
+    assert found.rows[0].summary.scheme == "fast"  # ratio and rank are of steps
+    (words,) = [w for w in protocol.words(swept.settings, swept.runs) if "Times:" in w]
+    assert "for every step 1.00 ms" in words and "on 1 x cpu" not in words
+    assert swept.summary()["ranking"][1]["seconds_to_target"]["low"] == 0.042
+    assert '<th scope="col"><button type="button">time' in swept._repr_html_()
+
+
+def test_times_that_keep_the_order_or_are_not_known_need_no_word():
+    cheap = result({"slow": SLOW, "fast": FAST}, inits={"slow": 0.01, "fast": 0.01})
+    assert not any("counted in" in note for note in cheap.judge().notes)
+    old = result({"slow": SLOW, "fast": FAST})
+    cells = tables.cells(old.judge().rows[0], old.judge(), old.settings)
+    assert "time" not in cells and "Times:" not in str(
+        protocol.words(old.settings, old.runs)
+    )
+
+
+DURATIONS = {
+    0.0: "0.00 us", 9.994e-6: "9.99 us", 0.0009996: "1.00 ms", 0.0457: "45.7 ms",
+    0.9999: "1.00 s", 9.996: "10.0 s", 99.96: "100 s", 12345.0: "12345 s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", DURATIONS)
+def test_durations_have_three_digits(seconds):
+    assert verdict.duration(seconds) == DURATIONS[seconds]
+
+
 def test_ranks_show_their_intervals():
     swept = result({"a": [10, 20, 30, 40], "b": [20, 10, 40, 30]})
     found = swept.judge()
@@ -229,11 +283,14 @@ def test_missing_rates_are_named(capsys):
 
 
 @pytest.mark.parametrize("width", [72, 80, 100, 140])
-def test_the_table_fits_the_screen(width, capsys, monkeypatch):
+@pytest.mark.parametrize("timed", [False, True])
+def test_the_table_fits_the_screen(width, timed, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     name = "orthogonal(scale=1.4142)"
-    result({name: [50, 60, None, None], "he_normal()": FAST}).show()
+    inits = {name: 12.3456, "he_normal()": 0.00123} if timed else {}
+    result({name: [50, 60, None, None], "he_normal()": FAST}, inits=inits).show()
     lines = capsys.readouterr().out.splitlines()
+    assert timed == any(" time " in line for line in lines)
     assert max(map(len, lines)) <= width and "…" not in "".join(lines)
     assert width < 80 or any(name in line for line in lines)
 
@@ -446,6 +503,16 @@ def test_two_sweeps_over_one_task_go_side_by_side(tmp_path, capsys):
     assert "holds no report" in capsys.readouterr().err
 
 
+def test_seconds_of_two_machines_are_not_put_side_by_side(tmp_path):
+    times, inits = {"he_normal()": FAST}, {"he_normal()": 0.1}
+    a = store_of(tmp_path / "a", result(times, inits=inits))
+    there = {"zeros()": SLOW}, {"zeros()": 0.1}
+    b = store_of(tmp_path / "b", result(there[0], inits=there[1]))
+    c = store_of(tmp_path / "c", result(there[0], inits=there[1], device="1 x gpu"))
+    assert tables.timed(load_results(a, b).judge())
+    assert not tables.timed(load_results(a, c).judge())
+
+
 def test_one_scheme_with_two_numbers_is_named_twice(tmp_path):
     rows = [run("he_normal()", seed, 40, version="1") for seed in range(4)]
     other = Result(
@@ -539,14 +606,19 @@ def test_bad_input_in_one_sentence(kind, tmp_path, capsys):
     assert message.startswith("jaxinit: ") and message.endswith(".\n")
 
 
-def test_a_sweep_from_before_other_losses(tmp_path):
+def test_a_sweep_from_before_other_losses_and_seconds(tmp_path):
     folder = tmp_path / "old"
     store_of(folder, result({"a": FAST, "b": SLOW}))
+    for file in (folder / "runs").iterdir():
+        rows = pq.read_table(file)
+        pq.write_table(rows.drop_columns(["init_seconds", "step_seconds"]), file)
     old = settings(["a", "b"])
     for name in ("loss_name", "metric_name", "direction", "versions", "device"):
         del old[name]
     (folder / "sweep.json").write_text(json.dumps(old))
     assert cli.run(["report", str(folder), "--quiet"]) == 0
+    assert ">time<" not in (folder / "report.html").read_text()
+    assert load_result(folder).judge().rows[0].summary.seconds_to_target is None
 
 
 def test_one_seed_is_a_report_without_intervals(tmp_path, capsys):

@@ -15,9 +15,13 @@ from jaxinit.compare.store import SCHEMA
 INF, NAN = math.inf, math.nan
 
 
-def runs(*rows):
-    """Rows (scheme, rate, seed, steps or None, final loss), an inf loss diverged."""
+def runs(*rows, seconds=(), step_seconds=()):
+    """Rows (scheme, rate, seed, steps or None, final loss), an inf loss diverged.
+
+    `seconds` are a scheme's to draw a start, `step_seconds` a run's for a step.
+    """
     columns = {name: [] for name in SCHEMA.names}
+    seconds, step_seconds = dict(seconds), list(step_seconds)
     for scheme, rate, seed, steps, loss in rows:
         values = {
             "run_id": f"{scheme}{rate}{seed}",
@@ -31,7 +35,9 @@ def runs(*rows):
             "final_valid_loss": loss + 1,
             "final_valid_accuracy": 0.5,
             "best_valid_accuracy": 0.6,
-            **{name: [] for name in SCHEMA.names[11:]},
+            **{name: [] for name in SCHEMA.names[11:15]},
+            "init_seconds": seconds.get(scheme),
+            "step_seconds": None if not seconds else step_seconds.pop(0),
         }
         for name, value in values.items():
             columns[name].append(value)
@@ -75,6 +81,22 @@ def test_a_miss_counts_as_never_and_a_diverged_run_as_worst():
     assert (a.reached, a.seeds, a.diverged, a.runs) == (2, 3, 1, 9)
     assert a.final_train_loss == (0.2, 0.2, 0.2)
     assert a.final_valid_loss.median == pytest.approx(1.2)
+
+
+def test_seconds_are_of_the_start_and_of_steps_that_cost_every_scheme_alike():
+    table = runs(
+        *[("a", 0.1, seed, steps, 0.1) for seed, steps in enumerate((10, 20, None))],
+        *[("b", 0.1, seed, 40, 0.1) for seed in range(3)],
+        ("c", 0.1, 0, 0, 0.1),
+        seconds={"a": 5.0, "b": 0.25},
+        step_seconds=[0.1, 0.1, NAN, 0.2, 0.3, 0.3, None],
+    )
+    assert stats.costs(table) == {"a": (5.0, 0.2), "b": (0.25, 0.2)}
+    for c, a, b in (stats.rank(table), stats.fixed(table, 0.1)):
+        assert a.seconds_to_target == (9, 9, INF)
+        assert b.seconds_to_target == pytest.approx((8.25, 8.25, 8.25))
+        assert c.seconds_to_target is None  # nobody noted it
+    assert stats.rank(tuning_table())[0].seconds_to_target is None
 
 
 def test_quartiles_are_observed_values():

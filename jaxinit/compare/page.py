@@ -72,14 +72,13 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
     """Everything on one sweep but whom to cite."""
     runs, settings, verdict = sweep.runs, sweep.settings, sweep.verdict
     notes = "".join(f"<li>{_(note)}</li>" for note in verdict.notes)
-    diverged = runs["status"].to_pylist().count("diverged")
     command = protocol.rerun(settings)
     again = (
         f"<pre><code>{_(command)}</code></pre>"
         if command
         else "<p>Task or schemes are a program's own: run that program again.</p>"
     )
-    paragraphs = protocol.words(settings, runs.num_rows, diverged)
+    paragraphs = protocol.words(settings, runs)
     return [
         f'<p class="verdict">{_(verdict.sentence)}</p>',
         f'<ul class="notes">{notes}</ul>',
@@ -174,11 +173,12 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
         )
         body += f"<tr>{cells}</tr>"
     baseline = (
-        "" if verdict.baseline is None else f" x faster: than {verdict.baseline}."
+        "" if verdict.baseline is None else f"x faster: than {verdict.baseline}. "
     )
     caption = (
         f"Steps: median and quartiles over seeds, a miss >{settings['steps']}; mean: "
-        f"within the budget.{baseline} Shown: against it, at 5 % over all pairs. Hits: "
+        f"within the budget. {table.TIME if table.timed(verdict) else ''}"
+        f"{baseline}Shown: against it, at 5 % over all pairs. Hits: "
         "runs that reached the target. Diverged: at all rates, and at its own. In "
         "brackets, 95 % intervals, or quartiles. * at the edge of the grid."
     )

@@ -46,6 +46,7 @@ class SchemeSummary(NamedTuple):
         final_valid_accuracy: fraction; 0 where diverged.
         diverged: diverged runs at all learning rates, of `runs`.
         runs: runs of the scheme.
+        seconds_to_target: as `Cost` says; None in stores that do not know.
     """
 
     scheme: str
@@ -59,6 +60,20 @@ class SchemeSummary(NamedTuple):
     final_valid_accuracy: Quartiles
     diverged: int
     runs: int
+    seconds_to_target: Quartiles | None = None
+
+
+class Cost(NamedTuple):
+    """What the steps of a scheme cost: `init + steps * step` seconds to the target.
+
+    Attributes:
+        init: seconds to draw a start, median over the scheme's runs.
+        step: seconds of a step, median over the runs of all schemes, so that a slow
+            moment of the machine is no scheme's own.
+    """
+
+    init: float
+    step: float
 
 
 class Sensitivity(NamedTuple):
@@ -112,7 +127,7 @@ def rank(runs: pa.Table) -> list[SchemeSummary]:
     choose a rate also score it, which flatters every scheme; `tuned` does not.
     """
     return _fastest_first(
-        _summary(mine, *_best(mine)) for mine in _by_scheme(runs).values()
+        runs, [_summary(mine, *_best(mine)) for mine in _by_scheme(runs).values()]
     )
 
 
@@ -176,7 +191,7 @@ def tuned(runs: pa.Table, tuning_seeds: Iterable[int]) -> list[SchemeSummary]:
             )
         rate, at_edge = _best(by_scheme[scheme])
         summaries.append(_scored("tuned", scoring, mine, scheme, rate, at_edge))
-    return _fastest_first(summaries)
+    return _fastest_first(runs, summaries)
 
 
 def missing_rates(runs: pa.Table) -> dict[str, list[float]]:
@@ -212,9 +227,30 @@ def fixed(runs: pa.Table, learning_rate: float) -> list[SchemeSummary]:
     """
     _one_task("fixed", runs)
     return _fastest_first(
-        _scored("fixed", runs, mine, scheme, learning_rate, at_edge=False)
-        for scheme, mine in _by_scheme(runs).items()
+        runs,
+        [
+            _scored("fixed", runs, mine, scheme, learning_rate, at_edge=False)
+            for scheme, mine in _by_scheme(runs).items()
+        ],
     )
+
+
+def costs(runs: pa.Table) -> dict[str, Cost]:
+    """What each scheme's steps cost on the machine that ran them.
+
+    Args:
+        runs: all of a sweep, with the columns of `store.SCHEMA`.
+
+    Returns:
+        Scheme to cost, without the schemes whose runs do not know it.
+    """
+    step = _median_known(runs, "step_seconds")
+    inits = {
+        scheme: _median_known(mine, "init_seconds")
+        for scheme, mine in _by_scheme(runs).items()
+    }
+    known = {scheme: Cost(init, step) for scheme, init in inits.items()}
+    return {scheme: cost for scheme, cost in known.items() if not np.isnan(sum(cost))}
 
 
 def times(runs: pa.Table, summaries: Sequence[SchemeSummary]) -> dict[str, np.ndarray]:
@@ -567,10 +603,30 @@ def _by_scheme(runs: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def _fastest_first(summaries: Iterable[SchemeSummary]) -> list[SchemeSummary]:
+def _fastest_first(
+    runs: pa.Table, summaries: Iterable[SchemeSummary]
+) -> list[SchemeSummary]:
+    """The summaries in order, and what their steps cost by all runs of the sweep."""
+    known = costs(runs)
+
+    def timed(summary: SchemeSummary) -> SchemeSummary:
+        if summary.scheme not in known:
+            return summary
+        init, step = known[summary.scheme]
+        seconds = Quartiles(*(init + step * each for each in summary.steps_to_target))
+        return summary._replace(seconds_to_target=seconds)
+
     return sorted(
-        summaries, key=lambda s: (s.steps_to_target.median, s.final_train_loss.median)
+        map(timed, summaries),
+        key=lambda s: (s.steps_to_target.median, s.final_train_loss.median),
     )
+
+
+def _median_known(runs: pa.Table, column: str) -> float:
+    """The median of the finite values of a column; NaN where there is none."""
+    values = np.array(runs[column].to_pylist(), dtype=float)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else math.nan
 
 
 def _best(mine: pa.Table) -> tuple[float, bool]:
