@@ -30,6 +30,7 @@ ROOMS = [
     "trace",
     "tree",
     "compare.devices",
+    "compare.provenance",
     "compare.models",
     "compare.networks",
     "compare.data",

@@ -51,6 +51,7 @@ def words(settings: Mapping[str, Any], runs: pa.Table) -> list[str]:
         "or slower is said where p is at most 5 % after Holm's correction for all "
         "pairs; the intervals of ranks hold for all schemes at once, with 95 % "
         "confidence.",
+        *([f"Code: {settings['code']}."] if settings.get("code") else []),
         *(_seconds(settings, cost) for cost in list(stats.costs(runs).values())[:1]),
         "Not seen by few seeds: failures that are rare. A scheme that diverges in one "
         "run of ten shows none in five runs more often than not, so the share of "
