@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from jaxinit.compare import figures, protocol, stats, style, svg, table
 from jaxinit.compare.verdict import Row, Verdict, judge, ranking
@@ -31,7 +31,7 @@ class Sweep(NamedTuple):
 
 
 def page(
-    sweeps: Sequence[Sweep], profile: Figure | None = None, sentence: str = ""
+    sweeps: Sequence[Sweep], profile: Axes | None = None, sentence: str = ""
 ) -> str:
     """The page.
 
@@ -95,10 +95,8 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
     ]
 
 
-def _drawn(
-    runs: pa.Table, settings: Mapping[str, Any]
-) -> dict[str, tuple[Figure, str]]:
-    """Title to figure and caption."""
+def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes, str]]:
+    """Title to axes and caption."""
     found = ranking(runs, settings)
     given = (runs, settings, found)
     target = "Dashed: the target."
@@ -116,18 +114,18 @@ def _drawn(
     return {
         **{
             title: (
-                figures.curves(*given, columns=[column], hover=True),
+                figures.curves(*given, columns=[column], medium="page")[0],
                 f"{band} {more}",
             )
             for title, (column, more) in curves.items()
         },
         "Time to target": (
-            figures.survival(*given, hover=True),
+            figures.survival(*given, medium="page"),
             "The share of runs not yet at the target (Kaplan-Meier), with pointwise "
             "95 % intervals. Lines that coincide are drawn side by side.",
         ),
         "Learning rates": (
-            figures.learning_rates(*given, hover=True),
+            figures.learning_rates(*given, medium="page"),
             "Final training loss at each rate, median and quartiles; a ring is the "
             "rate that the table takes.",
         ),
@@ -138,9 +136,10 @@ def _drawn(
     }
 
 
-def _figures(drawn: Mapping[str, tuple[Figure, str]], prefix: str) -> str:
+def _figures(drawn: Mapping[str, tuple[Axes, str]], prefix: str) -> str:
     parts = []
-    for i, (title, (figure, caption)) in enumerate(drawn.items()):
+    for i, (title, (axes, caption)) in enumerate(drawn.items()):
+        figure = style.figure_of(axes)
         figure.suptitle("")
         image = svg.inline(figure, f"{prefix}f{i}", title)
         parts.append(

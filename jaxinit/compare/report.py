@@ -7,13 +7,15 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import rich.console
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from jaxinit.compare import export, figures, page, stats, store, table, verdict
+from jaxinit.compare import export, figures, page, stats, store, style, table, verdict
 from jaxinit.compare.progress import Progress as Progress
 from jaxinit.compare.progress import histogram as histogram
 from jaxinit.compare.verdict import Verdict
@@ -96,13 +98,15 @@ class Result:
         folder = pathlib.Path(out)
         summary = json.dumps(self.summary(), indent=2)
         store.write_atomically(folder / "summary.json", summary.encode())
+        given = self.runs, self.settings, self.ranking()
         drawn = {
-            "curves": self.plot_curves(),
-            "learning_rates": self.plot_learning_rates(),
-            "survival": self.plot_survival(),
-            "heat_map": self.plot_heat_map(),
+            "curves": figures.curves(*given)[0],
+            "learning_rates": figures.learning_rates(*given),
+            "survival": figures.survival(*given),
+            "heat_map": figures.heat_map(*given),
         }
-        for name, figure in drawn.items():
+        for name, axes in drawn.items():
+            figure = style.figure_of(axes)
             figure.savefig(folder / f"{name}.png", dpi=150)
         text = page.page([self.page_part(baseline)])
         (folder / "report.html").write_text(text, "utf-8")
@@ -129,21 +133,29 @@ class Result:
         """Ranks, ratios and the verdict in one sentence; see `verdict.judge`."""
         return verdict.judge(self.runs, self.settings, baseline, learning_rate)
 
-    def plot_curves(self) -> Figure:
-        """Loss and metric against steps; see `figures.curves`."""
-        return figures.curves(self.runs, self.settings, self.ranking())
+    def plot_curves(
+        self,
+        columns: Sequence[str] = ("train_loss", "valid_accuracy"),
+        ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Loss and metric against steps: (columns,) axes; see `figures.curves`."""
+        given = self.runs, self.settings, self.ranking()
+        return figures.curves(*given, columns, ax, "screen")
 
-    def plot_learning_rates(self) -> Figure:
+    def plot_learning_rates(self, ax: Axes | None = None) -> Axes:
         """Final training loss against the rate; see `figures.learning_rates`."""
-        return figures.learning_rates(self.runs, self.settings, self.ranking())
+        given = self.runs, self.settings, self.ranking()
+        return figures.learning_rates(*given, ax, "screen")
 
-    def plot_survival(self) -> Figure:
+    def plot_survival(self, ax: Axes | None = None) -> Axes:
         """The share of runs not yet at the target; see `figures.survival`."""
-        return figures.survival(self.runs, self.settings, self.ranking())
+        given = self.runs, self.settings, self.ranking()
+        return figures.survival(*given, ax, "screen")
 
-    def plot_heat_map(self) -> Figure:
+    def plot_heat_map(self, ax: Axes | None = None) -> Axes:
         """Scheme x learning rate; see `figures.heat_map`."""
-        return figures.heat_map(self.runs, self.settings, self.ranking())
+        given = self.runs, self.settings, self.ranking()
+        return figures.heat_map(*given, ax, "screen")
 
     def to_pandas(self) -> Any:
         """The runs as a `pandas.DataFrame`; see `export.to_pandas`."""

@@ -9,9 +9,9 @@ import pathlib
 
 import numpy as np
 import rich.console
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from jaxinit.compare import figures, page, together
+from jaxinit.compare import figures, page, style, together
 from jaxinit.compare.report import Result, load_result
 
 
@@ -31,9 +31,9 @@ class Results:
         listed = self.results[0].settings["schemes"]  # so that colours stay
         return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
 
-    def plot_profile(self) -> Figure:
+    def plot_profile(self, ax: Axes | None = None) -> Axes:
         """The performance profile over the tasks; see `figures.profile`."""
-        return figures.profile(self.profile_times())
+        return figures.profile(self.profile_times(), ax, "screen")
 
     def show(
         self, baseline: str | None = None, learning_rate: float | None = None
@@ -49,10 +49,11 @@ class Results:
         """Write `report.html` and `profile.png` into a folder that exists."""
         folder = pathlib.Path(out)
         times = self.profile_times()
-        self.plot_profile().savefig(folder / "profile.png", dpi=150)
+        figure = style.figure_of(figures.profile(times))
+        figure.savefig(folder / "profile.png", dpi=150)
         text = page.page(
             [each.page_part(baseline) for each in self.results],
-            figures.profile(times, hover=True),
+            figures.profile(times, medium="page"),
             together.profile_sentence(times),
         )
         (folder / "report.html").write_text(text, "utf-8")
