@@ -43,6 +43,7 @@ ROOMS = [
     "compare.sequential",
     "compare.stats",
     "compare.verdict",
+    "compare.targets",
     "compare.table",
     "compare.style",
     "compare.figures",

@@ -202,18 +202,6 @@ def test_profile_leaves_out_misses_and_tasks_that_all_miss():
     np.testing.assert_allclose(profile * 3, [[1, 2, 2, 2], [1, 1, 2, 2]])
 
 
-def test_targets_are_what_the_baseline_reaches_at_its_best_rate():
-    curves = {
-        0.1: [[0.1, 0.5, 0.4], [0.1, 0.6, 0.8], [0.1, 0.7, 0.6]],
-        0.5: [[0.1, NAN, NAN], [0.1, 0.9, NAN], [0.1, 0.2, 0.3]],
-    }
-    targets = stats.targets_by_rule(curves, factor=2)
-    # Best values .5, .8, .7: the median's gap to 1 is .3, at step 0 it is .9.
-    assert targets == pytest.approx((0.4, 0.7, 0.85, 0.1))
-    losses = stats.targets_by_rule({1.0: [[2.0, 1.5], [2.0, 1.0], [2.0, 1.5]]}, 0, 2)
-    assert losses == pytest.approx((1.75, 1.5, 0.75, 1.0))  # half way back to 2
-
-
 @pytest.mark.parametrize(
     "call, sentence",
     [
@@ -240,9 +228,6 @@ def test_targets_are_what_the_baseline_reaches_at_its_best_rate():
         (lambda: stats.divergence_rate([]), "there is no run"),
         (lambda: stats.performance_profile([1, 2], [1]), "must be (schemes, tasks)"),
         (lambda: stats.performance_profile([[1]], [0.5]), "at least 1, the fastest"),
-        (lambda: stats.targets_by_rule({}), "no curve"),
-        (lambda: stats.targets_by_rule({0.1: [[0.1, 0.1]]}), "learns nothing"),
-        (lambda: stats.targets_by_rule({0.1: [[0, 1]]}, factor=1), "greater than 1"),
     ],
 )
 def test_bad_input_is_one_sentence(call, sentence):

@@ -22,12 +22,14 @@ class Sweep(NamedTuple):
         settings: as in `sweep.json`.
         seconds: it took; NaN where that is not known.
         verdict: each scheme at its best rate.
+        targets: verdicts at other targets, if any.
     """
 
     runs: pa.Table
     settings: Mapping[str, Any]
     seconds: float
     verdict: Verdict
+    targets: Mapping[float, Verdict] = {}
 
 
 def page(
@@ -83,6 +85,7 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
         f'<p class="verdict">{_(verdict.sentence)}</p>',
         f'<ul class="notes">{notes}</ul>',
         _table(verdict, settings),
+        _targets(sweep),
         "<h2>Figures</h2>",
         _figures(_drawn(runs, settings), prefix),
         _fixed(runs, settings, verdict),
@@ -149,19 +152,30 @@ def _figures(drawn: Mapping[str, tuple[Axes, str]], prefix: str) -> str:
     return f'<div class="figures">{"".join(parts)}</div>'
 
 
-def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
-    look = style.styles(settings["schemes"])
-    rows = [
-        (row.summary.scheme, _cells(row, verdict, settings)) for row in verdict.rows
-    ]
+def _targets(sweep: Sweep) -> str:
+    """Steps and ratios at several targets."""
+    if not sweep.targets:
+        return ""
+    order = [row.summary.scheme for row in sweep.verdict.rows]
+    rows = table.target_cells(sweep.targets, order, sweep.settings)
+    what = f"Several targets of validation {sweep.settings['metric_name']}"
+    caption = table.targets_caption(sweep.targets)
+    return f"<h2>{_(what)}</h2>{_sortable(rows, sweep.settings['schemes'], caption)}"
+
+
+def _sortable(
+    rows: Sequence[Mapping[str, table.Cell]], schemes: Sequence[str], caption: str
+) -> str:
+    """A table of cells, each row with its scheme's colour."""
+    look = style.styles(schemes)
     head = "".join(
         f'<th scope="col"{_name(column)}>'
         f'<button type="button">{_(column)}</button></th>'
-        for column in rows[0][1]
+        for column in rows[0]
     )
     body = ""
-    for scheme, row in rows:
-        color = look[scheme].color.replace("#000000", "currentColor")
+    for row in rows:
+        color = look[row["scheme"].text].color.replace("#000000", "currentColor")
         swatch = (
             f'<span class="swatch" style="color:{color}" aria-hidden="true">■</span>'
         )
@@ -171,6 +185,15 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
             for column, cell in row.items()
         )
         body += f"<tr>{cells}</tr>"
+    return (
+        '<div class="scroll"><table class="sorts">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<p class="soft">{_(caption)}</p>'
+    )
+
+
+def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
+    rows = [_cells(row, verdict, settings) for row in verdict.rows]
     baseline = (
         "" if verdict.baseline is None else f"x faster: than {verdict.baseline}. "
     )
@@ -181,11 +204,7 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
         "runs that reached the target. Diverged: at all rates, and at its own. In "
         "brackets, 95 % intervals, or quartiles. * at the edge of the grid."
     )
-    return (
-        '<div class="scroll"><table class="sorts">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f'<p class="soft">{_(caption)}</p>'
-    )
+    return _sortable(rows, settings["schemes"], caption)
 
 
 def _cells(

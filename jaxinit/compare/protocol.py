@@ -41,15 +41,16 @@ def words(settings: Mapping[str, Any], runs: pa.Table) -> list[str]:
         "every rate, so that differences are paired.",
         f"Target: {goal(settings)}, looked at every {every} steps, so that steps to it "
         f"are multiples of {every}, within a budget of {settings['steps']}. A run that "
-        "misses the target, or diverges, is censored at the budget; none is dropped.",
+        "misses the target, or diverges, is censored at the budget; none is dropped."
+        + _of_target(settings),
         "Rates: each scheme is shown at its own best rate of the grid, by least median "
         f"steps to target, then by least median final training loss. {flattery} A best "
         "rate at the edge of the grid is marked *, for a better one may lie outside.",
         "Ratios: the geometric mean of the baseline's steps over the scheme's, each "
         "cut at the budget, with Student's 95 % interval on logarithms paired by "
-        "seed. A scheme that never reaches the target has a bound (≤) instead. Faster "
-        "or slower is said where p is at most 5 % after Holm's correction for all "
-        "pairs; the intervals of ranks hold for all schemes at once, with 95 % "
+        "seed. With a scheme that never reaches the target it is a bound (≤ or ≥). "
+        "Faster or slower is said where p is at most 5 % after Holm's correction for "
+        "all pairs; the intervals of ranks hold for all schemes at once, with 95 % "
         "confidence.",
         *([f"Code: {settings['code']}."] if settings.get("code") else []),
         *(_seconds(settings, cost) for cost in list(stats.costs(runs).values())[:1]),
@@ -57,6 +58,33 @@ def words(settings: Mapping[str, Any], runs: pa.Table) -> list[str]:
         "run of ten shows none in five runs more often than not, so the share of "
         "diverged runs has its interval, too.",
     ]
+
+
+def _of_target(settings: Mapping[str, Any]) -> str:
+    """Where the target comes from, and what it does to the runs."""
+    text = ""
+    if "target_of" in settings:
+        seeds = " on the seeds that tune" if settings.get("tuning_seeds") else ""
+        text += (
+            f" The target is what {settings['target_of']} reaches{seeds}: of each "
+            "learning rate the value of the validation metric that half of its runs or "
+            "more reach at their best evaluation (the median over seeds, the easier of "
+            "two in the middle; a diverged run is the worst), and of these values the "
+            "best."
+        )
+    if "made_for_target" in settings:
+        text += (
+            f" The runs were made for the target {settings['made_for_target']:g}; "
+            "steps to this one are read from their curves"
+        )
+        tuned = "; rates are chosen for it among those that the scoring seeds ran at"
+        text += f"{tuned if settings.get('tuning_seeds') else ''}."
+    if settings.get("stop_at_target"):
+        text += (
+            " A run stops at the evaluation that reaches it: its curves are constant "
+            "from there, and its final values are those of that moment."
+        )
+    return text
 
 
 def _seconds(settings: Mapping[str, Any], cost: stats.Cost) -> str:

@@ -15,7 +15,17 @@ import pyarrow as pa
 import rich.console
 from matplotlib.axes import Axes
 
-from jaxinit.compare import export, figures, page, stats, store, style, table, verdict
+from jaxinit.compare import (
+    export,
+    figures,
+    page,
+    stats,
+    store,
+    style,
+    table,
+    targets,
+    verdict,
+)
 from jaxinit.compare.progress import Progress as Progress
 from jaxinit.compare.progress import histogram as histogram
 from jaxinit.compare.verdict import Verdict
@@ -62,19 +72,52 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Settings and ranking as plain data; infinity is null, for JSON."""
-        ranking = [
-            {name: _plain(value) for name, value in scheme._asdict().items()}
-            for scheme in self.ranking()
-        ]
         diverged = self.runs["status"].to_pylist().count("diverged")
+        others = self.settings.get("targets", ())
+        more = {f"{each:g}": self.at_target(each)._rows() for each in others}
         return {
             "settings": self.settings,
             "runs": self.runs.num_rows,
             "diverged": diverged,
             "seconds": _plain(round(self.seconds, 2)),
             "verdict": self.judge().sentence,
-            "ranking": ranking,
+            "ranking": self._rows(),
+            **({"ranking_at_targets": more} if more else {}),
         }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {name: _plain(value) for name, value in scheme._asdict().items()}
+            for scheme in self.ranking()
+        ]
+
+    def at_target(self, target: float) -> Result:
+        """The same runs with another target; see `targets.at_target`."""
+        runs, settings = targets.at_target(self.runs, self.settings, target)
+        return dataclasses.replace(self, runs=runs, settings=settings)
+
+    def at_target_of(self, scheme: str) -> Result:
+        """The target is what a scheme reaches by the rule of `targets.target_of`."""
+        scheme = verdict.scheme_named("target_of", scheme, self.settings["schemes"])
+        found = self.at_target(targets.target_of(self.runs, self.settings, scheme))
+        settings = found.settings | {"target_of": scheme}
+        return dataclasses.replace(found, settings=settings)
+
+    def with_targets(self, wanted: Sequence[float]) -> Result:
+        """The same runs, with several targets side by side in table and page.
+
+        Args:
+            wanted: values of the task's metric.
+
+        Raises:
+            ValueError: as `at_target` does.
+        """
+        up = self.settings["direction"] == "max"
+        listed = sorted(set(map(float, wanted)), reverse=not up)
+        for each in listed:
+            self.at_target(each)  # or say what is wrong with it
+        settings = self.settings | {"targets": listed}
+        return dataclasses.replace(self, settings=settings)
 
     @classmethod
     def from_store(cls, folder: str | os.PathLike[str]) -> Result:
@@ -126,12 +169,24 @@ class Result:
         console.print(
             table.table(shown, self.settings, self.seconds, runs, console.width)
         )
+        if several := self.judge_targets(shown.baseline, learning_rate):
+            order = [row.summary.scheme for row in shown.rows]
+            console.print(table.targets(several, order, self.settings, console.width))
 
     def judge(
         self, baseline: str | None = None, learning_rate: float | None = None
     ) -> Verdict:
         """Ranks, ratios and the verdict in one sentence; see `verdict.judge`."""
         return verdict.judge(self.runs, self.settings, baseline, learning_rate)
+
+    def judge_targets(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> dict[float, Verdict]:
+        """The verdict at each of the setting `targets`, from easy to hard."""
+        return {
+            each: self.at_target(each).judge(baseline, learning_rate)
+            for each in self.settings.get("targets", ())
+        }
 
     def plot_curves(
         self,
@@ -174,7 +229,9 @@ class Result:
 
     def page_part(self, baseline: str | None = None) -> page.Sweep:
         """What `page.page` takes of it."""
-        return page.Sweep(self.runs, self.settings, self.seconds, self.judge(baseline))
+        shown = self.judge(baseline)
+        several = self.judge_targets(shown.baseline)
+        return page.Sweep(self.runs, self.settings, self.seconds, shown, several)
 
 
 def load_result(folder: str | os.PathLike[str]) -> Result:

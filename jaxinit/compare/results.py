@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import rich.console
@@ -24,6 +25,14 @@ class Results:
     """
 
     results: tuple[Result, ...]
+
+    def at_target_of(self, scheme: str) -> Results:
+        """On each task the target is what a scheme reaches there by a rule."""
+        return Results(tuple(each.at_target_of(scheme) for each in self.results))
+
+    def with_targets(self, wanted: Sequence[float]) -> Results:
+        """Several targets side by side on every task; see `Result.with_targets`."""
+        return Results(tuple(each.with_targets(wanted) for each in self.results))
 
     def profile_times(self) -> dict[str, np.ndarray]:
         """Median steps to target, scheme to (tasks,); see `together.profile_times`."""

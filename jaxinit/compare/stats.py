@@ -6,7 +6,7 @@ Intervals, tests and ranks, which say how sure it is, are in `inference`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,22 +104,6 @@ class Share(NamedTuple):
     high: float
 
 
-class Targets(NamedTuple):
-    """Targets made by the rule of `targets_by_rule`.
-
-    Attributes:
-        easy: less than the baseline reaches in the median.
-        middle: what the baseline reaches in the median at its best rate.
-        hard: more than that.
-        learning_rate: the baseline's best rate.
-    """
-
-    easy: float
-    middle: float
-    hard: float
-    learning_rate: float
-
-
 def rank(runs: pa.Table) -> list[SchemeSummary]:
     """Every scheme at its best learning rate, the fastest first.
 
@@ -160,9 +144,10 @@ def tuned(runs: pa.Table, tuning_seeds: Iterable[int]) -> list[SchemeSummary]:
     """Tune, then test: each scheme's rate chosen on some seeds, scored on the others.
 
     The rate is the one with the least median steps to target over the tuning seeds,
-    then the least median final training loss. The comparison is fair where every
-    scheme has the same grid (`missing_rates` is empty) or at least a best rate inside
-    its own: where a summary says `at_edge`, a better rate may lie outside.
+    then the least median final training loss, among the rates that were scored. The
+    comparison is fair where every scheme has the same grid (`missing_rates` is empty)
+    or at least a best rate inside its own: where a summary says `at_edge`, a better
+    rate may lie outside.
 
     Args:
         runs: of one task, with the columns of `store.SCHEMA`.
@@ -189,7 +174,7 @@ def tuned(runs: pa.Table, tuning_seeds: Iterable[int]) -> list[SchemeSummary]:
                 f"tuned: {scheme} has no run on the tuning seeds, so that no rate can "
                 "be chosen; run it there too."
             )
-        rate, at_edge = _best(by_scheme[scheme])
+        rate, at_edge = _best(by_scheme[scheme], _rates(scoring, scheme))
         summaries.append(_scored("tuned", scoring, mine, scheme, rate, at_edge))
     return _fastest_first(runs, summaries)
 
@@ -521,71 +506,6 @@ def performance_profile(times: ArrayLike, taus: ArrayLike) -> np.ndarray:
     return within.mean(axis=1)
 
 
-def targets_by_rule(
-    curves: Mapping[float, ArrayLike], perfect: float = 1.0, factor: float = 1.25
-) -> Targets:
-    r"""Targets from the baseline's runs, by a rule written down before any comparison.
-
-    A run's gap is how far the best value on its curve is from the perfect one, and a
-    rate's gap the median over its runs. With $g$ the gap of the baseline's best rate
-    and $g_0$ its gap at step 0, the targets lie at the gaps
-
-    - easy: $\min(f g, (g + g_0) / 2)$,
-    - middle: $g$, what the baseline reaches in the median,
-    - hard: $g / f$.
-
-    Give it tuning seeds, so that the target does not lean on the runs it scores.
-
-    Args:
-        curves: the baseline's learning rate to (seeds, evaluations) values, the first
-            at step 0; NaN and infinity are diverged.
-        perfect: the perfect value: 1 for accuracies, 0 for losses.
-        factor: $f$, by how much the gaps of the targets differ.
-
-    Returns:
-        The three targets, in the unit of the values.
-
-    Raises:
-        ValueError: there is no curve, `factor` is not above 1, or the baseline's
-            median run learns nothing at any rate.
-
-    Example:
-        >>> curves = {0.1: [[0.1, 0.7, 0.9]] * 3, 1.0: [[0.1, 0.1, 0.1]] * 3}
-        >>> targets = targets_by_rule(curves)
-        >>> [round(each, 3) for each in targets]
-        [0.875, 0.9, 0.92, 0.1]
-
-    References:
-        Dahl et al. 2023, arXiv:2306.07179, section 4 (targets from the best tuned
-        baseline's median).
-    """
-    if not curves:
-        raise ValueError("targets_by_rule: there is no curve of the baseline.")
-    if not 1 < factor < math.inf:
-        raise ValueError(f"targets_by_rule: factor={factor!r} must be greater than 1.")
-    gaps, starts = {}, {}
-    for rate, values in curves.items():
-        gap = np.abs(perfect - np.atleast_2d(np.asarray(values, dtype=float)))
-        gap = np.where(np.isnan(gap), math.inf, gap)
-        gaps[rate] = float(np.median(gap.min(axis=1)))
-        starts[rate] = float(np.median(gap[:, 0]))
-    best = min(gaps, key=gaps.__getitem__)
-    gap, start = gaps[best], starts[best]
-    if not gap < start:
-        raise ValueError(
-            "targets_by_rule: the baseline's median run learns nothing at any learning "
-            "rate; give the target as a number, or another baseline."
-        )
-    sign = -1 if perfect > 0 else 1
-    easy = min(factor * gap, (gap + start) / 2)
-    return Targets(
-        easy=perfect + sign * easy,
-        middle=perfect + sign * gap,
-        hard=perfect + sign * gap / factor,
-        learning_rate=best,
-    )
-
-
 def _one_task(owner: str, runs: pa.Table) -> None:
     tasks = sorted(set(runs["task"].to_pylist()))
     if len(tasks) > 1:
@@ -629,10 +549,16 @@ def _median_known(runs: pa.Table, column: str) -> float:
     return float(np.median(values)) if len(values) else math.nan
 
 
-def _best(mine: pa.Table) -> tuple[float, bool]:
+def _rates(runs: pa.Table, scheme: str) -> list[float]:
+    """The rates that a scheme ran at, ascending."""
+    mine = runs.filter(pa.array(np.array(runs["scheme"].to_pylist()) == scheme))
+    return sorted(set(mine["learning_rate"].to_pylist()))
+
+
+def _best(mine: pa.Table, among: Sequence[float] = ()) -> tuple[float, bool]:
     """A scheme's best learning rate, and whether it is at the edge of its grid."""
-    rates = sorted(set(mine["learning_rate"].to_pylist()))
     scheme = mine["scheme"][0].as_py()
+    rates = _rates(mine, scheme)
 
     def medians(rate: float) -> tuple[float, float]:
         at = at_rate(mine, scheme, rate)
@@ -640,7 +566,7 @@ def _best(mine: pa.Table) -> tuple[float, bool]:
         loss = quartiles(finite_column(at, "final_train_loss", math.inf))
         return steps.median, loss.median
 
-    best = min(rates, key=medians)
+    best = min([rate for rate in rates if rate in among] or rates, key=medians)
     return best, len(rates) > 1 and best in (rates[0], rates[-1])
 
 

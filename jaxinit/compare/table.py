@@ -90,9 +90,14 @@ def goal(settings: Mapping[str, Any]) -> str:
     """The target in words."""
     name, target = settings["metric_name"], settings["target"]
     if percent(settings):
-        return f"{target:.0%} validation accuracy"
+        return f"{mark(settings, target)} validation accuracy"
     sign = ">=" if settings["direction"] == "max" else "<="
     return f"validation {name} {sign} {target:g}"
+
+
+def mark(settings: Mapping[str, Any], target: float) -> str:
+    """A target's number."""
+    return f"{100 * target:.4g}%" if percent(settings) else f"{target:g}"
 
 
 def table(
@@ -139,6 +144,65 @@ def table(
     )
     below = ["", verdict.sentence, *verdict.notes]
     return rich.console.Group(result, *map(rich.markup.escape, below))
+
+
+def targets(
+    verdicts: Mapping[float, Verdict],
+    order: Sequence[str],
+    settings: Mapping[str, Any],
+    width: int = 120,
+) -> rich.console.Group:
+    """Steps and ratios at several targets, to print with rich.
+
+    Args:
+        verdicts: target to verdict.
+        order: the schemes from top to bottom.
+        settings: the sweep's.
+        width: columns of the screen.
+    """
+    rows = target_cells(verdicts, order, settings)
+    marks = [column for column in rows[0] if column != "scheme"]
+    many = max(1, (width - max(12, *map(len, order))) // 16)
+    several = [marks[at : at + many] for at in range(0, len(marks), many)]
+    grids = [
+        grid([{k: row[k].text for k in ("scheme", *few)} for row in rows], width)
+        for few in several
+    ]
+    name = settings["metric_name"]
+    head = f"\nSteps to several targets of validation {name}, and x faster:"
+    return rich.console.Group(
+        rich.markup.escape(head), *grids, rich.markup.escape(targets_caption(verdicts))
+    )
+
+
+def target_cells(
+    verdicts: Mapping[float, Verdict], order: Sequence[str], settings: Mapping[str, Any]
+) -> list[dict[str, Cell]]:
+    """Rows of scheme and, for each target, its median steps and its ratio."""
+
+    def cell(row: Row, seen: Verdict) -> Cell:
+        median = row.summary.steps_to_target.median
+        steps = f"{median:.0f}" if math.isfinite(median) else f">{settings['steps']}"
+        ratio = _ratio(row, seen).text
+        return Cell(steps if row.ratio is None else f"{steps} x{ratio}", median)
+
+    found = {scheme: {"scheme": Cell(scheme, scheme)} for scheme in order}
+    for target, seen in verdicts.items():
+        for row in seen.rows:
+            found[row.summary.scheme][mark(settings, target)] = cell(row, seen)
+    return list(found.values())
+
+
+def targets_caption(verdicts: Mapping[float, Verdict]) -> str:
+    """What stands below a table of targets."""
+    baselines = list({seen.baseline for seen in verdicts.values()})
+    than = baselines[0] if len(baselines) == 1 else "the scheme that has no x"
+    rates = {seen.learning_rate for seen in verdicts.values()} - {None}
+    rate = "its best rate for the target" if not rates else f"the rate {rates.pop():g}"
+    return (
+        f"Medians, and x faster than {than} with 95 % intervals, each scheme at "
+        f"{rate}; all are of the same runs, so that the columns are not independent."
+    )
 
 
 def grid(texts: Rows, width: int, **titles: str) -> rich.table.Table:
@@ -244,8 +308,13 @@ def _ratio(row: Row, verdict: Verdict) -> Cell:
     if row.ratio is None:
         return Cell("-", -math.inf)
     ratio = row.ratio
-    if not row.summary.reached:  # a bound: its times are cut at the budget
-        return Cell(f"≤{number(ratio.ratio)}", ratio.ratio - 1e-9)
+    # Where one never reaches, its times are cut at the budget: the ratio is a bound.
+    base = next(r for r in verdict.rows if r.summary.scheme == verdict.baseline)
+    if not row.summary.reached:
+        known = base.summary.reached
+        return Cell(f"≤{number(ratio.ratio)}" if known else "-", ratio.ratio - 1e-9)
+    if not base.summary.reached:
+        return Cell(f"≥{number(ratio.ratio)}", ratio.ratio + 1e-9)
     if math.isnan(ratio.low):
         return Cell(number(ratio.ratio), ratio.ratio)
     bounds = f"{number(ratio.low)}-{number(ratio.high)}"

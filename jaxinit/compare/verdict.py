@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxinit import _checks
+from jaxinit._parse import parse
 from jaxinit.compare import inference, stats
 
 
@@ -142,7 +143,7 @@ def judge(
         reaching = {each.scheme for each in found if each.reached}
         baseline = next((s for s in settings["schemes"] if s in reaching), None)
     else:
-        _checks.choice("report", "baseline", baseline, times)
+        baseline = scheme_named("baseline", baseline, times)
     paired = len(times) > 1 and _paired(times)
     pairs = inference.pairwise(times, budget) if paired else []
     ranks = inference.rank_intervals(times, budget) if paired else {}
@@ -182,6 +183,29 @@ def judge(
         intervals=intervals,
         learning_rate=learning_rate,
     )
+
+
+def scheme_named(name: str, text: str, schemes: Iterable[str]) -> str:
+    """The scheme that a text means, as in "he_normal" for "he_normal()".
+
+    Args:
+        name: of the option that the text is of.
+        text: a scheme's own text, or one that `parse` reads as the scheme.
+        schemes: those of the sweep.
+
+    Raises:
+        ValueError: there is no such scheme.
+    """
+    schemes = tuple(schemes)
+    if text not in schemes:
+        try:
+            written = repr(parse(text))
+        except (ValueError, TypeError):
+            written = text
+        if written in schemes:
+            return written
+        _checks.choice("report", name, text, schemes)
+    return text
 
 
 def number(value: float) -> str:
