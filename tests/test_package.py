@@ -45,6 +45,7 @@ ROOMS = [
     "compare.verdict",
     "compare.targets",
     "compare.table",
+    "compare.across",
     "compare.style",
     "compare.figures",
     "compare.protocol",

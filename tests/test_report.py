@@ -679,8 +679,16 @@ def test_several_tasks_have_a_profile(tmp_path, capsys, pyplot):
     assert cli.run(["report", *folders, "--out", str(tmp_path / "all")]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "x is the fastest on 2 of 3 tasks, and takes at most 3.00 times" in out
+    assert "scheme speed sooner" in out and "resampling runs within tasks" in out
     page = Page((tmp_path / "all" / "report.html").read_text())
     assert page.open == [] and page.tags.count("svg") == 1 + 3 * 6
+    assert page.tags.count("table") >= 4
+    first, second = found.standings()
+    assert (first.scheme, first.sooner) == ("x", None)  # x is listed first
+    assert second.sooner is not None and second.sooner.value == pytest.approx(1 / 3)
+    assert found.standings("y")[1].sooner is None
+    with pytest.raises(ValueError, match="baseline='z' is unknown"):
+        found.standings("z")  # not on all tasks
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -794,40 +802,130 @@ def test_arrays_with_named_dimensions():
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_in_a_browser(saved, tmp_path):
-    text = (saved / "report.html").read_text()
-    press = """
-      const said = [];
-      const column = (i) => [...document.querySelector("table").tBodies[0].rows]
-        .map((row) => row.children[i].textContent);
-      const button = (i) => document.querySelectorAll("table th button")[i];
-      button(3).click(); said.push(column(3));
-      button(3).click(); said.push(column(3));
-      button(1).click(); said.push(column(1));
-      const mark = document.querySelector("[data-hover]");
-      mark.dispatchEvent(new MouseEvent("click", {bubbles: true}));
-      said.push(mark.closest("figure").querySelector("output").textContent);
-      said.push(document.documentElement.scrollWidth <= window.innerWidth);
-      const box = document.createElement("pre");
-      box.id = "said"; box.textContent = JSON.stringify(said);
-      document.body.append(box);
-    """
-    path = tmp_path / "page.html"
-    path.write_text(text.replace("</body>", f"<script>{press}</script></body>"))
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page of one sweep with targets and times, and one of several tasks."""
+    folder = tmp_path_factory.mktemp("pages")
+    times = {EVIL: SLOW, "he_normal()": FAST, "z": ["diverged"] * 4}
+    inits = {EVIL: 0.5, "he_normal()": 1.5}
+    code = {"code": "commit 1a2b, with uncommitted changes"}
+    found = [result(times, inits=inits, task=f"t({i})", **code) for i in range(2)]
+    more = [swept.with_targets([0.5, 0.9, 0.95]) for swept in found]
+    (folder / "one").mkdir()
+    more[0].write(folder / "one")
+    (folder / "all").mkdir()
+    Results(tuple(more)).write(folder / "all")
+    return [(folder / name / "report.html").read_text() for name in ("one", "all")]
+
+
+SAID = """
+  const said = {};
+  const press = (name) => {
+    const button = [...document.querySelectorAll("table th button")]
+      .find((each) => each.textContent === name);
+    button.click();
+    const place = [...button.closest("tr").children].indexOf(button.closest("th"));
+    return [...button.closest("table").tBodies[0].rows]
+      .map((row) => row.children[place].textContent);
+  };
+  const rgb = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const light = (color) => {
+    const [r, g, b] = color.map((x) => x / 255)
+      .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = (each) => {
+    for (; each; each = each.parentElement) {
+      const color = rgb(getComputedStyle(each).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+  };
+  const contrasts = () => {
+    document.querySelectorAll("details").forEach((each) => { each.open = true; });
+    const found = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+      const each = walk.currentNode.parentElement;
+      const skip = "script, [aria-hidden], title, #said";
+      if (!walk.currentNode.textContent.trim() || each.closest(skip)) continue;
+      const style = getComputedStyle(each);
+      const drawn = each.closest("svg");
+      const color = rgb(drawn ? style.fill : style.color);
+      // The numbers on cells of a heat map stand on colours, and have their own test.
+      if (drawn && [0, 1, 255].includes(color[0]) && color[1] === color[0]) continue;
+      const [a, b] = [light(color.slice(0, 3)), light(paper(each).slice(0, 3))];
+      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      found.push([ratio, walk.currentNode.textContent.trim().slice(0, 40)]);
+    }
+    return found.sort((a, b) => a[0] - b[0]);
+  };
+  said.up = press("steps"); said.down = press("steps");
+  said.names = press("scheme");
+  said.times = press("time");
+  const mark = document.querySelector("[data-hover]");
+  mark.dispatchEvent(new MouseEvent("click", {bubbles: true}));
+  said.mark = mark.closest("figure").querySelector("output").textContent;
+  said.width = window.innerWidth;
+  const all = contrasts();
+  said.texts = all.length; said.contrast = all[0];
+  said.scroll = document.documentElement.scrollWidth;
+  said.dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  parent.postMessage([name, said], "*");
+"""
+
+SIZES = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
+
+
+def in_browser(pages, folder):
+    """What pages say of themselves at each size and theme, from one browser."""
+    frames, names = "", []
+    for number, text in enumerate(pages):
+        (folder / f"{number}.html").write_text(
+            text.replace("</body>", f"<script>{SAID}</script></body>")
+        )
+        for width, theme in SIZES:
+            names.append(f"{number} {width} {theme}")
+            frames += (
+                f'<iframe name="{names[-1]}" src="{number}.html" width="{width}" '
+                f'height="900" style="border: 0; color-scheme: {theme}"></iframe>'
+            )
+    outer = (
+        '<!doctype html><html><head><link rel="icon" href="data:,"><script>'
+        "const said = {}; addEventListener('message', (e) => {"
+        "said[e.data[0]] = e.data[1];"
+        "document.querySelector('pre').textContent = JSON.stringify(said); });"
+        f'</script></head><body><pre id="said"></pre>{frames}</body></html>'
+    )
+    path = folder / "outer.html"
+    path.write_text(outer)
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync"
     flags += " --disable-background-networking --disable-component-update"
-    flags += " --window-size=500,900 --virtual-time-budget=3000 --dump-dom"
+    flags += " --window-size=1400,900 --virtual-time-budget=8000 --dump-dom"
     done = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'user'}",
+        [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'user'}",
          "--enable-logging=stderr", path.as_uri()],
         capture_output=True, text=True, check=True, timeout=120,
-        env={**os.environ, "HOME": str(tmp_path)},
+        env={**os.environ, "HOME": str(folder)},
     )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
     said = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
     assert said is not None
-    up, down, names, mark, fits = json.loads(html.unescape(said[1]))
-    assert up == ["20 (10-20)", "50 (40-50)", ">100"] and down == up[::-1]
-    assert names == sorted(names, key=str.lower) and len(names) == 3
-    assert "step 0: " in mark and fits
+    found = json.loads(html.unescape(said[1]))
+    assert list(sorted(found)) == sorted(names)
+    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_pages_in_a_browser(pages, tmp_path):
+    found, console = in_browser(pages, tmp_path)
+    assert console == []
+    for name, said in found.items():
+        _, width, theme = name.split()
+        assert (said["width"], said["dark"]) == (int(width), theme == "dark"), name
+        assert said["scroll"] <= said["width"], name
+        assert said["texts"] > 100 and said["contrast"][0] >= 4.5, (name, said)
+        assert "step 0: " in said["mark"] or "tasks within" in said["mark"], name
+        assert said["up"] == ["20 (10-20)", "50 (40-50)", ">100"], name
+        assert said["down"] == said["up"][::-1], name
+        assert said["times"] == ["550 ms", "1.52 s", "-"], name
+        schemes = [each.removeprefix("■") for each in said["names"]]
+        assert schemes == sorted(schemes, key=str.lower) and len(schemes) >= 2, name

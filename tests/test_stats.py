@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import doctest
 import math
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import trim_mean
 
-from jaxinit.compare import stats
+from jaxinit.compare import across, stats
 from jaxinit.compare.store import SCHEMA
 
 INF, NAN = math.inf, math.nan
@@ -104,8 +106,9 @@ def test_quartiles_are_observed_values():
     assert stats.quartiles(np.array([7.0])) == (7.0, 7.0, 7.0)
 
 
-def test_examples_in_docstrings():
-    assert doctest.testmod(stats).failed == 0
+@pytest.mark.parametrize("module", [stats, across])
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def tuning_table():
@@ -247,3 +250,74 @@ def test_mixed_tasks_are_refused():
     ):
         with pytest.raises(ValueError, match="tasks t, u; pass one task's"):
             call()
+
+
+TASKS = [[1.0, 2, 3, 4, 9], [10.0, 0, 8, 6, 5], [7.0, 7, 1, 2, 3]]
+
+
+def test_the_interquartile_mean_over_tasks_is_scipys():
+    found = across.interquartile_mean(TASKS)
+    assert found.value == pytest.approx(trim_mean(np.array(TASKS), 0.25, axis=None))
+    # By hand: of 15 sorted scores three are cut at each end, 1 1 0 and 8 9 10.
+    assert found.value == pytest.approx((2 + 2 + 3 + 3 + 4 + 5 + 6 + 7 + 7) / 9)
+    assert found.low < found.value < found.high
+
+
+def test_the_bootstrap_draws_within_tasks():
+    # Scores are alike within a task: then no resample differs, and drawing over all
+    # runs at once would.
+    same = across.interquartile_mean([[1.0] * 4, [5.0] * 4, [2.0] * 4, [9.0] * 4])
+    assert same.low == same.high == same.value == 3.5
+    means = [trim_mean(list(picks), 0.25) for picks in product([1.0, 2.0], repeat=2)]
+    # Of one task with the scores 1 and 2, means are 1, 1.5 twice, 2, alike often.
+    pair = across.interquartile_mean([[1.0, 2.0]])
+    assert (pair.low, pair.high) == (min(means), max(means))
+
+
+def test_the_chance_is_the_mean_over_tasks_of_pairs_won():
+    a = [[10, 20, INF], [30, 30]]
+    b = [[20, INF], [40, 30, 10]]
+    first = (1 + 1 + 0.5 + 1 + 0 + 0.5) / 6
+    second = 2 * (1 + 0.5 + 0) / 6
+    found = across.chance(a, b)
+    assert found.value == pytest.approx((first + second) / 2)
+    assert found.low < found.value < found.high
+    turned = across.chance(b, a)
+    assert turned.value == pytest.approx(1 - found.value)
+    sure = across.chance([[1, 2, 3]], [[4, 5, 6]])
+    assert sure == (1, 1, 1)
+
+
+def test_standings_are_speeds_by_the_baselines_median():
+    times = [
+        {"a": [10, 20, 30], "b": [20, 40, INF], "only": [1, 1, 1]},
+        {"b": [100, NAN, INF, INF], "a": [50, 100, INF, INF]},
+    ]
+    b, a = sorted(across.standings(times, [60, 200], "b"), key=lambda s: s.scheme)[::-1]
+    # b's medians are 40 and, of 100 and two misses, the budget of 200.
+    speeds = [40 / 10, 40 / 20, 40 / 30, 200 / 50, 200 / 100, 0, 0]
+    assert a.speed.value == pytest.approx(trim_mean(speeds, 0.25))
+    assert b.sooner is None and a.sooner is not None
+    pairs = [
+        np.mean([(x < y) + (x == y) / 2 for x in one for y in other])
+        for one, other in (
+            ([10, 20, 30], [20, 40, INF]), ([50, 100, INF, INF], [100, INF, INF]),
+        )
+    ]  # fmt: skip
+    assert a.sooner.value == pytest.approx(np.mean(pairs))
+    assert {s.scheme for s in across.standings(times, [60, 200])} == {"a", "b"}
+
+
+def test_another_scheme_changes_no_ones_standing():
+    times = [{"a": [10.0, 20], "b": [15.0, 30]}, {"a": [5.0, 6], "b": [7.0, INF]}]
+    more = [task | {"c": [1.0, 2]} for task in times]
+    before = {s.scheme: s for s in across.standings(times, [50, 50])}
+    after = {s.scheme: s for s in across.standings(more, [50, 50])}
+    assert before.items() <= after.items()
+
+
+def test_one_run_a_task_has_no_interval():
+    found = across.standings([{"a": [10], "b": [20]}, {"a": [30], "b": [10]}], [50, 50])
+    assert all(math.isnan(each.speed.low) for each in found)
+    texts = [{k: c.text for k, c in row.items()} for row in across.cells(found)]
+    assert {"scheme": "b", "speed": "1.75", "sooner": "50%"} in texts

@@ -33,7 +33,11 @@ class Sweep(NamedTuple):
 
 
 def page(
-    sweeps: Sequence[Sweep], profile: Axes | None = None, sentence: str = ""
+    sweeps: Sequence[Sweep],
+    profile: Axes | None = None,
+    sentence: str = "",
+    standings: Sequence[Mapping[str, table.Cell]] = (),
+    caption: str = "",
 ) -> str:
     """The page.
 
@@ -41,6 +45,8 @@ def page(
         sweeps: one, or several over different tasks.
         profile: over the tasks, where there are several.
         sentence: what the profile says.
+        standings: rows of the schemes over all tasks.
+        caption: what stands below them.
 
     Returns:
         HTML with its style, its script and its figures in it.
@@ -54,8 +60,10 @@ def page(
     parts = [f"<h1>{_(title)}</h1>"]
     if profile is not None:
         parts.append(f'<p class="verdict">{_(sentence)}</p>')
-        caption = "The share of tasks on which a scheme is within a factor of the best."
-        parts.append(_figures({"Performance profile": (profile, caption)}, "all"))
+        listed = [scheme for each in sweeps for scheme in each.settings["schemes"]]
+        parts.append(_sortable(standings, list(dict.fromkeys(listed)), caption))
+        says = "The share of tasks on which a scheme is within a factor of the best."
+        parts.append(_figures({"Performance profile": (profile, says)}, "all"))
     for i, sweep in enumerate(sweeps):
         if several:
             parts.append(f"<h2>{_(sweep.settings['task'])}</h2>")

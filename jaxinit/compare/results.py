@@ -12,7 +12,16 @@ import numpy as np
 import rich.console
 from matplotlib.axes import Axes
 
-from jaxinit.compare import figures, page, style, together
+from jaxinit.compare import (
+    across,
+    figures,
+    page,
+    stats,
+    style,
+    table,
+    together,
+    verdict,
+)
 from jaxinit.compare.report import Result, load_result
 
 
@@ -40,6 +49,17 @@ class Results:
         listed = self.results[0].settings["schemes"]  # so that colours stay
         return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
 
+    def standings(self, baseline: str | None = None) -> list[across.Standing]:
+        """The schemes over all tasks, the fastest first; see `across.standings`."""
+        times = []
+        for each in self.results:
+            _, scoring = verdict.parts(each.runs, each.settings)
+            times.append(stats.times(scoring, each.ranking()))
+        listed = self.results[0].settings["schemes"]
+        times[0] = {scheme: times[0][scheme] for scheme in listed if scheme in times[0]}
+        budgets = [float(each.settings["steps"]) for each in self.results]
+        return across.standings(times, budgets, baseline)
+
     def plot_profile(self, ax: Axes | None = None) -> Axes:
         """The performance profile over the tasks; see `figures.profile`."""
         return figures.profile(self.profile_times(), ax, "screen")
@@ -47,23 +67,31 @@ class Results:
     def show(
         self, baseline: str | None = None, learning_rate: float | None = None
     ) -> None:
-        """Print each task's table, and what the profile says."""
+        """Print each task's table, the schemes over all, and what the profile says."""
         console = rich.console.Console()
         for each in self.results:
             each.show(baseline, learning_rate)
             console.print()
+        found = self.standings(baseline)
+        texts = [{k: c.text for k, c in row.items()} for row in across.cells(found)]
+        console.print(table.grid(texts, console.width))
+        console.print(across.caption(found, len(self.results)), markup=False)
+        console.print()
         console.print(together.profile_sentence(self.profile_times()), markup=False)
 
     def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
         """Write `report.html` and `profile.png` into a folder that exists."""
         folder = pathlib.Path(out)
         times = self.profile_times()
+        found = self.standings(baseline)
         figure = style.figure_of(figures.profile(times))
         figure.savefig(folder / "profile.png", dpi=150)
         text = page.page(
             [each.page_part(baseline) for each in self.results],
             figures.profile(times, medium="page"),
             together.profile_sentence(times),
+            across.cells(found),
+            across.caption(found, len(self.results)),
         )
         (folder / "report.html").write_text(text, "utf-8")
 
