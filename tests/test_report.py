@@ -772,6 +772,8 @@ def test_one_seed_is_a_report_without_intervals(tmp_path, capsys):
 def test_unknown_baseline(saved, capsys):
     assert cli.run(["report", str(saved), "--baseline", "nix"]) == 2
     assert "baseline='nix' is unknown" in capsys.readouterr().err
+    swept = load_result(saved)
+    assert swept.judge("he_normal").baseline == swept.judge("he_normal()").baseline
 
 
 @pytest.mark.parametrize("name", ["pandas", "polars", "xarray"])

@@ -130,7 +130,7 @@ def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes,
             )
             for title, (column, more) in curves.items()
         },
-        "Time to target": (
+        "Steps to target": (
             figures.survival(*given, medium="page"),
             "The share of runs not yet at the target (Kaplan-Meier), with pointwise "
             "95 % intervals. Lines that coincide are drawn side by side.",
