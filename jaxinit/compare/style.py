@@ -76,21 +76,21 @@ def finish(axes: Iterable[Axes], title: str, columns: int, whole: bool) -> None:
     """Give axes their grid and legend, and a figure of their own its title.
 
     Args:
-        axes: side by side; the legend has the labels of the last.
+        axes: side by side; the legend has the labels of the first.
         title: of the whole.
         columns: of the legend, at most; fewer where the labels are long.
         whole: whether the figure has nothing but these axes: the legend is then below
-            them, and else in the last.
+            them, and else in the first.
     """
     axes = list(axes)
     for each in axes:
         each.grid(alpha=0.25, lw=0.6)
         each.spines[["top", "right"]].set_visible(False)
     if not whole:
-        axes[-1].legend(frameon=False, fontsize=8)
+        axes[0].legend(frameon=False, fontsize=8)
         return
-    figure = figure_of(axes[-1])
-    handles, labels = axes[-1].get_legend_handles_labels()
+    figure = figure_of(axes[0])
+    handles, labels = axes[0].get_legend_handles_labels()
     letters = 14 * figure.get_figwidth()  # that fit side by side, roughly
     longest = max((len(label) for label in labels), default=0)
     columns = max(1, min(columns, int(letters / (longest + 6))))
