@@ -307,11 +307,12 @@ def test_the_screen_obeys_no_name(capsys):
 
 @pytest.fixture
 def pyplot():
-    """A pyplot that shows nothing and forgets its figures."""
+    """A pyplot that shows nothing, starts empty and forgets its figures."""
     from matplotlib import pyplot
 
     before = pyplot.get_backend()
     pyplot.switch_backend("agg")
+    pyplot.close("all")
     yield pyplot
     pyplot.close("all")
     pyplot.switch_backend(before)
