@@ -15,9 +15,22 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from matplotlib import colors
 
-from jaxinit.compare import cli, load_result, load_results, protocol, store, style
+from jaxinit.compare import (
+    cli,
+    figures,
+    load_result,
+    load_results,
+    page,
+    protocol,
+    provenance,
+    store,
+    style,
+    verdict,
+)
 from jaxinit.compare import table as tables
 from jaxinit.compare.report import Result
 from jaxinit.compare.results import Results
@@ -47,7 +60,10 @@ def settings(schemes, rates=(0.1,), seeds=4, **more):
     }
 
 
-def run(scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=0.1):
+def run(
+    scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=0.1,
+    costs=(None, None),
+):  # fmt: skip
     """A run that reaches the target at `steps`; None misses it, "diverged" diverges."""
     gone = steps == "diverged"
     when = list(range(0, STEPS + 1, EVERY))
@@ -68,13 +84,17 @@ def run(scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=
         "train_loss": [2.0, *(bad or 0.1 + 1 / (1 + step) for step in when[1:])],
         "valid_loss": [2.0, *(bad or 0.2 + 1 / (1 + step) for step in when[1:])],
         "valid_accuracy": [0.1, *(bad or final for _ in when[1:])],
+        "init_seconds": costs[0],
+        "step_seconds": costs[1],
     }
 
 
-def result(times, rate=0.1, **more):
-    """A sweep from scheme -> times by seed, at one rate."""
+def result(times, rate=0.1, inits=(), **more):
+    """A sweep from scheme -> times by seed, at one rate, starts drawn in `inits`."""
+    inits = dict(inits)
+    costs = {scheme: (inits.get(scheme), 0.001 if inits else None) for scheme in times}
     rows = [
-        run(scheme, seed, steps, rate, more.get("task"))
+        run(scheme, seed, steps, rate, more.get("task"), costs=costs[scheme])
         for scheme, each in times.items()
         for seed, steps in enumerate(each)
     ]
@@ -176,6 +196,44 @@ def test_cells():
     assert dead["div."].text == "4/4" and dead["x faster"].text.startswith("≤0.")
 
 
+def test_times_count_the_start_in_and_say_where_they_turn_the_order():
+    swept = result({"slow": SLOW, "fast": FAST}, inits={"slow": 0.002, "fast": 1.5})
+    found = swept.judge()
+    first, second = (tables.cells(r, found, swept.settings)["time"] for r in found.rows)
+    assert (first.text, first.value) == ("1.52 s", pytest.approx(1.52))
+    assert second.text == "52.0 ms"  # 50 steps of 1 ms and 2 ms for the start
+    assert (
+        "With the drawing of the start counted in, slow reaches the target after "
+        "52.0 ms and fast after 1.52 s (medians), the other way round than in steps."
+    ) in found.notes
+    assert found.rows[0].summary.scheme == "fast"  # ratio and rank are of steps
+    (words,) = [w for w in protocol.words(swept.settings, swept.runs) if "Times:" in w]
+    assert "for every step 1.00 ms" in words and "on 1 x cpu" not in words
+    assert swept.summary()["ranking"][1]["seconds_to_target"]["low"] == 0.042
+    assert '<th scope="col"><button type="button">time' in swept._repr_html_()
+
+
+def test_times_that_keep_the_order_or_are_not_known_need_no_word():
+    cheap = result({"slow": SLOW, "fast": FAST}, inits={"slow": 0.01, "fast": 0.01})
+    assert not any("counted in" in note for note in cheap.judge().notes)
+    old = result({"slow": SLOW, "fast": FAST})
+    cells = tables.cells(old.judge().rows[0], old.judge(), old.settings)
+    assert "time" not in cells and "Times:" not in str(
+        protocol.words(old.settings, old.runs)
+    )
+
+
+DURATIONS = {
+    0.0: "0.00 us", 9.994e-6: "9.99 us", 0.0009996: "1.00 ms", 0.0457: "45.7 ms",
+    0.9999: "1.00 s", 9.996: "10.0 s", 99.96: "100 s", 12345.0: "12345 s",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", DURATIONS)
+def test_durations_have_three_digits(seconds):
+    assert verdict.duration(seconds) == DURATIONS[seconds]
+
+
 def test_ranks_show_their_intervals():
     swept = result({"a": [10, 20, 30, 40], "b": [20, 10, 40, 30]})
     found = swept.judge()
@@ -229,11 +287,14 @@ def test_missing_rates_are_named(capsys):
 
 
 @pytest.mark.parametrize("width", [72, 80, 100, 140])
-def test_the_table_fits_the_screen(width, capsys, monkeypatch):
+@pytest.mark.parametrize("timed", [False, True])
+def test_the_table_fits_the_screen(width, timed, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     name = "orthogonal(scale=1.4142)"
-    result({name: [50, 60, None, None], "he_normal()": FAST}).show()
+    inits = {name: 12.3456, "he_normal()": 0.00123} if timed else {}
+    result({name: [50, 60, None, None], "he_normal()": FAST}, inits=inits).show()
     lines = capsys.readouterr().out.splitlines()
+    assert timed == any(" time " in line for line in lines)
     assert max(map(len, lines)) <= width and "…" not in "".join(lines)
     assert width < 80 or any(name in line for line in lines)
 
@@ -244,28 +305,107 @@ def test_the_screen_obeys_no_name(capsys):
     assert out.count("[bold]x[/]") >= 2 and "valid. [red]m" in out
 
 
-def test_figures():
+@pytest.fixture
+def pyplot():
+    """A pyplot that shows nothing, starts empty and forgets its figures."""
+    from matplotlib import pyplot
+
+    before = pyplot.get_backend()
+    pyplot.switch_backend("agg")
+    pyplot.close("all")
+    yield pyplot
+    pyplot.close("all")
+    pyplot.switch_backend(before)
+
+
+PLOTS = ["plot_learning_rates", "plot_survival", "plot_heat_map"]
+
+
+def test_plots_are_axes_that_pyplot_shows(pyplot):
     swept = two_rates()
-    drawn = [
-        swept.plot_curves(),
-        swept.plot_learning_rates(),
-        swept.plot_survival(),
-        swept.plot_heat_map(),
+    curves = swept.plot_curves()
+    assert [axes.get_ylabel() for axes in curves] == [
+        "training loss (nats)", "validation accuracy",
+    ]  # fmt: skip
+    assert curves[0].figure.legends and curves[0].figure.get_suptitle()
+    drawn = {name: getattr(swept, name)() for name in PLOTS}
+    shown = {number: pyplot.figure(number) for number in pyplot.get_fignums()}
+    assert list(shown.values()) == [
+        curves[0].figure,
+        *(a.figure for a in drawn.values()),
     ]
-    assert all(type(each).__name__ == "Figure" for each in drawn)
-    texts = [text.get_text() for text in drawn[3].axes[0].texts]
+    texts = [text.get_text() for text in drawn["plot_heat_map"].texts]
     assert texts == ["50", "10", "20", ">100"]
-    line = drawn[2].axes[0].get_lines()[0]  # b at 0.2 reaches at 10, all of it
+    line = drawn["plot_survival"].get_lines()[0]  # b at 0.2 reaches at 10, all of it
     assert line.get_xdata()[1] == 10 and line.get_ydata()[1] == 0
 
 
-def test_seeds_that_tune_score_nothing():
+@pytest.mark.parametrize("name", PLOTS)
+def test_plots_go_into_axes_that_are_given(name, pyplot):
+    figure, (left, right) = pyplot.subplots(1, 2)
+    left.plot([1, 2])
+    assert getattr(two_rates(), name)(ax=right) is right
+    assert pyplot.get_fignums() == [figure.number] and figure.axes == [left, right]
+    assert not figure.legends and not figure.get_suptitle()  # the figure is not ours
+    assert len(left.get_lines()) == 1 and right.get_title() + right.get_xlabel()
+    assert name == "plot_heat_map" or right.get_legend()
+
+
+def test_curves_go_into_axes_one_for_each_column(pyplot):
+    figure, both = pyplot.subplots(2)
+    swept = two_rates()
+    drawn = swept.plot_curves(ax=both)
+    assert list(drawn) == figure.axes and both[1].get_ylabel() == "validation accuracy"
+    (alone,) = swept.plot_curves(["valid_loss"], ax=both[0])
+    assert alone is both[0] and alone.get_ylabel() == "validation loss (nats)"
+    with pytest.raises(ValueError, match="2 axes for 1 columns; give one for each"):
+        swept.plot_curves(["valid_loss"], ax=both)
+
+
+def test_files_need_no_pyplot(tmp_path):
+    code = (
+        "import sys; from jaxinit.compare import load_result as load;"
+        f"load({str(tmp_path)!r}).write({str(tmp_path)!r});"
+        "print('matplotlib.pyplot' in sys.modules)"
+    )
+    two_rates().save(tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def contrast(one, other):
+    """How much lighter one colour is than another, by the rules for web pages."""
+
+    def light(color):
+        x = np.array(colors.to_rgb(color))
+        x = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+        return float(x @ [0.2126, 0.7152, 0.0722])
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_numbers_on_a_heat_map_can_be_read():
+    rows = [run("a", 0, step, rate / 100) for rate, step in enumerate(range(1, 101), 1)]
+    swept = Result(
+        pa.Table.from_pylist(rows, store.SCHEMA),
+        settings("a", [rate / 100 for rate in range(1, 101)], 1), 1.0,
+    )  # fmt: skip
+    axes = figures.heat_map(swept.runs, swept.settings, swept.ranking())
+    image = axes.images[1]
+    cells = image.to_rgba(image.get_array())[0]
+    least = min(contrast(text.get_color(), cells[int(text.get_position()[0])][:3])
+                for text in axes.texts)  # fmt: skip
+    assert len(axes.texts) == 100 and least >= 4.5
+
+
+def test_seeds_that_tune_score_nothing(pyplot):
     times = {"a": [100, 100, 10, 20], "b": [10, 10, 40, 50]}
     swept = result(times, tuning_seeds=2, metric_name="loss", direction="min")
     found = swept.judge()
     assert [row.summary.scheme for row in found.rows] == ["a", "b"]
     assert [row.summary.seeds for row in found.rows] == [2, 2]
-    line = swept.plot_survival().axes[0].get_lines()[0]  # a, of seeds 2 and 3 alone
+    line = swept.plot_survival().get_lines()[0]  # a, of seeds 2 and 3 alone
     assert line.get_xdata().tolist() == [0, 10, 20, STEPS]
     rows = swept.runs.to_pylist()
     for row in rows:
@@ -273,7 +413,7 @@ def test_seeds_that_tune_score_nothing():
             row["train_loss"] = [9.0] * len(row["train_loss"])
             row["final_valid_accuracy"] = 7.0
     swept = Result(pa.Table.from_pylist(rows, store.SCHEMA), swept.settings, 1.5)
-    curve = swept.plot_curves().axes[0].get_lines()[0].get_ydata()
+    curve = swept.plot_curves()[0].get_lines()[0].get_ydata()
     assert curve[0] == 2 and max(curve[1:]) < 9
     assert swept.ranking()[0].final_valid_accuracy.high < 1
 
@@ -311,9 +451,9 @@ def test_many_schemes_are_told_apart():
     assert len(set(look.values())) == 20
 
 
-def test_names_that_matplotlib_would_take_for_its_own(tmp_path):
+def test_names_that_matplotlib_would_take_for_its_own(pyplot):
     swept = result({"_mine": FAST, "cash$and$more": SLOW, "x" * 190: SLOW})
-    (legend,) = swept.plot_survival().legends
+    (legend,) = swept.plot_survival().figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts[0] == " _mine" and texts[1] == r"cash\$and\$more"
     assert len(texts) == 3 and len(texts[2]) == style.NAME
@@ -383,6 +523,53 @@ def test_the_page_says_everything(saved):
     assert "a program's own" in text  # EVIL is no scheme that a command can name
 
 
+def git(folder, *words):
+    who = "-c user.name=n -c user.email=e -c commit.gpgsign=false".split()
+    subprocess.run(
+        ["git", "-C", folder, *who, *words], check=True, capture_output=True,
+        env={**os.environ, "GIT_CONFIG_GLOBAL": os.devnull},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_code_is_a_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
+    assert provenance.code_state(tmp_path) is None  # no repository
+    assert provenance.code_state(tmp_path / "nowhere") is None
+    git(tmp_path, "init")
+    assert provenance.code_state(tmp_path) is None  # no commit yet
+    (tmp_path / "sub").mkdir()
+    file = tmp_path / "sub" / "file.py"
+    file.write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "m")
+    git(tmp_path, "tag", "v1")
+    monkeypatch.chdir(tmp_path / "sub")
+    clean = provenance.code_state()
+    assert clean is not None and re.fullmatch(r"commit [0-9a-f]{12}", clean)
+    (tmp_path / "results.csv").write_text("2")  # not tracked, so no change of code
+    assert provenance.code_state() == clean
+    file.write_text("3")
+    assert provenance.code_state() == f"{clean}, with uncommitted changes"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.code_state() is None  # no git
+
+
+def test_git_that_takes_too_long_is_not_waited_for(tmp_path, monkeypatch):
+    slow = tmp_path / "git"
+    slow.write_text("#!/bin/sh\nexec sleep 9\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(provenance, "PATIENCE", 0.1)
+    assert provenance.code_state(tmp_path) is None
+
+
+def test_the_page_names_the_code():
+    swept = result({"a": FAST}, code="commit 1a2b, with uncommitted changes")
+    text = page.page([swept.page_part()])
+    assert "<dt>code</dt><dd>commit 1a2b, with uncommitted changes</dd>" in text
+    assert "<p>Code: commit 1a2b, with uncommitted changes.</p>" in text
+
+
 def test_html_for_notebooks():
     text = result({"a": FAST, "b": SLOW})._repr_html_()
     assert Page(text).open == [] and "times sooner" in text and "<script" not in text
@@ -446,6 +633,16 @@ def test_two_sweeps_over_one_task_go_side_by_side(tmp_path, capsys):
     assert "holds no report" in capsys.readouterr().err
 
 
+def test_seconds_of_two_machines_are_not_put_side_by_side(tmp_path):
+    times, inits = {"he_normal()": FAST}, {"he_normal()": 0.1}
+    a = store_of(tmp_path / "a", result(times, inits=inits))
+    there = {"zeros()": SLOW}, {"zeros()": 0.1}
+    b = store_of(tmp_path / "b", result(there[0], inits=there[1]))
+    c = store_of(tmp_path / "c", result(there[0], inits=there[1], device="1 x gpu"))
+    assert tables.timed(load_results(a, b).judge())
+    assert not tables.timed(load_results(a, c).judge())
+
+
 def test_one_scheme_with_two_numbers_is_named_twice(tmp_path):
     rows = [run("he_normal()", seed, 40, version="1") for seed in range(4)]
     other = Result(
@@ -461,7 +658,7 @@ def test_one_scheme_with_two_numbers_is_named_twice(tmp_path):
     found.judge()
 
 
-def test_several_tasks_have_a_profile(tmp_path, capsys):
+def test_several_tasks_have_a_profile(tmp_path, capsys, pyplot):
     folders = [
         store_of(tmp_path / name, result(times, task=f"linear(depth={i})"))
         for i, (name, times) in enumerate({
@@ -476,13 +673,23 @@ def test_several_tasks_have_a_profile(tmp_path, capsys):
     assert {k: v.tolist() for k, v in times.items()} == {
         "x": [20, 20, 90], "y": [50, 40, 30],
     }  # fmt: skip
-    lines = found.plot_profile().axes[0].get_lines()
+    axes = pyplot.subplot()
+    assert found.plot_profile(ax=axes) is axes
+    lines = axes.get_lines()
     assert lines[0].get_ydata()[0] == pytest.approx(2 / 3)
     assert cli.run(["report", *folders, "--out", str(tmp_path / "all")]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "x is the fastest on 2 of 3 tasks, and takes at most 3.00 times" in out
+    assert "scheme speed sooner" in out and "resampling runs within tasks" in out
     page = Page((tmp_path / "all" / "report.html").read_text())
     assert page.open == [] and page.tags.count("svg") == 1 + 3 * 6
+    assert page.tags.count("table") >= 4
+    first, second = found.standings()
+    assert (first.scheme, first.sooner) == ("x", None)  # x is listed first
+    assert second.sooner is not None and second.sooner.value == pytest.approx(1 / 3)
+    assert found.standings("y")[1].sooner is None
+    with pytest.raises(ValueError, match="baseline='z' is unknown"):
+        found.standings("z")  # not on all tasks
     assert len(page.ids) == len(set(page.ids))
 
 
@@ -539,14 +746,19 @@ def test_bad_input_in_one_sentence(kind, tmp_path, capsys):
     assert message.startswith("jaxinit: ") and message.endswith(".\n")
 
 
-def test_a_sweep_from_before_other_losses(tmp_path):
+def test_a_sweep_from_before_other_losses_and_seconds(tmp_path):
     folder = tmp_path / "old"
     store_of(folder, result({"a": FAST, "b": SLOW}))
+    for file in (folder / "runs").iterdir():
+        rows = pq.read_table(file)
+        pq.write_table(rows.drop_columns(["init_seconds", "step_seconds"]), file)
     old = settings(["a", "b"])
     for name in ("loss_name", "metric_name", "direction", "versions", "device"):
         del old[name]
     (folder / "sweep.json").write_text(json.dumps(old))
     assert cli.run(["report", str(folder), "--quiet"]) == 0
+    assert ">time<" not in (folder / "report.html").read_text()
+    assert load_result(folder).judge().rows[0].summary.seconds_to_target is None
 
 
 def test_one_seed_is_a_report_without_intervals(tmp_path, capsys):
@@ -561,6 +773,8 @@ def test_one_seed_is_a_report_without_intervals(tmp_path, capsys):
 def test_unknown_baseline(saved, capsys):
     assert cli.run(["report", str(saved), "--baseline", "nix"]) == 2
     assert "baseline='nix' is unknown" in capsys.readouterr().err
+    swept = load_result(saved)
+    assert swept.judge("he_normal").baseline == swept.judge("he_normal()").baseline
 
 
 @pytest.mark.parametrize("name", ["pandas", "polars", "xarray"])
@@ -591,40 +805,130 @@ def test_arrays_with_named_dimensions():
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_in_a_browser(saved, tmp_path):
-    text = (saved / "report.html").read_text()
-    press = """
-      const said = [];
-      const column = (i) => [...document.querySelector("table").tBodies[0].rows]
-        .map((row) => row.children[i].textContent);
-      const button = (i) => document.querySelectorAll("table th button")[i];
-      button(3).click(); said.push(column(3));
-      button(3).click(); said.push(column(3));
-      button(1).click(); said.push(column(1));
-      const mark = document.querySelector("[data-hover]");
-      mark.dispatchEvent(new MouseEvent("click", {bubbles: true}));
-      said.push(mark.closest("figure").querySelector("output").textContent);
-      said.push(document.documentElement.scrollWidth <= window.innerWidth);
-      const box = document.createElement("pre");
-      box.id = "said"; box.textContent = JSON.stringify(said);
-      document.body.append(box);
-    """
-    path = tmp_path / "page.html"
-    path.write_text(text.replace("</body>", f"<script>{press}</script></body>"))
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page of one sweep with targets and times, and one of several tasks."""
+    folder = tmp_path_factory.mktemp("pages")
+    times = {EVIL: SLOW, "he_normal()": FAST, "z": ["diverged"] * 4}
+    inits = {EVIL: 0.5, "he_normal()": 1.5}
+    code = {"code": "commit 1a2b, with uncommitted changes"}
+    found = [result(times, inits=inits, task=f"t({i})", **code) for i in range(2)]
+    more = [swept.with_targets([0.5, 0.9, 0.95]) for swept in found]
+    (folder / "one").mkdir()
+    more[0].write(folder / "one")
+    (folder / "all").mkdir()
+    Results(tuple(more)).write(folder / "all")
+    return [(folder / name / "report.html").read_text() for name in ("one", "all")]
+
+
+SAID = """
+  const said = {};
+  const press = (name) => {
+    const button = [...document.querySelectorAll("table th button")]
+      .find((each) => each.textContent === name);
+    button.click();
+    const place = [...button.closest("tr").children].indexOf(button.closest("th"));
+    return [...button.closest("table").tBodies[0].rows]
+      .map((row) => row.children[place].textContent);
+  };
+  const rgb = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const light = (color) => {
+    const [r, g, b] = color.map((x) => x / 255)
+      .map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = (each) => {
+    for (; each; each = each.parentElement) {
+      const color = rgb(getComputedStyle(each).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+  };
+  const contrasts = () => {
+    document.querySelectorAll("details").forEach((each) => { each.open = true; });
+    const found = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+      const each = walk.currentNode.parentElement;
+      const skip = "script, [aria-hidden], title, #said";
+      if (!walk.currentNode.textContent.trim() || each.closest(skip)) continue;
+      const style = getComputedStyle(each);
+      const drawn = each.closest("svg");
+      const color = rgb(drawn ? style.fill : style.color);
+      // The numbers on cells of a heat map stand on colours, and have their own test.
+      if (drawn && [0, 1, 255].includes(color[0]) && color[1] === color[0]) continue;
+      const [a, b] = [light(color.slice(0, 3)), light(paper(each).slice(0, 3))];
+      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      found.push([ratio, walk.currentNode.textContent.trim().slice(0, 40)]);
+    }
+    return found.sort((a, b) => a[0] - b[0]);
+  };
+  said.up = press("steps"); said.down = press("steps");
+  said.names = press("scheme");
+  said.times = press("time");
+  const mark = document.querySelector("[data-hover]");
+  mark.dispatchEvent(new MouseEvent("click", {bubbles: true}));
+  said.mark = mark.closest("figure").querySelector("output").textContent;
+  said.width = window.innerWidth;
+  const all = contrasts();
+  said.texts = all.length; said.contrast = all[0];
+  said.scroll = document.documentElement.scrollWidth;
+  said.dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  parent.postMessage([name, said], "*");
+"""
+
+SIZES = [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
+
+
+def in_browser(pages, folder):
+    """What pages say of themselves at each size and theme, from one browser."""
+    frames, names = "", []
+    for number, text in enumerate(pages):
+        (folder / f"{number}.html").write_text(
+            text.replace("</body>", f"<script>{SAID}</script></body>")
+        )
+        for width, theme in SIZES:
+            names.append(f"{number} {width} {theme}")
+            frames += (
+                f'<iframe name="{names[-1]}" src="{number}.html" width="{width}" '
+                f'height="900" style="border: 0; color-scheme: {theme}"></iframe>'
+            )
+    outer = (
+        '<!doctype html><html><head><link rel="icon" href="data:,"><script>'
+        "const said = {}; addEventListener('message', (e) => {"
+        "said[e.data[0]] = e.data[1];"
+        "document.querySelector('pre').textContent = JSON.stringify(said); });"
+        f'</script></head><body><pre id="said"></pre>{frames}</body></html>'
+    )
+    path = folder / "outer.html"
+    path.write_text(outer)
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync"
     flags += " --disable-background-networking --disable-component-update"
-    flags += " --window-size=500,900 --virtual-time-budget=3000 --dump-dom"
+    flags += " --window-size=1400,900 --virtual-time-budget=8000 --dump-dom"
     done = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'user'}",
+        [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'user'}",
          "--enable-logging=stderr", path.as_uri()],
         capture_output=True, text=True, check=True, timeout=120,
-        env={**os.environ, "HOME": str(tmp_path)},
+        env={**os.environ, "HOME": str(folder)},
     )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
     said = re.search(r'<pre id="said">(.*?)</pre>', done.stdout, re.DOTALL)
     assert said is not None
-    up, down, names, mark, fits = json.loads(html.unescape(said[1]))
-    assert up == ["20 (10-20)", "50 (40-50)", ">100"] and down == up[::-1]
-    assert names == sorted(names, key=str.lower) and len(names) == 3
-    assert "step 0: " in mark and fits
+    found = json.loads(html.unescape(said[1]))
+    assert list(sorted(found)) == sorted(names)
+    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_pages_in_a_browser(pages, tmp_path):
+    found, console = in_browser(pages, tmp_path)
+    assert console == []
+    for name, said in found.items():
+        _, width, theme = name.split()
+        assert (said["width"], said["dark"]) == (int(width), theme == "dark"), name
+        assert said["scroll"] <= said["width"], name
+        assert said["texts"] > 100 and said["contrast"][0] >= 4.5, (name, said)
+        assert "step 0: " in said["mark"] or "tasks within" in said["mark"], name
+        assert said["up"] == ["20 (10-20)", "50 (40-50)", ">100"], name
+        assert said["down"] == said["up"][::-1], name
+        assert said["times"] == ["550 ms", "1.52 s", "-"], name
+        schemes = [each.removeprefix("■") for each in said["names"]]
+        assert schemes == sorted(schemes, key=str.lower) and len(schemes) >= 2, name

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import doctest
 import math
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import trim_mean
 
-from jaxinit.compare import stats
+from jaxinit.compare import across, stats
 from jaxinit.compare.store import SCHEMA
 
 INF, NAN = math.inf, math.nan
 
 
-def runs(*rows):
-    """Rows (scheme, rate, seed, steps or None, final loss), an inf loss diverged."""
+def runs(*rows, seconds=(), step_seconds=()):
+    """Rows (scheme, rate, seed, steps or None, final loss), an inf loss diverged.
+
+    `seconds` are a scheme's to draw a start, `step_seconds` a run's for a step.
+    """
     columns = {name: [] for name in SCHEMA.names}
+    seconds, step_seconds = dict(seconds), list(step_seconds)
     for scheme, rate, seed, steps, loss in rows:
         values = {
             "run_id": f"{scheme}{rate}{seed}",
@@ -31,7 +37,9 @@ def runs(*rows):
             "final_valid_loss": loss + 1,
             "final_valid_accuracy": 0.5,
             "best_valid_accuracy": 0.6,
-            **{name: [] for name in SCHEMA.names[11:]},
+            **{name: [] for name in SCHEMA.names[11:15]},
+            "init_seconds": seconds.get(scheme),
+            "step_seconds": None if not seconds else step_seconds.pop(0),
         }
         for name, value in values.items():
             columns[name].append(value)
@@ -77,13 +85,30 @@ def test_a_miss_counts_as_never_and_a_diverged_run_as_worst():
     assert a.final_valid_loss.median == pytest.approx(1.2)
 
 
+def test_seconds_are_of_the_start_and_of_steps_that_cost_every_scheme_alike():
+    table = runs(
+        *[("a", 0.1, seed, steps, 0.1) for seed, steps in enumerate((10, 20, None))],
+        *[("b", 0.1, seed, 40, 0.1) for seed in range(3)],
+        ("c", 0.1, 0, 0, 0.1),
+        seconds={"a": 5.0, "b": 0.25},
+        step_seconds=[0.1, 0.1, NAN, 0.2, 0.3, 0.3, None],
+    )
+    assert stats.costs(table) == {"a": (5.0, 0.2), "b": (0.25, 0.2)}
+    for c, a, b in (stats.rank(table), stats.fixed(table, 0.1)):
+        assert a.seconds_to_target == (9, 9, INF)
+        assert b.seconds_to_target == pytest.approx((8.25, 8.25, 8.25))
+        assert c.seconds_to_target is None  # nobody noted it
+    assert stats.rank(tuning_table())[0].seconds_to_target is None
+
+
 def test_quartiles_are_observed_values():
     assert stats.quartiles(np.array([4.0, 1.0, INF, 2.0, 3.0])) == (2.0, 3.0, 4.0)
     assert stats.quartiles(np.array([7.0])) == (7.0, 7.0, 7.0)
 
 
-def test_examples_in_docstrings():
-    assert doctest.testmod(stats).failed == 0
+@pytest.mark.parametrize("module", [stats, across])
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(module).failed == 0
 
 
 def tuning_table():
@@ -180,18 +205,6 @@ def test_profile_leaves_out_misses_and_tasks_that_all_miss():
     np.testing.assert_allclose(profile * 3, [[1, 2, 2, 2], [1, 1, 2, 2]])
 
 
-def test_targets_are_what_the_baseline_reaches_at_its_best_rate():
-    curves = {
-        0.1: [[0.1, 0.5, 0.4], [0.1, 0.6, 0.8], [0.1, 0.7, 0.6]],
-        0.5: [[0.1, NAN, NAN], [0.1, 0.9, NAN], [0.1, 0.2, 0.3]],
-    }
-    targets = stats.targets_by_rule(curves, factor=2)
-    # Best values .5, .8, .7: the median's gap to 1 is .3, at step 0 it is .9.
-    assert targets == pytest.approx((0.4, 0.7, 0.85, 0.1))
-    losses = stats.targets_by_rule({1.0: [[2.0, 1.5], [2.0, 1.0], [2.0, 1.5]]}, 0, 2)
-    assert losses == pytest.approx((1.75, 1.5, 0.75, 1.0))  # half way back to 2
-
-
 @pytest.mark.parametrize(
     "call, sentence",
     [
@@ -218,9 +231,6 @@ def test_targets_are_what_the_baseline_reaches_at_its_best_rate():
         (lambda: stats.divergence_rate([]), "there is no run"),
         (lambda: stats.performance_profile([1, 2], [1]), "must be (schemes, tasks)"),
         (lambda: stats.performance_profile([[1]], [0.5]), "at least 1, the fastest"),
-        (lambda: stats.targets_by_rule({}), "no curve"),
-        (lambda: stats.targets_by_rule({0.1: [[0.1, 0.1]]}), "learns nothing"),
-        (lambda: stats.targets_by_rule({0.1: [[0, 1]]}, factor=1), "greater than 1"),
     ],
 )
 def test_bad_input_is_one_sentence(call, sentence):
@@ -240,3 +250,74 @@ def test_mixed_tasks_are_refused():
     ):
         with pytest.raises(ValueError, match="tasks t, u; pass one task's"):
             call()
+
+
+TASKS = [[1.0, 2, 3, 4, 9], [10.0, 0, 8, 6, 5], [7.0, 7, 1, 2, 3]]
+
+
+def test_the_interquartile_mean_over_tasks_is_scipys():
+    found = across.interquartile_mean(TASKS)
+    assert found.value == pytest.approx(trim_mean(np.array(TASKS), 0.25, axis=None))
+    # By hand: of 15 sorted scores three are cut at each end, 1 1 0 and 8 9 10.
+    assert found.value == pytest.approx((2 + 2 + 3 + 3 + 4 + 5 + 6 + 7 + 7) / 9)
+    assert found.low < found.value < found.high
+
+
+def test_the_bootstrap_draws_within_tasks():
+    # Scores are alike within a task: then no resample differs, and drawing over all
+    # runs at once would.
+    same = across.interquartile_mean([[1.0] * 4, [5.0] * 4, [2.0] * 4, [9.0] * 4])
+    assert same.low == same.high == same.value == 3.5
+    means = [trim_mean(list(picks), 0.25) for picks in product([1.0, 2.0], repeat=2)]
+    # Of one task with the scores 1 and 2, means are 1, 1.5 twice, 2, alike often.
+    pair = across.interquartile_mean([[1.0, 2.0]])
+    assert (pair.low, pair.high) == (min(means), max(means))
+
+
+def test_the_chance_is_the_mean_over_tasks_of_pairs_won():
+    a = [[10, 20, INF], [30, 30]]
+    b = [[20, INF], [40, 30, 10]]
+    first = (1 + 1 + 0.5 + 1 + 0 + 0.5) / 6
+    second = 2 * (1 + 0.5 + 0) / 6
+    found = across.chance(a, b)
+    assert found.value == pytest.approx((first + second) / 2)
+    assert found.low < found.value < found.high
+    turned = across.chance(b, a)
+    assert turned.value == pytest.approx(1 - found.value)
+    sure = across.chance([[1, 2, 3]], [[4, 5, 6]])
+    assert sure == (1, 1, 1)
+
+
+def test_standings_are_speeds_by_the_baselines_median():
+    times = [
+        {"a": [10, 20, 30], "b": [20, 40, INF], "only": [1, 1, 1]},
+        {"b": [100, NAN, INF, INF], "a": [50, 100, INF, INF]},
+    ]
+    b, a = sorted(across.standings(times, [60, 200], "b"), key=lambda s: s.scheme)[::-1]
+    # b's medians are 40 and, of 100 and two misses, the budget of 200.
+    speeds = [40 / 10, 40 / 20, 40 / 30, 200 / 50, 200 / 100, 0, 0]
+    assert a.speed.value == pytest.approx(trim_mean(speeds, 0.25))
+    assert b.sooner is None and a.sooner is not None
+    pairs = [
+        np.mean([(x < y) + (x == y) / 2 for x in one for y in other])
+        for one, other in (
+            ([10, 20, 30], [20, 40, INF]), ([50, 100, INF, INF], [100, INF, INF]),
+        )
+    ]  # fmt: skip
+    assert a.sooner.value == pytest.approx(np.mean(pairs))
+    assert {s.scheme for s in across.standings(times, [60, 200])} == {"a", "b"}
+
+
+def test_another_scheme_changes_no_ones_standing():
+    times = [{"a": [10.0, 20], "b": [15.0, 30]}, {"a": [5.0, 6], "b": [7.0, INF]}]
+    more = [task | {"c": [1.0, 2]} for task in times]
+    before = {s.scheme: s for s in across.standings(times, [50, 50])}
+    after = {s.scheme: s for s in across.standings(more, [50, 50])}
+    assert before.items() <= after.items()
+
+
+def test_one_run_a_task_has_no_interval():
+    found = across.standings([{"a": [10], "b": [20]}, {"a": [30], "b": [10]}], [50, 50])
+    assert all(math.isnan(each.speed.low) for each in found)
+    texts = [{k: c.text for k, c in row.items()} for row in across.cells(found)]
+    assert {"scheme": "b", "speed": "1.75", "sooner": "50%"} in texts

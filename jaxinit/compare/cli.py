@@ -213,6 +213,8 @@ def report_command(
     *,
     baseline: str | None = None,
     learning_rate: float | None = None,
+    targets: tuple[float, ...] = (),
+    target_of: str | None = None,
     out: pathlib.Path | None = None,
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -226,6 +228,9 @@ def report_command(
             the sweep that reaches the target.
         learning_rate: print all schemes at this learning rate, instead of each at its
             best.
+        targets: show the steps to each of these targets, too.
+        target_of: take as target what this scheme reaches at its best learning rate,
+            in the median over seeds, instead of the sweep's own.
         out: folder for summary, figures and page; by default the sweep's own, and with
             several sweeps none.
         quiet: print no table.
@@ -233,6 +238,10 @@ def report_command(
     if len(folders) == 0:
         raise ValueError("report: no folder is given; name one or more of sweeps.")
     found = results.load_results(*folders)
+    if target_of is not None:
+        found = found.at_target_of(target_of)
+    if targets:
+        found = found.with_targets(targets)
     if not quiet:
         found.show(baseline, learning_rate)
     if out is None and len(folders) > 1:

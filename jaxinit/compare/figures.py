@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxinit.compare import inference, stats, style
@@ -20,14 +19,18 @@ from jaxinit.compare.verdict import parts
 Ranking = Sequence[stats.SchemeSummary]
 Settings = Mapping[str, Any]
 
+WIDTH, HEIGHT = 6.2, 4.2
+"""Inches of a figure with one panel."""
+
 
 def curves(
     runs: pa.Table,
     settings: Settings,
     ranking: Ranking,
     columns: Sequence[str] = ("train_loss", "valid_accuracy"),
-    hover: bool = False,
-) -> Figure:
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    medium: style.Medium = "file",
+) -> np.ndarray:
     """Learning curves, each scheme at its learning rate in `ranking`.
 
     Lines are medians over seeds, bands the quartiles. A line ends where more than half
@@ -38,15 +41,27 @@ def curves(
         settings: of the sweep.
         ranking: schemes and rates.
         columns: a panel each: "train_loss", "valid_loss", "valid_accuracy".
-        hover: add invisible marks that carry values as texts.
+        ax: where to draw, axes for each column; by default in a figure of its own.
+        medium: what that figure is for.
+
+    Returns:
+        (columns,) axes.
+
+    Raises:
+        ValueError: there are not as many axes as columns.
     """
     _, runs = parts(runs, settings)
-    figure = Figure(figsize=(max(5 * len(columns), 6.2), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    width = max(5 * len(columns), WIDTH)
+    panels = style.panels(medium, width, HEIGHT, len(columns)) if ax is None else ax
+    panels = np.ravel(np.asarray(panels, dtype=object))
+    if len(panels) != len(columns):
+        raise ValueError(
+            f"curves: {len(panels)} axes for {len(columns)} columns; give one for each."
+        )
     look = style.styles(settings["schemes"])
     for axes, column in zip(panels, columns, strict=True):
         for scheme in ranking:
-            _band(axes, runs, column, scheme, look[scheme.scheme], hover)
+            _band(axes, runs, column, scheme, look[scheme.scheme], medium)
         axes.set(xlabel="step", **_scale(runs, settings, column))
         style.plain(axes)
         if column != "valid_accuracy":
@@ -59,12 +74,17 @@ def curves(
         axes.set(ylabel=f"validation {name}{unit}")
         axes.axhline(settings["target"], color="0.6", lw=1, ls="--", zorder=0)
         axes.set_title("dashed: the target", loc="left", fontsize=10)
-    return style.finished(figure, panels[-1], _title(settings), len(columns) + 1)
+    style.finish(panels, _title(settings), len(columns) + 1, whole=ax is None)
+    return panels
 
 
 def learning_rates(
-    runs: pa.Table, settings: Settings, ranking: Ranking, hover: bool = False
-) -> Figure:
+    runs: pa.Table,
+    settings: Settings,
+    ranking: Ranking,
+    ax: Axes | None = None,
+    medium: style.Medium = "file",
+) -> Axes:
     """Final training loss against the learning rate, for each scheme.
 
     Marks are medians over seeds; rates at which half of the seeds or more diverged
@@ -74,10 +94,13 @@ def learning_rates(
         runs: a row a run, of one task.
         settings: of the sweep.
         ranking: schemes and rates.
-        hover: add invisible marks that carry values as texts.
+        ax: where to draw; by default in a figure of its own.
+        medium: what that figure is for.
+
+    Returns:
+        The axes.
     """
-    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
-    axes = figure.subplots()
+    axes = ax or style.panels(medium, WIDTH, HEIGHT)[0]
     look = style.styles(settings["schemes"])
     for scheme in ranking:
         rates, finals = _by_rate(runs, scheme.scheme, "final_train_loss")
@@ -94,7 +117,7 @@ def learning_rates(
         if scheme.learning_rate in rates:
             best = rates.index(scheme.learning_rate)
             axes.plot(rates[best], median[best], "o", mec=color, mfc="none", ms=13)
-        if hover:
+        if medium == "page":
             for rate, loss in zip(rates, median, strict=True):
                 style.hover(
                     axes, rate, loss, f"{scheme.scheme}, rate {rate:g}: {loss:.4g}"
@@ -109,12 +132,17 @@ def learning_rates(
     if len(rates) <= 12:
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.set_xticks([], minor=True)
-    return style.finished(figure, axes, _title(settings), columns=2)
+    style.finish([axes], _title(settings), columns=2, whole=ax is None)
+    return axes
 
 
 def survival(
-    runs: pa.Table, settings: Settings, ranking: Ranking, hover: bool = False
-) -> Figure:
+    runs: pa.Table,
+    settings: Settings,
+    ranking: Ranking,
+    ax: Axes | None = None,
+    medium: style.Medium = "file",
+) -> Axes:
     """Kaplan and Meier's curves: the share of runs not yet at the target.
 
     Each scheme is at its learning rate in `ranking`; bands are pointwise 95 %
@@ -125,10 +153,13 @@ def survival(
         runs: a row a run, of one task.
         settings: of the sweep.
         ranking: schemes and rates.
-        hover: add invisible marks that carry values as texts.
+        ax: where to draw; by default in a figure of its own.
+        medium: what that figure is for.
+
+    Returns:
+        The axes.
     """
-    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
-    axes = figure.subplots()
+    axes = ax or style.panels(medium, WIDTH, HEIGHT)[0]
     budget = float(settings["steps"])
     times = stats.times(parts(runs, settings)[1], ranking)
     look = style.styles(settings["schemes"])
@@ -149,7 +180,7 @@ def survival(
                 steps, low, high, where=share < 1, step="post", color=way.color,
                 alpha=0.12, lw=0,
             )  # fmt: skip
-        if hover:
+        if medium == "page":
             for step, left in zip(curve.steps[1:], curve.fraction[1:], strict=True):
                 text = f"{name}, step {step:g}: {1 - left:.0%} of runs at the target"
                 style.hover(axes, step, left + 0.006 * place, text)
@@ -159,10 +190,17 @@ def survival(
     )  # fmt: skip
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.set_title(f"target: {style.text(goal(settings))}", loc="left", fontsize=10)
-    return style.finished(figure, axes, _title(settings), columns=2)
+    style.finish([axes], _title(settings), columns=2, whole=ax is None)
+    return axes
 
 
-def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
+def heat_map(
+    runs: pa.Table,
+    settings: Settings,
+    ranking: Ranking,
+    ax: Axes | None = None,
+    medium: style.Medium = "file",
+) -> Axes:
     """Scheme x learning rate: median steps to target, or final loss where none reach.
 
     Dark is fast. A grey cell is a median run that missed the target, or diverged; an
@@ -172,6 +210,11 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
         runs: a row a run, of one task.
         settings: of the sweep.
         ranking: schemes and rates.
+        ax: where to draw; by default in a figure of its own.
+        medium: what that figure is for.
+
+    Returns:
+        The axes.
     """
     rates = sorted(set(runs["learning_rate"].to_pylist()))
     reach = any(step is not None for step in runs["steps_to_target"].to_pylist())
@@ -180,22 +223,19 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
     for i, scheme in enumerate(ranking):
         for rate, found in zip(*_by_rate(runs, scheme.scheme, column), strict=True):
             values[i, rates.index(rate)] = found.median
-    size = (max(2.3 + 0.62 * len(rates), 6.2), 1.5 + 0.42 * len(ranking))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+    size = max(2.3 + 0.62 * len(rates), WIDTH), 1.5 + 0.42 * len(ranking)
+    axes = ax or style.panels(medium, *size)[0]
     values = np.maximum(values, 1) if reach else values
     shown = np.ma.masked_invalid(values)
     low, high = (shown.min(), shown.max()) if shown.count() else (1.0, 1.0)
     norm = LogNorm(low, max(high, 1.01 * low)) if low > 0 else Normalize(low, high)
     grey = np.where(np.isinf(values), 0.5, np.nan)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.25, aspect="auto")
-    axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto")
+    colors = axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto").get_cmap()
     for (i, j), value in np.ndenumerate(values):
         scheme = ranking[i].scheme
         text = _cell(value, runs, scheme, rates[j], settings, reach)
-        dark = math.isfinite(value) and norm(value) < 0.6
-        light = math.isfinite(value) and not dark
-        color = "white" if dark else "#010101" if light else "black"
+        color = _on(colors(norm(value))) if math.isfinite(value) else "black"
         axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
         alive = math.isfinite(ranking[i].final_train_loss.median)
         if alive and rates[j] == ranking[i].learning_rate:
@@ -210,18 +250,25 @@ def heat_map(runs: pa.Table, settings: Settings, ranking: Ranking) -> Figure:
     axes.spines[:].set_visible(False)
     what = "median steps to target" if reach else "median final training loss"
     axes.set_title(f"{what} (framed: the best rate)", loc="right", fontsize=10)
-    return figure
+    return axes
 
 
-def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
+def profile(
+    times: Mapping[str, np.ndarray],
+    ax: Axes | None = None,
+    medium: style.Medium = "file",
+) -> Axes:
     """Dolan and More's performance profile over several tasks.
 
     Args:
         times: scheme to (tasks,) times to target; infinity a miss.
-        hover: add invisible marks that carry values as texts.
+        ax: where to draw; by default in a figure of its own.
+        medium: what that figure is for.
+
+    Returns:
+        The axes.
     """
-    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
-    axes = figure.subplots()
+    axes = ax or style.panels(medium, WIDTH, HEIGHT)[0]
     table = np.array(list(times.values()), dtype=float)
     factors = table / np.where(np.isinf(table.min(axis=0)), 1, table.min(axis=0))
     finite = np.unique(factors[np.isfinite(factors)])
@@ -233,7 +280,7 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
             taus, shares[place] + 0.006 * place, way.dash, where="post",
             color=way.color, lw=1.8, label=style.text(name, style.NAME),
         )  # fmt: skip
-        if hover:
+        if medium == "page":
             for tau, share in zip(taus[:-1], shares[place], strict=False):
                 text = (
                     f"{name}: {share:.0%} of tasks within {tau:.2f} times the fastest"
@@ -248,7 +295,8 @@ def profile(times: Mapping[str, np.ndarray], hover: bool = False) -> Figure:
     axes.xaxis.set_major_formatter(lambda factor, _: f"{factor:g}")
     axes.xaxis.set_minor_formatter(lambda factor, _: f"{factor:g}")
     title = f"performance profile over {table.shape[1]} tasks"
-    return style.finished(figure, axes, title, columns=2)
+    style.finish([axes], title, columns=2, whole=ax is None)
+    return axes
 
 
 def _band(
@@ -257,7 +305,7 @@ def _band(
     column: str,
     scheme: stats.SchemeSummary,
     way: style.Style,
-    hover: bool,
+    medium: style.Medium,
 ) -> None:
     """Median and quartiles over seeds of a scheme's curves."""
     at = stats.at_rate(runs, scheme.scheme, scheme.learning_rate)
@@ -275,7 +323,7 @@ def _band(
         steps, low, high, where=alive & np.isfinite(high), color=way.color,
         alpha=0.18, lw=0,
     )  # fmt: skip
-    if hover:
+    if medium == "page":
         every = max(1, math.ceil(len(steps) / 50))
         for step, value in list(zip(steps, median, strict=True))[::every]:
             says = f"{scheme.scheme}, {_rate(scheme)}, step {step}: {value:.4g}"
@@ -319,6 +367,19 @@ def _cell(
     if 2 * status.count("diverged") >= len(status):
         return "div."
     return f">{settings['steps']}"
+
+
+def _on(color: tuple[float, ...]) -> str:
+    """White or black, whichever is easier to read on a colour.
+
+    The black is one that `svg` leaves alone, for the colour is that of no theme.
+    """
+    channels = np.array(color[:3])
+    linear = np.where(
+        channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+    )
+    light = float(linear @ [0.2126, 0.7152, 0.0722])
+    return "white" if 1.05 / (light + 0.05) > (light + 0.05) / 0.05 else "#010101"
 
 
 def _scale(runs: pa.Table, settings: Settings, column: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from jaxinit.compare import figures, protocol, stats, style, svg, table
 from jaxinit.compare.verdict import Row, Verdict, judge, ranking
@@ -22,16 +22,22 @@ class Sweep(NamedTuple):
         settings: as in `sweep.json`.
         seconds: it took; NaN where that is not known.
         verdict: each scheme at its best rate.
+        targets: verdicts at other targets, if any.
     """
 
     runs: pa.Table
     settings: Mapping[str, Any]
     seconds: float
     verdict: Verdict
+    targets: Mapping[float, Verdict] = {}
 
 
 def page(
-    sweeps: Sequence[Sweep], profile: Figure | None = None, sentence: str = ""
+    sweeps: Sequence[Sweep],
+    profile: Axes | None = None,
+    sentence: str = "",
+    standings: Sequence[Mapping[str, table.Cell]] = (),
+    caption: str = "",
 ) -> str:
     """The page.
 
@@ -39,6 +45,8 @@ def page(
         sweeps: one, or several over different tasks.
         profile: over the tasks, where there are several.
         sentence: what the profile says.
+        standings: rows of the schemes over all tasks.
+        caption: what stands below them.
 
     Returns:
         HTML with its style, its script and its figures in it.
@@ -52,8 +60,10 @@ def page(
     parts = [f"<h1>{_(title)}</h1>"]
     if profile is not None:
         parts.append(f'<p class="verdict">{_(sentence)}</p>')
-        caption = "The share of tasks on which a scheme is within a factor of the best."
-        parts.append(_figures({"Performance profile": (profile, caption)}, "all"))
+        listed = [scheme for each in sweeps for scheme in each.settings["schemes"]]
+        parts.append(_sortable(standings, list(dict.fromkeys(listed)), caption))
+        says = "The share of tasks on which a scheme is within a factor of the best."
+        parts.append(_figures({"Performance profile": (profile, says)}, "all"))
     for i, sweep in enumerate(sweeps):
         if several:
             parts.append(f"<h2>{_(sweep.settings['task'])}</h2>")
@@ -72,18 +82,18 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
     """Everything on one sweep but whom to cite."""
     runs, settings, verdict = sweep.runs, sweep.settings, sweep.verdict
     notes = "".join(f"<li>{_(note)}</li>" for note in verdict.notes)
-    diverged = runs["status"].to_pylist().count("diverged")
     command = protocol.rerun(settings)
     again = (
         f"<pre><code>{_(command)}</code></pre>"
         if command
         else "<p>Task or schemes are a program's own: run that program again.</p>"
     )
-    paragraphs = protocol.words(settings, runs.num_rows, diverged)
+    paragraphs = protocol.words(settings, runs)
     return [
         f'<p class="verdict">{_(verdict.sentence)}</p>',
         f'<ul class="notes">{notes}</ul>',
         _table(verdict, settings),
+        _targets(sweep),
         "<h2>Figures</h2>",
         _figures(_drawn(runs, settings), prefix),
         _fixed(runs, settings, verdict),
@@ -96,10 +106,8 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
     ]
 
 
-def _drawn(
-    runs: pa.Table, settings: Mapping[str, Any]
-) -> dict[str, tuple[Figure, str]]:
-    """Title to figure and caption."""
+def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes, str]]:
+    """Title to axes and caption."""
     found = ranking(runs, settings)
     given = (runs, settings, found)
     target = "Dashed: the target."
@@ -117,18 +125,18 @@ def _drawn(
     return {
         **{
             title: (
-                figures.curves(*given, columns=[column], hover=True),
+                figures.curves(*given, columns=[column], medium="page")[0],
                 f"{band} {more}",
             )
             for title, (column, more) in curves.items()
         },
-        "Time to target": (
-            figures.survival(*given, hover=True),
+        "Steps to target": (
+            figures.survival(*given, medium="page"),
             "The share of runs not yet at the target (Kaplan-Meier), with pointwise "
             "95 % intervals. Lines that coincide are drawn side by side.",
         ),
         "Learning rates": (
-            figures.learning_rates(*given, hover=True),
+            figures.learning_rates(*given, medium="page"),
             "Final training loss at each rate, median and quartiles; a ring is the "
             "rate that the table takes.",
         ),
@@ -139,9 +147,10 @@ def _drawn(
     }
 
 
-def _figures(drawn: Mapping[str, tuple[Figure, str]], prefix: str) -> str:
+def _figures(drawn: Mapping[str, tuple[Axes, str]], prefix: str) -> str:
     parts = []
-    for i, (title, (figure, caption)) in enumerate(drawn.items()):
+    for i, (title, (axes, caption)) in enumerate(drawn.items()):
+        figure = style.figure_of(axes)
         figure.suptitle("")
         image = svg.inline(figure, f"{prefix}f{i}", title)
         parts.append(
@@ -151,19 +160,30 @@ def _figures(drawn: Mapping[str, tuple[Figure, str]], prefix: str) -> str:
     return f'<div class="figures">{"".join(parts)}</div>'
 
 
-def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
-    look = style.styles(settings["schemes"])
-    rows = [
-        (row.summary.scheme, _cells(row, verdict, settings)) for row in verdict.rows
-    ]
+def _targets(sweep: Sweep) -> str:
+    """Steps and ratios at several targets."""
+    if not sweep.targets:
+        return ""
+    order = [row.summary.scheme for row in sweep.verdict.rows]
+    rows = table.target_cells(sweep.targets, order, sweep.settings)
+    what = f"Several targets of validation {sweep.settings['metric_name']}"
+    caption = table.targets_caption(sweep.targets)
+    return f"<h2>{_(what)}</h2>{_sortable(rows, sweep.settings['schemes'], caption)}"
+
+
+def _sortable(
+    rows: Sequence[Mapping[str, table.Cell]], schemes: Sequence[str], caption: str
+) -> str:
+    """A table of cells, each row with its scheme's colour."""
+    look = style.styles(schemes)
     head = "".join(
         f'<th scope="col"{_name(column)}>'
         f'<button type="button">{_(column)}</button></th>'
-        for column in rows[0][1]
+        for column in rows[0]
     )
     body = ""
-    for scheme, row in rows:
-        color = look[scheme].color.replace("#000000", "currentColor")
+    for row in rows:
+        color = look[row["scheme"].text].color.replace("#000000", "currentColor")
         swatch = (
             f'<span class="swatch" style="color:{color}" aria-hidden="true">■</span>'
         )
@@ -173,20 +193,26 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
             for column, cell in row.items()
         )
         body += f"<tr>{cells}</tr>"
-    baseline = (
-        "" if verdict.baseline is None else f" x faster: than {verdict.baseline}."
-    )
-    caption = (
-        f"Steps: median and quartiles over seeds, a miss >{settings['steps']}; mean: "
-        f"within the budget.{baseline} Shown: against it, at 5 % over all pairs. Hits: "
-        "runs that reached the target. Diverged: at all rates, and at its own. In "
-        "brackets, 95 % intervals, or quartiles. * at the edge of the grid."
-    )
     return (
         '<div class="scroll"><table class="sorts">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f'<p class="soft">{_(caption)}</p>'
     )
+
+
+def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
+    rows = [_cells(row, verdict, settings) for row in verdict.rows]
+    baseline = (
+        "" if verdict.baseline is None else f"x faster: than {verdict.baseline}. "
+    )
+    caption = (
+        f"Steps: median and quartiles over seeds, a miss >{settings['steps']}; mean: "
+        f"within the budget. {table.TIME if table.timed(verdict) else ''}"
+        f"{baseline}Shown: against it, at 5 % over all pairs. Hits: "
+        "runs that reached the target. Diverged: at all rates, and at its own. In "
+        "brackets, 95 % intervals, or quartiles. * at the edge of the grid."
+    )
+    return _sortable(rows, settings["schemes"], caption)
 
 
 def _cells(

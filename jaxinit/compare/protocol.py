@@ -7,20 +7,23 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from jaxinit import _catalogue
 from jaxinit._parse import parse
-from jaxinit.compare import tasks
+from jaxinit.compare import stats, tasks
 from jaxinit.compare.table import goal
+from jaxinit.compare.verdict import duration
 
 
-def words(settings: Mapping[str, Any], runs: int, diverged: int) -> list[str]:
+def words(settings: Mapping[str, Any], runs: pa.Table) -> list[str]:
     """The protocol, a paragraph an item.
 
     Args:
         settings: of the sweep.
-        runs: finished runs.
-        diverged: how many of them diverged.
+        runs: a row a run, of one task.
     """
+    diverged = runs["status"].to_pylist().count("diverged")
     schemes, rates = len(settings["schemes"]), len(settings["learning_rates"])
     seeds, every = settings["seeds"], settings["eval_every"]
     tuning = settings.get("tuning_seeds", 0)
@@ -32,27 +35,69 @@ def words(settings: Mapping[str, Any], runs: int, diverged: int) -> list[str]:
     )
     return [
         f"Runs: {schemes} schemes x {rates} learning rates x {seeds} seeds, "
-        f"{settings['optimizer']} with batches of {settings['batch_size']}. {runs} "
-        f"runs are finished, {diverged} of them diverged. Seed k has the same "
-        "initialization key and the same order of data in every scheme and at every "
-        "rate, so that differences are paired.",
-        f"Target: {goal(settings)}, looked at every {every} steps, so that times are "
-        f"multiples of {every}, within a budget of {settings['steps']} steps. A run "
-        "that misses the target, or diverges, is censored at the budget; none is "
-        "dropped.",
+        f"{settings['optimizer']} with batches of {settings['batch_size']}. "
+        f"{runs.num_rows} runs are finished, {diverged} of them diverged. Seed k has "
+        "the same initialization key and the same order of data in every scheme and at "
+        "every rate, so that differences are paired.",
+        f"Target: {goal(settings)}, looked at every {every} steps, so that steps to it "
+        f"are multiples of {every}, within a budget of {settings['steps']}. A run that "
+        "misses the target, or diverges, is censored at the budget; none is dropped."
+        + _of_target(settings),
         "Rates: each scheme is shown at its own best rate of the grid, by least median "
         f"steps to target, then by least median final training loss. {flattery} A best "
         "rate at the edge of the grid is marked *, for a better one may lie outside.",
-        "Ratios: the geometric mean of the baseline's times over the scheme's, each "
-        "time cut at the budget, with Student's 95 % interval on logarithms paired by "
-        "seed. A scheme that never reaches the target has a bound (≤) instead. Faster "
-        "or slower is said where p is at most 5 % after Holm's correction for all "
-        "pairs; the intervals of ranks hold for all schemes at once, with 95 % "
+        "Ratios: the geometric mean of the baseline's steps over the scheme's, each "
+        "cut at the budget, with Student's 95 % interval on logarithms paired by "
+        "seed. With a scheme that never reaches the target it is a bound (≤ or ≥). "
+        "Faster or slower is said where p is at most 5 % after Holm's correction for "
+        "all pairs; the intervals of ranks hold for all schemes at once, with 95 % "
         "confidence.",
+        *([f"Code: {settings['code']}."] if settings.get("code") else []),
+        *(_seconds(settings, cost) for cost in list(stats.costs(runs).values())[:1]),
         "Not seen by few seeds: failures that are rare. A scheme that diverges in one "
         "run of ten shows none in five runs more often than not, so the share of "
         "diverged runs has its interval, too.",
     ]
+
+
+def _of_target(settings: Mapping[str, Any]) -> str:
+    """Where the target comes from, and what it does to the runs."""
+    text = ""
+    if "target_of" in settings:
+        seeds = " on the seeds that tune" if settings.get("tuning_seeds") else ""
+        text += (
+            f" The target is what {settings['target_of']} reaches{seeds}: of each "
+            "learning rate the value of the validation metric that half of its runs or "
+            "more reach at their best evaluation (the median over seeds, the easier of "
+            "two in the middle; a diverged run is the worst), and of these values the "
+            "best."
+        )
+    if "made_for_target" in settings:
+        text += (
+            f" The runs were made for the target {settings['made_for_target']:g}; "
+            "steps to this one are read from their curves"
+        )
+        tuned = "; rates are chosen for it among those that the scoring seeds ran at"
+        text += f"{tuned if settings.get('tuning_seeds') else ''}."
+    if settings.get("stop_at_target"):
+        text += (
+            " A run stops at the evaluation that reaches it: its curves are constant "
+            "from there, and its final values are those of that moment."
+        )
+    return text
+
+
+def _seconds(settings: Mapping[str, Any], cost: stats.Cost) -> str:
+    """What times are and are not."""
+    return (
+        "Times: the seconds to draw a start, median over the scheme's runs, and for "
+        f"every step {duration(cost.step)}, the median over all runs of the sweep, so "
+        "that a slow moment of the machine favours no scheme. A step is a run's share "
+        "of those trained at once, its evaluations included: one run alone may take "
+        f"longer. Times are of {settings['device']} and hold there alone; compilation, "
+        "reading data and the search for the learning rate are not in them. They have "
+        "no interval; ratios and verdict are of steps."
+    )
 
 
 def rerun(settings: Mapping[str, Any]) -> str | None:

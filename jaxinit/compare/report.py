@@ -7,13 +7,25 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import rich.console
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from jaxinit.compare import export, figures, page, stats, store, table, verdict
+from jaxinit.compare import (
+    export,
+    figures,
+    page,
+    stats,
+    store,
+    style,
+    table,
+    targets,
+    verdict,
+)
 from jaxinit.compare.progress import Progress as Progress
 from jaxinit.compare.progress import histogram as histogram
 from jaxinit.compare.verdict import Verdict
@@ -60,19 +72,52 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Settings and ranking as plain data; infinity is null, for JSON."""
-        ranking = [
-            {name: _plain(value) for name, value in scheme._asdict().items()}
-            for scheme in self.ranking()
-        ]
         diverged = self.runs["status"].to_pylist().count("diverged")
+        others = self.settings.get("targets", ())
+        more = {f"{each:g}": self.at_target(each)._rows() for each in others}
         return {
             "settings": self.settings,
             "runs": self.runs.num_rows,
             "diverged": diverged,
             "seconds": _plain(round(self.seconds, 2)),
             "verdict": self.judge().sentence,
-            "ranking": ranking,
+            "ranking": self._rows(),
+            **({"ranking_at_targets": more} if more else {}),
         }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {name: _plain(value) for name, value in scheme._asdict().items()}
+            for scheme in self.ranking()
+        ]
+
+    def at_target(self, target: float) -> Result:
+        """The same runs with another target; see `targets.at_target`."""
+        runs, settings = targets.at_target(self.runs, self.settings, target)
+        return dataclasses.replace(self, runs=runs, settings=settings)
+
+    def at_target_of(self, scheme: str) -> Result:
+        """The target is what a scheme reaches by the rule of `targets.target_of`."""
+        scheme = verdict.scheme_named("target_of", scheme, self.settings["schemes"])
+        found = self.at_target(targets.target_of(self.runs, self.settings, scheme))
+        settings = found.settings | {"target_of": scheme}
+        return dataclasses.replace(found, settings=settings)
+
+    def with_targets(self, wanted: Sequence[float]) -> Result:
+        """The same runs, with several targets side by side in table and page.
+
+        Args:
+            wanted: values of the task's metric.
+
+        Raises:
+            ValueError: as `at_target` does.
+        """
+        up = self.settings["direction"] == "max"
+        listed = sorted(set(map(float, wanted)), reverse=not up)
+        for each in listed:
+            self.at_target(each)  # or say what is wrong with it
+        settings = self.settings | {"targets": listed}
+        return dataclasses.replace(self, settings=settings)
 
     @classmethod
     def from_store(cls, folder: str | os.PathLike[str]) -> Result:
@@ -96,13 +141,15 @@ class Result:
         folder = pathlib.Path(out)
         summary = json.dumps(self.summary(), indent=2)
         store.write_atomically(folder / "summary.json", summary.encode())
+        given = self.runs, self.settings, self.ranking()
         drawn = {
-            "curves": self.plot_curves(),
-            "learning_rates": self.plot_learning_rates(),
-            "survival": self.plot_survival(),
-            "heat_map": self.plot_heat_map(),
+            "curves": figures.curves(*given)[0],
+            "learning_rates": figures.learning_rates(*given),
+            "survival": figures.survival(*given),
+            "heat_map": figures.heat_map(*given),
         }
-        for name, figure in drawn.items():
+        for name, axes in drawn.items():
+            figure = style.figure_of(axes)
             figure.savefig(folder / f"{name}.png", dpi=150)
         text = page.page([self.page_part(baseline)])
         (folder / "report.html").write_text(text, "utf-8")
@@ -122,6 +169,9 @@ class Result:
         console.print(
             table.table(shown, self.settings, self.seconds, runs, console.width)
         )
+        if several := self.judge_targets(shown.baseline, learning_rate):
+            order = [row.summary.scheme for row in shown.rows]
+            console.print(table.targets(several, order, self.settings, console.width))
 
     def judge(
         self, baseline: str | None = None, learning_rate: float | None = None
@@ -129,21 +179,38 @@ class Result:
         """Ranks, ratios and the verdict in one sentence; see `verdict.judge`."""
         return verdict.judge(self.runs, self.settings, baseline, learning_rate)
 
-    def plot_curves(self) -> Figure:
-        """Loss and metric against steps; see `figures.curves`."""
-        return figures.curves(self.runs, self.settings, self.ranking())
+    def judge_targets(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> dict[float, Verdict]:
+        """The verdict at each of the setting `targets`, from easy to hard."""
+        return {
+            each: self.at_target(each).judge(baseline, learning_rate)
+            for each in self.settings.get("targets", ())
+        }
 
-    def plot_learning_rates(self) -> Figure:
+    def plot_curves(
+        self,
+        columns: Sequence[str] = ("train_loss", "valid_accuracy"),
+        ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Loss and metric against steps: (columns,) axes; see `figures.curves`."""
+        given = self.runs, self.settings, self.ranking()
+        return figures.curves(*given, columns, ax, "screen")
+
+    def plot_learning_rates(self, ax: Axes | None = None) -> Axes:
         """Final training loss against the rate; see `figures.learning_rates`."""
-        return figures.learning_rates(self.runs, self.settings, self.ranking())
+        given = self.runs, self.settings, self.ranking()
+        return figures.learning_rates(*given, ax, "screen")
 
-    def plot_survival(self) -> Figure:
+    def plot_survival(self, ax: Axes | None = None) -> Axes:
         """The share of runs not yet at the target; see `figures.survival`."""
-        return figures.survival(self.runs, self.settings, self.ranking())
+        given = self.runs, self.settings, self.ranking()
+        return figures.survival(*given, ax, "screen")
 
-    def plot_heat_map(self) -> Figure:
+    def plot_heat_map(self, ax: Axes | None = None) -> Axes:
         """Scheme x learning rate; see `figures.heat_map`."""
-        return figures.heat_map(self.runs, self.settings, self.ranking())
+        given = self.runs, self.settings, self.ranking()
+        return figures.heat_map(*given, ax, "screen")
 
     def to_pandas(self) -> Any:
         """The runs as a `pandas.DataFrame`; see `export.to_pandas`."""
@@ -162,7 +229,9 @@ class Result:
 
     def page_part(self, baseline: str | None = None) -> page.Sweep:
         """What `page.page` takes of it."""
-        return page.Sweep(self.runs, self.settings, self.seconds, self.judge(baseline))
+        shown = self.judge(baseline)
+        several = self.judge_targets(shown.baseline)
+        return page.Sweep(self.runs, self.settings, self.seconds, shown, several)
 
 
 def load_result(folder: str | os.PathLike[str]) -> Result:

@@ -6,12 +6,22 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import rich.console
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from jaxinit.compare import figures, page, together
+from jaxinit.compare import (
+    across,
+    figures,
+    page,
+    stats,
+    style,
+    table,
+    together,
+    verdict,
+)
 from jaxinit.compare.report import Result, load_result
 
 
@@ -25,35 +35,63 @@ class Results:
 
     results: tuple[Result, ...]
 
+    def at_target_of(self, scheme: str) -> Results:
+        """On each task the target is what a scheme reaches there by a rule."""
+        return Results(tuple(each.at_target_of(scheme) for each in self.results))
+
+    def with_targets(self, wanted: Sequence[float]) -> Results:
+        """Several targets side by side on every task; see `Result.with_targets`."""
+        return Results(tuple(each.with_targets(wanted) for each in self.results))
+
     def profile_times(self) -> dict[str, np.ndarray]:
         """Median steps to target, scheme to (tasks,); see `together.profile_times`."""
         times = together.profile_times([each.ranking() for each in self.results])
         listed = self.results[0].settings["schemes"]  # so that colours stay
         return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
 
-    def plot_profile(self) -> Figure:
+    def standings(self, baseline: str | None = None) -> list[across.Standing]:
+        """The schemes over all tasks, the fastest first; see `across.standings`."""
+        times = []
+        for each in self.results:
+            _, scoring = verdict.parts(each.runs, each.settings)
+            times.append(stats.times(scoring, each.ranking()))
+        listed = self.results[0].settings["schemes"]
+        times[0] = {scheme: times[0][scheme] for scheme in listed if scheme in times[0]}
+        budgets = [float(each.settings["steps"]) for each in self.results]
+        return across.standings(times, budgets, baseline)
+
+    def plot_profile(self, ax: Axes | None = None) -> Axes:
         """The performance profile over the tasks; see `figures.profile`."""
-        return figures.profile(self.profile_times())
+        return figures.profile(self.profile_times(), ax, "screen")
 
     def show(
         self, baseline: str | None = None, learning_rate: float | None = None
     ) -> None:
-        """Print each task's table, and what the profile says."""
+        """Print each task's table, the schemes over all, and what the profile says."""
         console = rich.console.Console()
         for each in self.results:
             each.show(baseline, learning_rate)
             console.print()
+        found = self.standings(baseline)
+        texts = [{k: c.text for k, c in row.items()} for row in across.cells(found)]
+        console.print(table.grid(texts, console.width))
+        console.print(across.caption(found, len(self.results)), markup=False)
+        console.print()
         console.print(together.profile_sentence(self.profile_times()), markup=False)
 
     def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
         """Write `report.html` and `profile.png` into a folder that exists."""
         folder = pathlib.Path(out)
         times = self.profile_times()
-        self.plot_profile().savefig(folder / "profile.png", dpi=150)
+        found = self.standings(baseline)
+        figure = style.figure_of(figures.profile(times))
+        figure.savefig(folder / "profile.png", dpi=150)
         text = page.page(
             [each.page_part(baseline) for each in self.results],
-            figures.profile(times, hover=True),
+            figures.profile(times, medium="page"),
             together.profile_sentence(times),
+            across.cells(found),
+            across.caption(found, len(self.results)),
         )
         (folder / "report.html").write_text(text, "utf-8")
 

@@ -6,7 +6,7 @@ Intervals, tests and ranks, which say how sure it is, are in `inference`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ class SchemeSummary(NamedTuple):
         final_valid_accuracy: fraction; 0 where diverged.
         diverged: diverged runs at all learning rates, of `runs`.
         runs: runs of the scheme.
+        seconds_to_target: as `Cost` says; None in stores that do not know.
     """
 
     scheme: str
@@ -59,6 +60,20 @@ class SchemeSummary(NamedTuple):
     final_valid_accuracy: Quartiles
     diverged: int
     runs: int
+    seconds_to_target: Quartiles | None = None
+
+
+class Cost(NamedTuple):
+    """What the steps of a scheme cost: `init + steps * step` seconds to the target.
+
+    Attributes:
+        init: seconds to draw a start, median over the scheme's runs.
+        step: seconds of a step, median over the runs of all schemes, so that a slow
+            moment of the machine is no scheme's own.
+    """
+
+    init: float
+    step: float
 
 
 class Sensitivity(NamedTuple):
@@ -89,22 +104,6 @@ class Share(NamedTuple):
     high: float
 
 
-class Targets(NamedTuple):
-    """Targets made by the rule of `targets_by_rule`.
-
-    Attributes:
-        easy: less than the baseline reaches in the median.
-        middle: what the baseline reaches in the median at its best rate.
-        hard: more than that.
-        learning_rate: the baseline's best rate.
-    """
-
-    easy: float
-    middle: float
-    hard: float
-    learning_rate: float
-
-
 def rank(runs: pa.Table) -> list[SchemeSummary]:
     """Every scheme at its best learning rate, the fastest first.
 
@@ -112,7 +111,7 @@ def rank(runs: pa.Table) -> list[SchemeSummary]:
     choose a rate also score it, which flatters every scheme; `tuned` does not.
     """
     return _fastest_first(
-        _summary(mine, *_best(mine)) for mine in _by_scheme(runs).values()
+        runs, [_summary(mine, *_best(mine)) for mine in _by_scheme(runs).values()]
     )
 
 
@@ -145,9 +144,10 @@ def tuned(runs: pa.Table, tuning_seeds: Iterable[int]) -> list[SchemeSummary]:
     """Tune, then test: each scheme's rate chosen on some seeds, scored on the others.
 
     The rate is the one with the least median steps to target over the tuning seeds,
-    then the least median final training loss. The comparison is fair where every
-    scheme has the same grid (`missing_rates` is empty) or at least a best rate inside
-    its own: where a summary says `at_edge`, a better rate may lie outside.
+    then the least median final training loss, among the rates that were scored. The
+    comparison is fair where every scheme has the same grid (`missing_rates` is empty)
+    or at least a best rate inside its own: where a summary says `at_edge`, a better
+    rate may lie outside.
 
     Args:
         runs: of one task, with the columns of `store.SCHEMA`.
@@ -174,9 +174,9 @@ def tuned(runs: pa.Table, tuning_seeds: Iterable[int]) -> list[SchemeSummary]:
                 f"tuned: {scheme} has no run on the tuning seeds, so that no rate can "
                 "be chosen; run it there too."
             )
-        rate, at_edge = _best(by_scheme[scheme])
+        rate, at_edge = _best(by_scheme[scheme], _rates(scoring, scheme))
         summaries.append(_scored("tuned", scoring, mine, scheme, rate, at_edge))
-    return _fastest_first(summaries)
+    return _fastest_first(runs, summaries)
 
 
 def missing_rates(runs: pa.Table) -> dict[str, list[float]]:
@@ -212,9 +212,30 @@ def fixed(runs: pa.Table, learning_rate: float) -> list[SchemeSummary]:
     """
     _one_task("fixed", runs)
     return _fastest_first(
-        _scored("fixed", runs, mine, scheme, learning_rate, at_edge=False)
-        for scheme, mine in _by_scheme(runs).items()
+        runs,
+        [
+            _scored("fixed", runs, mine, scheme, learning_rate, at_edge=False)
+            for scheme, mine in _by_scheme(runs).items()
+        ],
     )
+
+
+def costs(runs: pa.Table) -> dict[str, Cost]:
+    """What each scheme's steps cost on the machine that ran them.
+
+    Args:
+        runs: all of a sweep, with the columns of `store.SCHEMA`.
+
+    Returns:
+        Scheme to cost, without the schemes whose runs do not know it.
+    """
+    step = _median_known(runs, "step_seconds")
+    inits = {
+        scheme: _median_known(mine, "init_seconds")
+        for scheme, mine in _by_scheme(runs).items()
+    }
+    known = {scheme: Cost(init, step) for scheme, init in inits.items()}
+    return {scheme: cost for scheme, cost in known.items() if not np.isnan(sum(cost))}
 
 
 def times(runs: pa.Table, summaries: Sequence[SchemeSummary]) -> dict[str, np.ndarray]:
@@ -485,71 +506,6 @@ def performance_profile(times: ArrayLike, taus: ArrayLike) -> np.ndarray:
     return within.mean(axis=1)
 
 
-def targets_by_rule(
-    curves: Mapping[float, ArrayLike], perfect: float = 1.0, factor: float = 1.25
-) -> Targets:
-    r"""Targets from the baseline's runs, by a rule written down before any comparison.
-
-    A run's gap is how far the best value on its curve is from the perfect one, and a
-    rate's gap the median over its runs. With $g$ the gap of the baseline's best rate
-    and $g_0$ its gap at step 0, the targets lie at the gaps
-
-    - easy: $\min(f g, (g + g_0) / 2)$,
-    - middle: $g$, what the baseline reaches in the median,
-    - hard: $g / f$.
-
-    Give it tuning seeds, so that the target does not lean on the runs it scores.
-
-    Args:
-        curves: the baseline's learning rate to (seeds, evaluations) values, the first
-            at step 0; NaN and infinity are diverged.
-        perfect: the perfect value: 1 for accuracies, 0 for losses.
-        factor: $f$, by how much the gaps of the targets differ.
-
-    Returns:
-        The three targets, in the unit of the values.
-
-    Raises:
-        ValueError: there is no curve, `factor` is not above 1, or the baseline's
-            median run learns nothing at any rate.
-
-    Example:
-        >>> curves = {0.1: [[0.1, 0.7, 0.9]] * 3, 1.0: [[0.1, 0.1, 0.1]] * 3}
-        >>> targets = targets_by_rule(curves)
-        >>> [round(each, 3) for each in targets]
-        [0.875, 0.9, 0.92, 0.1]
-
-    References:
-        Dahl et al. 2023, arXiv:2306.07179, section 4 (targets from the best tuned
-        baseline's median).
-    """
-    if not curves:
-        raise ValueError("targets_by_rule: there is no curve of the baseline.")
-    if not 1 < factor < math.inf:
-        raise ValueError(f"targets_by_rule: factor={factor!r} must be greater than 1.")
-    gaps, starts = {}, {}
-    for rate, values in curves.items():
-        gap = np.abs(perfect - np.atleast_2d(np.asarray(values, dtype=float)))
-        gap = np.where(np.isnan(gap), math.inf, gap)
-        gaps[rate] = float(np.median(gap.min(axis=1)))
-        starts[rate] = float(np.median(gap[:, 0]))
-    best = min(gaps, key=gaps.__getitem__)
-    gap, start = gaps[best], starts[best]
-    if not gap < start:
-        raise ValueError(
-            "targets_by_rule: the baseline's median run learns nothing at any learning "
-            "rate; give the target as a number, or another baseline."
-        )
-    sign = -1 if perfect > 0 else 1
-    easy = min(factor * gap, (gap + start) / 2)
-    return Targets(
-        easy=perfect + sign * easy,
-        middle=perfect + sign * gap,
-        hard=perfect + sign * gap / factor,
-        learning_rate=best,
-    )
-
-
 def _one_task(owner: str, runs: pa.Table) -> None:
     tasks = sorted(set(runs["task"].to_pylist()))
     if len(tasks) > 1:
@@ -567,16 +523,42 @@ def _by_scheme(runs: pa.Table) -> dict[str, pa.Table]:
     }
 
 
-def _fastest_first(summaries: Iterable[SchemeSummary]) -> list[SchemeSummary]:
+def _fastest_first(
+    runs: pa.Table, summaries: Iterable[SchemeSummary]
+) -> list[SchemeSummary]:
+    """The summaries in order, and what their steps cost by all runs of the sweep."""
+    known = costs(runs)
+
+    def timed(summary: SchemeSummary) -> SchemeSummary:
+        if summary.scheme not in known:
+            return summary
+        init, step = known[summary.scheme]
+        seconds = Quartiles(*(init + step * each for each in summary.steps_to_target))
+        return summary._replace(seconds_to_target=seconds)
+
     return sorted(
-        summaries, key=lambda s: (s.steps_to_target.median, s.final_train_loss.median)
+        map(timed, summaries),
+        key=lambda s: (s.steps_to_target.median, s.final_train_loss.median),
     )
 
 
-def _best(mine: pa.Table) -> tuple[float, bool]:
+def _median_known(runs: pa.Table, column: str) -> float:
+    """The median of the finite values of a column; NaN where there is none."""
+    values = np.array(runs[column].to_pylist(), dtype=float)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def _rates(runs: pa.Table, scheme: str) -> list[float]:
+    """The rates that a scheme ran at, ascending."""
+    mine = runs.filter(pa.array(np.array(runs["scheme"].to_pylist()) == scheme))
+    return sorted(set(mine["learning_rate"].to_pylist()))
+
+
+def _best(mine: pa.Table, among: Sequence[float] = ()) -> tuple[float, bool]:
     """A scheme's best learning rate, and whether it is at the edge of its grid."""
-    rates = sorted(set(mine["learning_rate"].to_pylist()))
     scheme = mine["scheme"][0].as_py()
+    rates = _rates(mine, scheme)
 
     def medians(rate: float) -> tuple[float, float]:
         at = at_rate(mine, scheme, rate)
@@ -584,7 +566,7 @@ def _best(mine: pa.Table) -> tuple[float, bool]:
         loss = quartiles(finite_column(at, "final_train_loss", math.inf))
         return steps.median, loss.median
 
-    best = min(rates, key=medians)
+    best = min([rate for rate in rates if rate in among] or rates, key=medians)
     return best, len(rates) > 1 and best in (rates[0], rates[-1])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -21,6 +22,11 @@ NAME = 42
 """Letters of a scheme's name that a legend has room for."""
 HOVER = "hover:"
 """How the gid of a mark begins whose rest is its text, for `svg`."""
+
+
+Medium: TypeAlias = Literal["file", "page", "screen"]
+"""What a figure is for: a page has marks that carry values as texts, and a figure for
+the screen is pyplot's, so that `pyplot.show()` and notebooks show it."""
 
 
 class Style(NamedTuple):
@@ -39,19 +45,52 @@ def styles(schemes: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def finished(figure: Figure, axes: Axes, title: str, columns: int) -> Figure:
-    """The figure with its grid, its title and the legend of `axes` below.
+def panels(medium: Medium, width: float, height: float, columns: int = 1) -> np.ndarray:
+    """Empty axes side by side in a new figure.
 
     Args:
-        figure: what is drawn.
-        axes: those whose labels the legend has.
+        medium: what the figure is for.
+        width: in inches.
+        height: in inches.
+        columns: how many axes.
+
+    Returns:
+        (columns,) axes.
+    """
+    make = Figure
+    if medium == "screen":
+        from matplotlib import pyplot
+
+        make = pyplot.figure
+    figure = make(figsize=(width, height), layout="constrained")
+    return figure.subplots(1, columns, squeeze=False)[0]
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure of axes that are a figure's own."""
+    assert isinstance(axes.figure, Figure)
+    return axes.figure
+
+
+def finish(axes: Iterable[Axes], title: str, columns: int, whole: bool) -> None:
+    """Give axes their grid and legend, and a figure of their own its title.
+
+    Args:
+        axes: side by side; the legend has the labels of the first.
         title: of the whole.
         columns: of the legend, at most; fewer where the labels are long.
+        whole: whether the figure has nothing but these axes: the legend is then below
+            them, and else in the first.
     """
-    for each in figure.axes:
+    axes = list(axes)
+    for each in axes:
         each.grid(alpha=0.25, lw=0.6)
         each.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
+    if not whole:
+        axes[0].legend(frameon=False, fontsize=8)
+        return
+    figure = figure_of(axes[0])
+    handles, labels = axes[0].get_legend_handles_labels()
     letters = 14 * figure.get_figwidth()  # that fit side by side, roughly
     longest = max((len(label) for label in labels), default=0)
     columns = max(1, min(columns, int(letters / (longest + 6))))
@@ -65,7 +104,6 @@ def finished(figure: Figure, axes: Axes, title: str, columns: int) -> Figure:
     )
     lines = textwrap.wrap(title, int(10 * figure.get_figwidth()))
     figure.suptitle("\n".join(map(text, lines)), fontsize=11)
-    return figure
 
 
 class PlainFormatter(LogFormatter):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import rich.box
 import rich.console
 import rich.markup
 import rich.table
 
-from jaxinit.compare.verdict import Row, Verdict, number
+from jaxinit.compare.stats import Quartiles
+from jaxinit.compare.verdict import Row, Verdict, duration, number
+
+TIME = "Time: to the target on that machine, the drawing of the start included. "
+"""What stands below a table with times."""
+
+
+Rows: TypeAlias = Sequence[Mapping[str, str]]
 
 
 class Cell(NamedTuple):
@@ -28,7 +35,8 @@ class Cell(NamedTuple):
 def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, Cell]:
     """A row's cells by the names of their columns.
 
-    Steps are the median and the quartiles over seeds; a miss is `>budget`.
+    Steps are the median and the quartiles over seeds; a miss is `>budget`. Seconds
+    have a column where the sweep knows them.
 
     Args:
         row: a row of `verdict`.
@@ -53,6 +61,7 @@ def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, 
             math.inf if dead else scheme.learning_rate,
         ),
         "steps": Cell(_steps(row, budget), scheme.steps_to_target.median),
+        **({"time": _time(scheme.seconds_to_target)} if timed(verdict) else {}),
         "x faster": _ratio(row, verdict),
         "loss": Cell("-" if dead else f"{loss:.3f}", math.inf if dead else loss),
         metric_name(settings): Cell(
@@ -60,6 +69,11 @@ def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, 
         ),
         "div.": Cell(f"{scheme.diverged}/{scheme.runs}", scheme.diverged / scheme.runs),
     }
+
+
+def timed(verdict: Verdict) -> bool:
+    """Whether the sweep knows seconds."""
+    return any(row.summary.seconds_to_target for row in verdict.rows)
 
 
 def percent(settings: Mapping[str, Any]) -> bool:
@@ -76,9 +90,14 @@ def goal(settings: Mapping[str, Any]) -> str:
     """The target in words."""
     name, target = settings["metric_name"], settings["target"]
     if percent(settings):
-        return f"{target:.0%} validation accuracy"
+        return f"{mark(settings, target)} validation accuracy"
     sign = ">=" if settings["direction"] == "max" else "<="
     return f"validation {name} {sign} {target:g}"
+
+
+def mark(settings: Mapping[str, Any], target: float) -> str:
+    """A target's number."""
+    return f"{100 * target:.4g}%" if percent(settings) else f"{target:g}"
 
 
 def table(
@@ -95,7 +114,8 @@ def table(
         settings: the sweep's.
         seconds: it took; NaN where that is not known.
         runs: how many there are.
-        width: columns of the screen; below 100, intervals have lines of their own.
+        width: columns of the screen; where they are few, intervals have lines of their
+            own.
     """
     view = (
         f"at the best of {len(settings['learning_rates'])} learning rates (* at the "
@@ -110,14 +130,99 @@ def table(
         f"{runs} runs{took} on {settings['device']}, {settings['seeds']} seeds. "
         f"Medians {view}, steps with quartiles. x faster: than {baseline}, misses "
         f"counted as {settings['steps']} steps; ranks and ratios with 95 % intervals. "
-        f"Loss: of training{nats}."
+        f"{TIME if timed(verdict) else ''}Loss: of training{nats}."
     )
-    gap = 1 if width < 100 else 2
-    result = rich.table.Table(
+    rows = [cells(row, verdict, settings) for row in verdict.rows]
+    texts = [{column: cell.text for column, cell in row.items()} for row in rows]
+    result = grid(
+        texts,
+        width,
         title=rich.markup.escape(
             f"{settings['task']}, {settings['optimizer']}:\nsteps to {goal(settings)}"
         ),
         caption=rich.markup.escape(caption),
+    )
+    below = ["", verdict.sentence, *verdict.notes]
+    return rich.console.Group(result, *map(rich.markup.escape, below))
+
+
+def targets(
+    verdicts: Mapping[float, Verdict],
+    order: Sequence[str],
+    settings: Mapping[str, Any],
+    width: int = 120,
+) -> rich.console.Group:
+    """Steps and ratios at several targets, to print with rich.
+
+    Args:
+        verdicts: target to verdict.
+        order: the schemes from top to bottom.
+        settings: the sweep's.
+        width: columns of the screen.
+    """
+    rows = target_cells(verdicts, order, settings)
+    marks = [column for column in rows[0] if column != "scheme"]
+    many = max(1, (width - max(12, *map(len, order))) // 16)
+    several = [marks[at : at + many] for at in range(0, len(marks), many)]
+    grids = [
+        grid([{k: row[k].text for k in ("scheme", *few)} for row in rows], width)
+        for few in several
+    ]
+    name = settings["metric_name"]
+    head = f"\nSteps to several targets of validation {name}, and x faster:"
+    return rich.console.Group(
+        rich.markup.escape(head), *grids, rich.markup.escape(targets_caption(verdicts))
+    )
+
+
+def target_cells(
+    verdicts: Mapping[float, Verdict], order: Sequence[str], settings: Mapping[str, Any]
+) -> list[dict[str, Cell]]:
+    """Rows of scheme and, for each target, its median steps and its ratio."""
+
+    def cell(row: Row, seen: Verdict) -> Cell:
+        median = row.summary.steps_to_target.median
+        steps = f"{median:.0f}" if math.isfinite(median) else f">{settings['steps']}"
+        ratio = _ratio(row, seen).text
+        return Cell(steps if row.ratio is None else f"{steps} x{ratio}", median)
+
+    found = {scheme: {"scheme": Cell(scheme, scheme)} for scheme in order}
+    for target, seen in verdicts.items():
+        for row in seen.rows:
+            found[row.summary.scheme][mark(settings, target)] = cell(row, seen)
+    return list(found.values())
+
+
+def targets_caption(verdicts: Mapping[float, Verdict]) -> str:
+    """What stands below a table of targets."""
+    baselines = list({seen.baseline for seen in verdicts.values()})
+    than = baselines[0] if len(baselines) == 1 else "the scheme that has no x"
+    rates = {seen.learning_rate for seen in verdicts.values()} - {None}
+    rate = "its best rate for the target" if not rates else f"the rate {rates.pop():g}"
+    return (
+        f"Medians, and x faster than {than} with 95 % intervals, each scheme at "
+        f"{rate}; all are of the same runs, so that the columns are not independent."
+    )
+
+
+def grid(texts: Rows, width: int, **titles: str) -> rich.table.Table:
+    """Rows of texts as a table that fits the screen.
+
+    Args:
+        texts: a row each, column to text; the column "scheme" is folded if need be.
+        width: columns of the screen. Where they are few, brackets have lines of their
+            own, then the loss stands above the metric.
+        **titles: title and caption, as rich takes them.
+    """
+    longest = max(len(row["scheme"]) for row in texts)
+    layouts = _layouts(texts)
+    rows, gap = next(
+        (each for each in layouts if longest <= _room(*each, width)), layouts[-1]
+    )
+    room = _room(rows, gap, width)
+    fits = longest <= room
+    result = rich.table.Table(
+        **titles,  # type: ignore[arg-type]
         title_justify="left",
         caption_justify="left",
         box=rich.box.SIMPLE_HEAD,
@@ -125,32 +230,53 @@ def table(
         show_edge=False,
         padding=(0, gap - 1, 0, 0),
     )
-    rows = [cells(row, verdict, settings) for row in verdict.rows]
-    texts = [{column: cell.text for column, cell in row.items()} for row in rows]
-    if gap == 1:
-        for row in texts:
-            for column in ("steps", "x faster"):
-                row[column] = row[column].replace(" (", "\n(")
-    taken = sum(
-        gap
-        + max(len(line) for row in texts for line in [column, *row[column].split("\n")])
-        for column in texts[0]
-        if column != "scheme"
-    )
-    longest = max(len(row["scheme"]) for row in texts)
-    room = max(width - taken, 12)
-    for column in texts[0]:
+    for column in rows[0]:
         if column == "scheme":
-            fits = longest <= room
-            most = None if fits else room
+            most = None if fits else max(room, 12)
             result.add_column(column, no_wrap=fits, max_width=most, overflow="fold")
         else:
             name = rich.markup.escape(column)
             result.add_column(name, justify="right", no_wrap=True)
-    for row in texts:
+    for row in rows:
         result.add_row(*map(rich.markup.escape, row.values()))
-    below = ["", verdict.sentence, *verdict.notes]
-    return rich.console.Group(result, *map(rich.markup.escape, below))
+    return result
+
+
+def _layouts(texts: Rows) -> list[tuple[Rows, int]]:
+    """Rows and the gap between their columns, from wide to narrow."""
+    whole = ("rank", "scheme")
+    narrow = [
+        {k: v if k in whole else v.replace(" (", "\n(") for k, v in row.items()}
+        for row in texts
+    ]
+    return [(texts, 2), (narrow, 1), ([_stacked(row) for row in narrow], 1)]
+
+
+def _room(rows: Rows, gap: int, width: int) -> int:
+    """The width that is left for the schemes."""
+    others = [column for column in rows[0] if column != "scheme"]
+    lines = [
+        [
+            line
+            for row in rows
+            for text in (name, row[name])
+            for line in text.split("\n")
+        ]
+        for name in others
+    ]
+    return width - sum(gap + max(map(len, each)) for each in lines)
+
+
+def _stacked(row: Mapping[str, str]) -> dict[str, str]:
+    """A row with the loss above the metric that follows it, in one column."""
+    columns = list(row)
+    if "loss" not in columns:
+        return dict(row)
+    place = columns.index("loss")
+    under = columns[place + 1]
+    both = {f"loss\n{under}": f"{row['loss']}\n{row[under]}"}
+    left = {column: row[column] for column in columns[:place]}
+    return left | both | {column: row[column] for column in columns[place + 2 :]}
 
 
 def _rank(row: Row, verdict: Verdict) -> Cell:
@@ -170,14 +296,25 @@ def _steps(row: Row, budget: int) -> str:
     return median if low == high else f"{median} ({low}-{high})"
 
 
+def _time(seconds: Quartiles | None) -> Cell:
+    if seconds is None or math.isinf(seconds.median):
+        return Cell("-", math.inf)
+    return Cell(duration(seconds.median), seconds.median)
+
+
 def _ratio(row: Row, verdict: Verdict) -> Cell:
     if row.summary.scheme == verdict.baseline:
         return Cell("baseline", 1.0)
     if row.ratio is None:
         return Cell("-", -math.inf)
     ratio = row.ratio
-    if not row.summary.reached:  # a bound: its times are cut at the budget
-        return Cell(f"≤{number(ratio.ratio)}", ratio.ratio - 1e-9)
+    # Where one never reaches, its times are cut at the budget: the ratio is a bound.
+    base = next(r for r in verdict.rows if r.summary.scheme == verdict.baseline)
+    if not row.summary.reached:
+        known = base.summary.reached
+        return Cell(f"≤{number(ratio.ratio)}" if known else "-", ratio.ratio - 1e-9)
+    if not base.summary.reached:
+        return Cell(f"≥{number(ratio.ratio)}", ratio.ratio + 1e-9)
     if math.isnan(ratio.low):
         return Cell(number(ratio.ratio), ratio.ratio)
     bounds = f"{number(ratio.low)}-{number(ratio.high)}"

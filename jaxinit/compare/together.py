@@ -100,7 +100,17 @@ def joined(parts: Sequence[Part]) -> tuple[pa.Table, dict[str, Any]]:
         values = [part.settings.get(key) for part in parts]
         if any(value != values[0] for value in values):
             settings[key] = _apart(key, parts)
+            if key == "device":  # seconds of two machines are not to be compared
+                runs = _without_seconds(runs)
     return runs, settings
+
+
+def _without_seconds(runs: pa.Table) -> pa.Table:
+    nothing = pa.nulls(runs.num_rows, pa.float64())
+    for name in ("init_seconds", "step_seconds"):
+        column = runs.schema.get_field_index(name)
+        runs = runs.set_column(column, name, nothing)
+    return runs
 
 
 def profile_times(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxinit import _checks
+from jaxinit._parse import parse
 from jaxinit.compare import inference, stats
 
 
@@ -142,7 +143,7 @@ def judge(
         reaching = {each.scheme for each in found if each.reached}
         baseline = next((s for s in settings["schemes"] if s in reaching), None)
     else:
-        _checks.choice("report", "baseline", baseline, times)
+        baseline = scheme_named("baseline", baseline, times)
     paired = len(times) > 1 and _paired(times)
     pairs = inference.pairwise(times, budget) if paired else []
     ranks = inference.rank_intervals(times, budget) if paired else {}
@@ -184,10 +185,42 @@ def judge(
     )
 
 
+def scheme_named(name: str, text: str, schemes: Iterable[str]) -> str:
+    """The scheme that a text means, as in "he_normal" for "he_normal()".
+
+    Args:
+        name: of the option that the text is of.
+        text: a scheme's own text, or one that `parse` reads as the scheme.
+        schemes: those of the sweep.
+
+    Raises:
+        ValueError: there is no such scheme.
+    """
+    schemes = tuple(schemes)
+    if text not in schemes:
+        try:
+            written = repr(parse(text))
+        except (ValueError, TypeError):
+            written = text
+        if written in schemes:
+            return written
+        _checks.choice("report", name, text, schemes)
+    return text
+
+
 def number(value: float) -> str:
     """A ratio as text, with as many digits as one reads."""
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f}" if math.isfinite(value) else "∞"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text, with three digits, below a second in smaller units."""
+    units = ((1, "s"), (1e-3, "ms"), (1e-6, "us"))
+    size, unit = next((u for u in units if seconds >= 0.9995 * u[0]), units[-1])
+    value = seconds / size
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"
 
 
 def _paired(times: Mapping[str, np.ndarray]) -> bool:
@@ -325,6 +358,7 @@ def _notes(
             f"After {settings['looks']} rounds of seeds the winner is {settled}settled "
             "at 95 % confidence over all rounds."
         )
+    notes += _other_order([row.summary for row in rows])
     first = rows[0]
     if len(rows) > 1 and first.summary.reached:
         count = round(first.gone.share * first.summary.seeds)
@@ -333,6 +367,28 @@ def _notes(
             f"at its rate, where up to {first.gone.high:.0%} remain possible (95 %)."
         )
     return notes
+
+
+def _other_order(summaries: Sequence[stats.SchemeSummary]) -> list[str]:
+    """A sentence where the order in seconds is not that in steps."""
+    timed = [
+        (each.steps_to_target.median, each.seconds_to_target.median, each.scheme)
+        for each in summaries
+        if each.seconds_to_target and math.isfinite(each.steps_to_target.median)
+    ]
+    turned = [
+        (a, b)
+        for a, b in itertools.permutations(sorted(timed), 2)
+        if a[0] < b[0] and a[1] > b[1]
+    ]
+    if not turned:
+        return []
+    (_, later, behind), (_, sooner, ahead) = turned[0]
+    return [
+        f"With the drawing of the start counted in, {ahead} reaches the target after "
+        f"{duration(sooner)} and {behind} after {duration(later)} (medians), the other "
+        "way round than in steps."
+    ]
 
 
 def _and(names: Sequence[str]) -> str:
