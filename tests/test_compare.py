@@ -148,8 +148,33 @@ def test_files(tmp_path, capsys):
     assert read_runs(tmp_path / "out").equals(result.runs)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["runs"] == 8 and summary["ranking"][0]["scheme"]
-    for figure in ("curves.png", "learning_rates.png"):
+    signal = json.loads((tmp_path / "out" / "signal.json").read_text())
+    assert signal["paths"] == ["Dense_1/kernel", "Dense_0/kernel"]  # as executed
+    assert list(signal["forward"]) == ["he_normal()", "normal(stddev=1.0)"]
+    again = report.load_result(tmp_path / "out")
+    assert again.signals == result.signals and len(again.plot_signal()) == 2
+    assert "At step 0, backward" in (tmp_path / "out" / "report.html").read_text()
+    for figure in ("curves.png", "learning_rates.png", "signal.png"):
         assert (tmp_path / "out" / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_store_that_grows_has_the_signal_of_all_schemes(tmp_path):
+    sweep(["he_normal"], out=tmp_path / "out")
+    sweep(["normal(1)"], out=tmp_path / "out")
+    nothing_new = sweep(["normal(1)"], out=tmp_path / "out")
+    assert list(nothing_new.signals) == ["he_normal()", "normal(stddev=1.0)"]
+    alone = report.Result(nothing_new.runs, nothing_new.settings, 1.0)
+    with pytest.raises(ValueError, match="no signal at step 0"):
+        alone.plot_signal()
+
+
+def test_targets_beside_the_tasks_own(tmp_path, capsys):
+    result = sweep(targets=[0.7, 0.5], out=tmp_path / "out", quiet=False)
+    assert result.settings["targets"] == [0.5, 0.7]
+    assert "50%" in capsys.readouterr().out
+    sweep(out=tmp_path / "out")  # nothing to do, and they stay
+    saved = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert set(saved["ranking_at_targets"]) == {"0.5", "0.7"}
 
 
 def test_other_results_are_never_overwritten(tmp_path):

@@ -172,33 +172,34 @@ def test_what_is_not_finite(tmp_path):
     again = signal.from_json(content)
     assert again["huge"][0].forward == rows[0].forward
     assert np.isnan(again["huge"][2].forward) and again.keys() == both.keys()
-    figure = signal.plot(again, "a title", hover=True)
-    figure.savefig(tmp_path / "signal.svg")
-    (_, huge), (_, back) = (
-        [x for x in a.lines if not x.get_gid()] for a in figure.axes
-    )
+    panels = signal.plot(again, "a title", medium="page")
+    panels[0].figure.savefig(tmp_path / "signal.svg")
+    (_, huge), (_, back) = ([x for x in a.lines if not x.get_gid()] for a in panels)
     assert huge.get_label() == "huge" and list(huge.get_xdata()) == [1, 2, 3]
     assert np.isnan(huge.get_ydata()[2]) and huge.get_ydata()[0] == rows[0].forward
     assert np.isnan(back.get_ydata()).any()
-    marks = [line.get_gid() for line in figure.axes[0].lines if line.get_gid()]
+    marks = [line.get_gid() for line in panels[0].lines if line.get_gid()]
     assert marks[-1].startswith("hover:huge, w") and len(marks) < 6
 
 
 def test_the_figure(tmp_path):
     rows = [signal.Row(f"layer_{k}", 10.0**-k, 10.0**k) for k in range(12)]
     schemes = {f"normal(stddev={k})": rows for k in range(9)}
-    figure = signal.plot(schemes, "digits")
-    figure.savefig(tmp_path / "signal.svg")
-    forward, backward = figure.axes
+    forward, backward = signal.plot(schemes, "digits")
+    forward.figure.savefig(tmp_path / "signal.svg")
     assert forward.get_yscale() == backward.get_yscale() == "log"
     assert [line.get_label() for line in forward.lines] == list(schemes)
     looks = {(x.get_color(), x.get_marker(), x.get_linestyle()) for x in forward.lines}
     assert len(looks) == 9
     np.testing.assert_array_equal(backward.lines[0].get_ydata(), 10.0 ** np.arange(12))
-    signal.plot({"dead": [signal.Row("a", 0.0, float("nan"))]}).savefig(
-        tmp_path / "0.svg"
-    )
-    signal.plot({"none": []}).savefig(tmp_path / "1.svg")
+    dead = {"dead": [signal.Row("a", 0.0, float("nan"))]}
+    for name, odd in {"0.svg": dead, "1.svg": {"none": []}}.items():
+        (axes,) = signal.plot(odd, ways=["backward"])
+        axes.figure.savefig(tmp_path / name)
+    signal.plot(schemes, ax=[forward, backward])
+    assert len(forward.lines) == 18
+    with pytest.raises(ValueError, match="1 axes for 2 ways"):
+        signal.plot(schemes, ax=forward)
 
 
 def test_schemes_side_by_side():

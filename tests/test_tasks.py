@@ -170,8 +170,8 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
     assert "validation loss <= 0.6" in printed and "60%" not in printed
     settings = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert (settings["metric_name"], settings["direction"]) == ("loss", "min")
-    figure = result.plot_curves()
-    assert [axes.get_ylabel() for axes in figure.axes] == [
+    panels = result.plot_curves()
+    assert [axes.get_ylabel() for axes in panels] == [
         "training loss",
         "validation loss",
     ]

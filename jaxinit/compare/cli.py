@@ -53,6 +53,7 @@ def compare_command(
     dtype: Literal["float32", "bfloat16"] = "float32",
     matmul_precision: Literal["default", "high", "highest"] = "highest",
     target: float | None = None,
+    targets: tuple[float, ...] = (),
     stop_at_target: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
     tuning_seeds: int = 0,
@@ -95,6 +96,7 @@ def compare_command(
             coarser below highest.
         target: validation accuracy, or whatever the task's metric is, at which a run
             has converged; each task has its own.
+        targets: further values at which the schemes are compared.
         stop_at_target: end a run when it reaches the target.
         platform: where to run; JAX's own choice by default.
         tuning_seeds: seeds of their own on which each scheme's learning rate is
@@ -154,6 +156,7 @@ def compare_command(
         optimizer=optimizer,
         dtype=dtype,
         matmul_precision=matmul_precision,
+        targets=targets,
         stop_at_target=stop_at_target,
         tuning_seeds=tuning_seeds,
         extend_grid=extend_grid,

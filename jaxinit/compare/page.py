@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from matplotlib.axes import Axes
 
-from jaxinit.compare import figures, protocol, stats, style, svg, table
+from jaxinit.compare import figures, protocol, signal, stats, style, svg, table
 from jaxinit.compare.verdict import Row, Verdict, judge, ranking
 
 
@@ -23,6 +23,7 @@ class Sweep(NamedTuple):
         seconds: it took; NaN where that is not known.
         verdict: each scheme at its best rate.
         targets: verdicts at other targets, if any.
+        signals: of the layers at step 0, by scheme, where they are known.
     """
 
     runs: pa.Table
@@ -30,6 +31,7 @@ class Sweep(NamedTuple):
     seconds: float
     verdict: Verdict
     targets: Mapping[float, Verdict] = {}
+    signals: signal.Signals = {}
 
 
 def page(
@@ -95,7 +97,7 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
         _table(verdict, settings),
         _targets(sweep),
         "<h2>Figures</h2>",
-        _figures(_drawn(runs, settings), prefix),
+        _figures(_drawn(runs, settings) | _signals(sweep.signals), prefix),
         _fixed(runs, settings, verdict),
         "<h2>Protocol</h2>",
         *(f"<p>{_(text)}</p>" for text in paragraphs),
@@ -144,6 +146,20 @@ def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes,
             figures.heat_map(*given),
             "Dark is fast. Grey: the median run missed the target, or diverged (div.).",
         ),
+    }
+
+
+def _signals(signals: signal.Signals) -> dict[str, tuple[Axes, str]]:
+    """The same of the signals at step 0, none where they are not known."""
+    return {
+        f"At step 0, {way}": (
+            signal.plot(signals, ways=[way], medium="page")[0],
+            f"Root mean square of {says}, of seed 0, on the first examples for "
+            "training: where a line falls or rises, a start lets the signal vanish or "
+            "explode.",
+        )
+        for way, says in signal.WAYS.items()
+        if any(signals.values())
     }
 
 

@@ -114,7 +114,7 @@ def rerun(settings: Mapping[str, Any]) -> str | None:
     if task is None or not all(map(_parses, settings["schemes"])):
         return None
     options = {
-        "target": [settings["target"]],
+        "target": [settings.get("made_for_target", settings["target"])],
         "schemes": settings["schemes"],
         "learning-rates": settings["learning_rates"],
         "seeds": [settings["seeds"] - settings.get("tuning_seeds", 0)],
@@ -122,10 +122,15 @@ def rerun(settings: Mapping[str, Any]) -> str | None:
             name: [settings[name.replace("-", "_")]]
             for name in ("steps", "eval-every", "batch-size", "optimizer")
         },
+        **{
+            name: [settings[name.replace("-", "_")]]
+            for name in ("dtype", "matmul-precision", "strategy", "tuning-seeds")
+            if settings.get(name.replace("-", "_"))
+        },
+        **({"targets": settings["targets"]} if settings.get("targets") else {}),
+        **({"stop-at-target": []} if settings.get("stop_at_target") else {}),
         "out": ["results/again"],
     }
-    if settings.get("tuning_seeds"):
-        options["tuning-seeds"] = [settings["tuning_seeds"]]
     texts = ["jaxinit", "compare", *task]
     for name, values in options.items():
         texts += [f"--{name}", *map(str, values)]

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxinit.compare import (
     export,
     figures,
     page,
+    signal,
     stats,
     store,
     style,
@@ -57,11 +58,15 @@ class Result:
         runs: a row a run; the columns are those of `store.SCHEMA`.
         settings: all that decided the runs, and where they were made.
         seconds: wall-clock seconds of the sweep, compilation included.
+        signals: of the layers at step 0, by scheme; see `signal.signals`.
     """
 
     runs: pa.Table
     settings: dict[str, Any]
     seconds: float
+    signals: Mapping[str, Sequence[signal.Row]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def ranking(self) -> list[stats.SchemeSummary]:
         """The schemes at their best learning rates, the fastest first.
@@ -148,6 +153,10 @@ class Result:
             "survival": figures.survival(*given),
             "heat_map": figures.heat_map(*given),
         }
+        if any(self.signals.values()):
+            drawn["signal"] = self._signal_axes()[0]
+            content = json.dumps(signal.to_json(self.signals), allow_nan=False)
+            store.write_atomically(folder / "signal.json", content.encode())
         for name, axes in drawn.items():
             figure = style.figure_of(axes)
             figure.savefig(folder / f"{name}.png", dpi=150)
@@ -212,6 +221,25 @@ class Result:
         given = self.runs, self.settings, self.ranking()
         return figures.heat_map(*given, ax, "screen")
 
+    def plot_signal(
+        self, ax: Axes | Sequence[Axes] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """The signal at step 0, forward and backward: (2,) axes; see `signal.plot`.
+
+        Raises:
+            ValueError: the result has none, as that of a single part of a sweep.
+        """
+        if not any(self.signals.values()):
+            raise ValueError(
+                "report: this result has no signal at step 0; sweeps of this version "
+                "leave it in signal.json."
+            )
+        return self._signal_axes(ax, "screen")
+
+    def _signal_axes(self, ax: Any = None, medium: style.Medium = "file") -> np.ndarray:
+        title = f"{self.settings['task']}, before the first step"
+        return signal.plot(self.signals, title, ax=ax, medium=medium)
+
     def to_pandas(self) -> Any:
         """The runs as a `pandas.DataFrame`; see `export.to_pandas`."""
         return export.to_pandas(self.runs)
@@ -231,7 +259,9 @@ class Result:
         """What `page.page` takes of it."""
         shown = self.judge(baseline)
         several = self.judge_targets(shown.baseline)
-        return page.Sweep(self.runs, self.settings, self.seconds, shown, several)
+        return page.Sweep(
+            self.runs, self.settings, self.seconds, shown, several, self.signals
+        )
 
 
 def load_result(folder: str | os.PathLike[str]) -> Result:
@@ -273,7 +303,16 @@ def load_result(folder: str | os.PathLike[str]) -> Result:
             f"{folder} holds runs of {', '.join(sorted(strange))}, which its "
             "sweep.json does not list; they are of another sweep."
         )
-    return Result(runs, settings, _seconds(folder))
+    return Result(runs, settings, _seconds(folder), load_signals(folder))
+
+
+def load_signals(folder: str | os.PathLike[str]) -> dict[str, list[signal.Row]]:
+    """The signals at step 0 that a sweep left in a folder, none where it did not."""
+    try:
+        text = (pathlib.Path(folder) / "signal.json").read_text()
+        return signal.from_json(json.loads(text))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def _seconds(folder: pathlib.Path) -> float:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from jaxinit.compare import cluster, store
+from jaxinit.compare import cluster, signal, store
 from jaxinit.compare.checkpoints import Unfinished
 from jaxinit.compare.choice import choose_strategy, usual_strategy
 from jaxinit.compare.devices import free_memory
@@ -63,7 +63,7 @@ class Runs:
         pending: int,
     ) -> None:
         """Make the starts' programs, choose the strategy, and see what fits."""
-        self._task, self._config = task, config
+        self._task, self._config, self._schemes = task, config, list(schemes)
         self._starts = Starts(task, config, schemes, seeds)
         first = [(next(iter(schemes)), 0.0, 0)]
         example = jax.tree.map(lambda x: x[0], self._arguments(first))
@@ -106,6 +106,14 @@ class Runs:
         rates = jnp.array([rate for _, rate, _ in runs], jnp.float32)
         seeds = np.array([seed for _, _, seed in runs])
         return params, states, self._starts.training_keys[seeds], Hparams(rates, scales)
+
+    def signals(self) -> dict[str, list[signal.Row]]:
+        """The signal at step 0 by scheme, of seed 0; see `signal.signals`."""
+        starts = {}
+        for scheme in self._schemes:
+            params, states, _ = self._starts.of([(scheme, 0)])
+            starts[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
+        return signal.signals(self._task, starts)
 
     def train(
         self,

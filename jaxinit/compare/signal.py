@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxinit._types import Array
@@ -141,35 +140,52 @@ def from_json(content: Mapping[str, Any]) -> dict[str, list[Row]]:
     }
 
 
-def plot(signals: Signals, title: str = "", hover: bool = False) -> Figure:
-    """The signals over the layers, forward and backward, a line a scheme.
+WAYS = {"forward": "outputs of layers", "backward": "gradient by outputs of layers"}
+"""What is measured, in words."""
+
+
+def plot(
+    signals: Signals,
+    title: str = "",
+    ways: Sequence[str] = tuple(WAYS),
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    medium: style.Medium = "file",
+) -> np.ndarray:
+    """The signals over the layers, a line a scheme.
 
     A line has no mark where the signal is zero or not finite.
 
     Args:
         signals: by scheme, in the order that decides the colours.
         title: of the whole.
-        hover: add invisible marks that carry values as texts.
+        ways: a panel each: "forward", "backward".
+        ax: where to draw, axes for each way; by default in a figure of its own.
+        medium: what that figure is for.
 
     Returns:
-        A figure of two axes with logarithmic scales.
+        (ways,) axes with logarithmic scales.
+
+    Raises:
+        ValueError: there are not as many axes as ways.
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2)
+    if ax is None:
+        panels = style.panels(medium, max(5 * len(ways), 6.2), 4.2, len(ways))
+    else:
+        panels = np.ravel(np.asarray(ax, dtype=object))
+    if len(panels) != len(ways):
+        raise ValueError(
+            f"signal: {len(panels)} axes for {len(ways)} ways; give one for each."
+        )
     look = style.styles(list(signals))
-    for axes, way, says in zip(
-        panels,
-        ("forward", "backward"),
-        ("outputs of layers", "gradient by outputs of layers"),
-        strict=True,
-    ):
+    for axes, way in zip(panels, ways, strict=True):
         for scheme, rows in signals.items():
-            _line(axes, scheme, rows, way, look[scheme], hover)
+            _line(axes, scheme, rows, way, look[scheme], medium)
         axes.set(xlabel="layer, in order of execution", ylabel="root mean square")
-        axes.set_title(f"{way}: {says}", loc="left", fontsize=10)
+        axes.set_title(f"{way}: {WAYS[way]}", loc="left", fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         style.plain(axes)
-    return style.finished(figure, panels[0], title, columns=3)
+    style.finish(panels, title, columns=3, whole=ax is None)
+    return panels
 
 
 def _line(
@@ -178,7 +194,7 @@ def _line(
     rows: Sequence[Row],
     way: str,
     look: style.Style,
-    hover: bool,
+    medium: style.Medium,
 ) -> None:
     values = np.array([getattr(row, way) for row in rows], float)
     shown = np.isfinite(values) & (values > 0)
@@ -194,7 +210,7 @@ def _line(
     )
     if shown.any():
         axes.set_yscale("log")
-    if hover:
+    if medium == "page":
         for layer in layers[shown]:
             value = float(values[layer - 1])
             says = f"{scheme}, {rows[layer - 1].path}: {value:.3g}"

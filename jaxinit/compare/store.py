@@ -58,7 +58,7 @@ share of a step of all runs that were trained with it: wall-clock of the machine
 GROWING = ("schemes", "learning_rates", "seeds")
 """Settings that a store may have more of later."""
 
-NOTED = ("device", "strategy", "looks", "settled")
+NOTED = ("device", "strategy", "code", "targets", "looks", "settled")
 """Settings that decide no run."""
 
 

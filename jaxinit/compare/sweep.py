@@ -15,7 +15,16 @@ import pyarrow as pa
 from jaxinit import _checks
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
-from jaxinit.compare import cluster, live, report, sequential, stats, store
+from jaxinit.compare import (
+    cluster,
+    live,
+    provenance,
+    report,
+    sequential,
+    signal,
+    stats,
+    store,
+)
 from jaxinit.compare.checkpoints import Checkpoints, Unfinished
 from jaxinit.compare.devices import use_all_cores
 from jaxinit.compare.engine import STRATEGIES, Strategy
@@ -54,6 +63,7 @@ def compare(
     optimizer: str = "momentum",
     dtype: str = "float32",
     matmul_precision: str = "highest",
+    targets: Sequence[float] = (),
     stop_at_target: bool = False,
     tuning_seeds: int = 0,
     extend_grid: bool = False,
@@ -88,6 +98,8 @@ def compare(
             and losses are float32.
         matmul_precision: of float32 products, "highest", "high" or "default"; faster
             and coarser below "highest" on an accelerator, all one on a CPU.
+        targets: further values of the metric at which the schemes are compared; the
+            task's own decides what is run.
         stop_at_target: whether a run ends when it reaches the target.
         tuning_seeds: if not 0, each scheme's rate is chosen on so many seeds of their
             own, and only that rate is run on the `seeds` further ones that score it.
@@ -176,9 +188,13 @@ def compare(
             ranking = stats.rank(_of(table, named, rates, tuning))
             best = {summary.scheme: summary.learning_rate for summary in ranking}
             table = _scored(sweep, settings, best, seeds, max(1, until_sure))
-    result = report.Result(table, settings, time.perf_counter() - began)
+        signals = {} if out is None else report.load_signals(out)
+        signals |= sweep.signals()
+    result = report.Result(table, settings, time.perf_counter() - began, signals)
     if part[1] > 1:
         return result  # a part alone makes no ranking
+    if targets:
+        result = result.with_targets(targets)
     if out is not None and cluster.index() == 0:
         result.save(out)
     if not quiet:
@@ -287,6 +303,12 @@ class _Sweep:
         self._make_runs = make_runs
         self._runs: Runs | None = None  # once there are any to make
         self._table = store.SCHEMA.empty_table()
+
+    def signals(self) -> dict[str, list[signal.Row]]:
+        """The signal at step 0 of the schemes, if any were run here."""
+        if self._runs is None or cluster.index() > 0:
+            return {}
+        return self._runs.signals()
 
     def make(self, settings: dict[str, Any], wanted: Sequence[Run]) -> pa.Table:
         """Make the runs that are wanted and missing, and return all that there are.
@@ -478,6 +500,7 @@ def _settings(
         **config._asdict(),
         "versions": versions(),
         "device": _device(),
+        **({} if (code := provenance.code_state()) is None else {"code": code}),
     }
 
 
