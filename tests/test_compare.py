@@ -175,6 +175,9 @@ def test_targets_beside_the_tasks_own(tmp_path, capsys):
     sweep(out=tmp_path / "out")  # nothing to do, and they stay
     saved = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert set(saved["ranking_at_targets"]) == {"0.5", "0.7"}
+    with pytest.raises(ValueError, match="harder"):
+        sweep(targets=[0.95], stop_at_target=True, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()  # before anything is trained
 
 
 def test_other_results_are_never_overwritten(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxinit.compare import Config, Hparams, make_task
+from jaxinit.compare import Config, Hparams, choice, make_task
 from jaxinit.compare.engine import STRATEGIES, Engine
 from jaxinit.compare.train import diverged, make_trainer, source_of
 
@@ -248,3 +248,32 @@ def test_what_a_stream_raises_is_raised():
     task = task.__class__(**{**vars(task), "batches": broken})
     with pytest.raises(OSError, match="the disk is gone"):
         list(engine(task, "map").train(*arguments(task)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "convolved", "chosen"),
+    [
+        ({"loop": 3.0, "map": 1.0, "vmap": 0.95}, False, "map"),  # within the noise
+        ({"loop": 3.0, "map": 1.0, "vmap": 0.5}, False, "vmap"),
+        ({"loop": 1.0, "map": 0.95, "vmap": 2.0}, True, "loop"),
+        ({"loop": 1.0, "map": 30.0}, True, "loop"),  # vmap is not even tried
+    ],
+)
+def test_the_usual_strategy_unless_another_is_clearly_faster(
+    seconds, convolved, chosen, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choice, "_seconds_a_step", lambda *given: seconds[given[-1]])
+    task = task_of()
+    run = jax.tree.map(lambda x: x[0], arguments(task))
+    assert choice.choose_strategy(task, CONFIG, run, convolved) == chosen
+    seconds.clear()  # it is not measured again
+    assert choice.choose_strategy(task, CONFIG, run, convolved) == chosen
+
+
+def test_every_strategy_can_be_measured(monkeypatch):
+    monkeypatch.setattr(choice, "SECONDS", 0.01)
+    task = task_of()
+    run = jax.tree.map(lambda x: x[0], arguments(task))
+    spent = {s: choice._seconds_a_step(task, CONFIG, run, s) for s in STRATEGIES}
+    assert all(seconds > 0 for seconds in spent.values())

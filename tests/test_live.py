@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxinit.compare import Metrics, live
+from jaxinit.compare import Metrics, cli, live, read_runs
 
 RUNS = [
     ("he_normal()", 0.1, 0),
@@ -199,3 +199,23 @@ def test_a_missing_library_is_named(make, library, monkeypatch, tmp_path):
     with pytest.raises(ModuleNotFoundError, match=words):
         make()
     monkeypatch.delitem(sys.modules, library, raising=False)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_sweep_is_logged_by_both(tmp_path, offline):
+    pytest.importorskip("tensorboardX")
+    command = [
+        *"compare --task linear(depth=1,width=4) --steps 4 --eval-every 2".split(),
+        *"--schemes he_normal --learning-rates 0.1 --seeds 2 --quiet".split(),
+        *("--out", str(tmp_path / "out"), "--wandb", "starts"),
+        *("--tensorboard", str(tmp_path / "board")),
+    ]
+    assert cli.run(command) == 0
+    offline.teardown()
+    rows = {row["seed"]: row for row in read_runs(tmp_path / "out").to_pylist()}
+    board = events(tmp_path / "board")
+    for seed, row in rows.items():
+        points = board["he_normal()/lr=0.1", f"train_loss/seed_{seed}"]
+        assert [step for step, _ in points] == row["eval_steps"] == [0, 2, 4]
+        np.testing.assert_allclose([v for _, v in points], row["train_loss"], rtol=1e-6)
+    assert set(records(tmp_path)) == {f"he_normal() lr=0.1 seed={k}" for k in rows}

@@ -578,7 +578,9 @@ def test_html_for_notebooks():
 def test_the_command_makes_the_same_sweep(tmp_path):
     options = "--task linear(depth=2,width=4) --schemes he_normal normal(0.5) --steps 4"
     options += " --eval-every 2 --seeds 1 --learning-rates 0.1 0.2 --batch-size 8"
-    options += " --optimizer sgd --target 0.03 --quiet --out"
+    options += " --optimizer sgd --target 0.03 --tuning-seeds 1 --targets 0.05 --quiet"
+    options += " --dtype bfloat16 --matmul-precision high --strategy loop"
+    options += " --stop-at-target --out"
     first, again = tmp_path / "first", tmp_path / "again"
     assert cli.run(["compare", *options.split(), str(first)]) == 0
     sweep = json.loads((first / "sweep.json").read_text())

@@ -302,12 +302,22 @@ from jaxinit.compare import cli, runs, store
 runs.SAVE_EVERY = 0.0
 out, kills, seen = pathlib.Path(sys.argv[1]), int(sys.argv[2]), set()
 killed = resumed = 0
+
+
+def progress():
+    return sorted(map(str, out.rglob("*")))
+
+
 while True:
     child = os.fork()  # before JAX has started, so that the import is made once
     if not child:
         os._exit(cli.run(["compare", *sys.argv[3:], "--out", str(out)]))
     if killed < kills:
-        time.sleep(random.Random(killed).uniform(0.5, 3))
+        before, moment = progress(), random.Random(killed)
+        late = time.monotonic() + 60
+        while killed % 2 and progress() == before and time.monotonic() < late:
+            time.sleep(0.01)  # every other time not before something is written
+        time.sleep(moment.uniform(0, 0.5 if killed % 2 else 3))
         os.kill(child, signal.SIGKILL)
         killed += 1
     _, status = os.waitpid(child, 0)

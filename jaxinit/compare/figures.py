@@ -275,9 +275,12 @@ def profile(
     last = 1.15 * max(finite.max(initial=1.0), 1.5)
     taus = np.unique(np.concatenate([[1.0], finite[finite >= 1], [last]]))
     shares = stats.performance_profile(table, taus)
+    apart = 0.006 * (
+        np.arange(len(times)) - (len(times) - 1) / 2
+    )  # where they coincide
     for place, (name, way) in enumerate(style.styles(list(times)).items()):
         axes.step(
-            taus, shares[place] + 0.006 * place, way.dash, where="post",
+            taus, shares[place] + apart[place], way.dash, where="post",
             color=way.color, lw=1.8, label=style.text(name, style.NAME),
         )  # fmt: skip
         if medium == "page":
@@ -285,9 +288,9 @@ def profile(
                 text = (
                     f"{name}: {share:.0%} of tasks within {tau:.2f} times the fastest"
                 )
-                style.hover(axes, tau, share + 0.006 * place, text)
+                style.hover(axes, tau, share + apart[place], text)
     axes.set(
-        xscale="log", xlim=(1, last), ylim=(-0.02, 1.03 + 0.006 * len(times)),
+        xscale="log", xlim=(1, last), ylim=(apart[0] - 0.02, 1.02 + apart[-1]),
         xlabel="at most so many times as long as the fastest scheme",
         ylabel="share of tasks",
     )  # fmt: skip

@@ -173,6 +173,9 @@ def compare(
         )
     settings = _settings(task, config, list(named), rates, tuning_seeds + seeds)
     settings["tuning_seeds"] = tuning_seeds
+    if targets:
+        empty = report.Result(store.SCHEMA.empty_table(), settings, 0.0)
+        settings = empty.with_targets(targets).settings
     if strategy is None:
         strategy = _recorded(out)
     began = time.perf_counter()
@@ -193,8 +196,6 @@ def compare(
     result = report.Result(table, settings, time.perf_counter() - began, signals)
     if part[1] > 1:
         return result  # a part alone makes no ranking
-    if targets:
-        result = result.with_targets(targets)
     if out is not None and cluster.index() == 0:
         result.save(out)
     if not quiet:
