@@ -22,6 +22,7 @@ from matplotlib import colors
 from jaxinit.compare import (
     cli,
     figures,
+    inference,
     load_result,
     load_results,
     page,
@@ -935,3 +936,22 @@ def test_the_pages_in_a_browser(pages, tmp_path):
         assert said["times"] == ["550 ms", "1.52 s", "-"], name
         schemes = [each.removeprefix("■") for each in said["names"]]
         assert schemes == sorted(schemes, key=str.lower) and len(schemes) >= 2, name
+
+
+def test_measures_beside_the_steps():
+    a, b = result({"a": [20, 40, 20], "b": ["diverged"] * 3}).judge().rows
+    assert math.isnan(a.logrank)  # the baseline's own
+    assert b.logrank == pytest.approx(
+        inference.logrank([20, 40, 20], [math.inf] * 3, STEPS)
+    )
+    # 0.1 at step 0, and from the first evaluation on 0.95, or nothing.
+    rise = EVERY * (0.1 + 0.95) / 2
+    assert a.area == pytest.approx((rise + 0.95 * (STEPS - EVERY)) / STEPS)
+    assert b.area == pytest.approx(EVERY * 0.1 / 2 / STEPS)
+    assert (a.works.low, a.works.high, a.works.decades) == (0.1, 0.1, 0)
+    assert math.isnan(b.works.decades)
+    grid = [(0.01, 90), (0.1, 30), (1.0, 60)]  # twice the best works, thrice does not
+    rows = [run("a", seed, steps, rate) for rate, steps in grid for seed in (0, 1)]
+    runs = pa.Table.from_pylist(rows, store.SCHEMA)
+    (row,) = Result(runs, settings(["a"], [0.01, 0.1, 1.0], 2), 1.5).judge().rows
+    assert (row.works.low, row.works.high) == (0.1, 1.0)

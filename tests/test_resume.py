@@ -12,7 +12,17 @@ import pyarrow.compute as pc
 import pytest
 from flax import linen as nn
 
-from jaxinit.compare import choice, cli, compare, engine, make_task, read_runs, store
+from jaxinit.compare import (
+    choice,
+    cli,
+    compare,
+    engine,
+    make_task,
+    read_runs,
+    report,
+    store,
+)
+from jaxinit.compare import runs as room
 from jaxinit.compare.engine import STRATEGIES
 
 RNG = np.random.default_rng(0)
@@ -33,8 +43,13 @@ def sweep(schemes=("he_normal", "normal(1)"), rates=(0.01, 0.1), seeds=2, **opti
     return compare(task, schemes, rates, seeds, **{**settings, **options})
 
 
+WRITE = report.Result.write
+
+
 @pytest.fixture(autouse=True)
-def own_cache_and_two_devices(tmp_path, monkeypatch):
+def own_cache_two_devices_and_no_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.Result, "write", lambda *_: None)
+    monkeypatch.setattr(room.Runs, "signals", lambda self: {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     two = jax.devices()[:2]  # a program a device to compile
     monkeypatch.setattr(jax, "local_devices", lambda: two)
@@ -86,9 +101,8 @@ def test_a_convolution_and_a_diverged_run_by_every_strategy():
 
 
 def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
-    from jaxinit.compare import runs as room
-
     monkeypatch.setattr(room, "WORTH_MEASURING", 0)
+    monkeypatch.setattr(choice, "SECONDS", 0.01)
     caplog.set_level("INFO", logger="jaxinit")
     same(sweep(seeds=3).runs, whole)
     same(sweep(seeds=3).runs, whole)
@@ -100,8 +114,6 @@ def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
 
 
 def test_a_sweep_larger_than_memory_goes_in_chunks(monkeypatch, tmp_path, whole):
-    from jaxinit.compare import runs as room
-
     monkeypatch.setattr(room, "free_memory", lambda: 1)
     result = sweep(seeds=3, out=tmp_path / "out")
     same(result.runs, whole)
@@ -149,7 +161,6 @@ def test_a_run_ends_at_the_target_where_that_is_asked(whole, tmp_path):
 
 def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whole):
     from jaxinit.compare import checkpoints
-    from jaxinit.compare import runs as room
 
     monkeypatch.setattr(room._Clock, "is_due", lambda self: True)
     out, real = tmp_path / "out", room.Runs.train
@@ -217,7 +228,8 @@ def test_a_store_grows(tmp_path, whole, monkeypatch):
     same(smaller.runs, whole)
 
 
-def test_parts_and_their_merge(tmp_path, whole, capsys):
+def test_parts_and_their_merge(tmp_path, whole, capsys, monkeypatch):
+    monkeypatch.setattr(report.Result, "write", WRITE)
     for i in range(3):
         sweep(seeds=3, out=tmp_path / str(i), shard=(i, 3))
     sources = [str(tmp_path / str(i)) for i in range(3)]
@@ -317,7 +329,7 @@ while True:
         late = time.monotonic() + 60
         while killed % 2 and progress() == before and time.monotonic() < late:
             time.sleep(0.01)  # every other time not before something is written
-        time.sleep(moment.uniform(0, 0.5 if killed % 2 else 3))
+        time.sleep(moment.uniform(0, 0.5 if killed % 2 else 2))
         os.kill(child, signal.SIGKILL)
         killed += 1
     _, status = os.waitpid(child, 0)

@@ -82,9 +82,9 @@ def _seconds_a_step(
     task: Task, config: Config, example: Any, strategy: Strategy
 ) -> float:
     """Of a run among several: the least of many short segments."""
-    segment = 5
+    segment = 10
     config = config._replace(steps=100 * segment, eval_every=segment)
-    runs = len(jax.local_devices()) * (4 if jax.default_backend() == "cpu" else 64)
+    runs = len(jax.local_devices()) * (8 if jax.default_backend() == "cpu" else 64)
     batch = jax.tree.map(lambda x: jnp.stack([x] * runs), example)
     engine = Engine(
         make_trainer(task, config),

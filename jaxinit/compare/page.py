@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.resources
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -225,8 +226,11 @@ def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
         f"Steps: median and quartiles over seeds, a miss >{settings['steps']}; mean: "
         f"within the budget. {table.TIME if table.timed(verdict) else ''}"
         f"{baseline}Shown: against it, at 5 % over all pairs. Hits: "
-        "runs that reached the target. Diverged: at all rates, and at its own. In "
-        "brackets, 95 % intervals, or quartiles. * at the edge of the grid."
+        "runs that reached the target. Log-rank: p against the baseline, seeds not "
+        f"paired. Area: under the curve of validation {settings['metric_name']}, by "
+        "its length. Works: the rates within twice the steps at the best. Diverged: at "
+        "all rates, and at its own. In brackets, 95 % intervals, or quartiles. * at "
+        "the edge of the grid."
     )
     return _sortable(rows, settings["schemes"], caption)
 
@@ -246,9 +250,24 @@ def _cells(
         "shown": table.Cell(standing, standing),
         "mean": table.Cell(f"{row.mean:.0f}", row.mean),
         "hits": table.Cell(f"{reached}/{seeds}", reached / seeds),
+        "log-rank": _known(f"{row.logrank:.2g}", row.logrank),
+        "area": _known(f"{row.area:.3g}", row.area),
+        "works": _known(
+            f"{row.works.low:g}-{row.works.high:g}"
+            if row.works.decades
+            else f"{row.works.low:g}",
+            row.works.decades,
+        ),
         "diverged": last,
         "at its rate": table.Cell(at_rate, gone.share),
     }
+
+
+def _known(text: str, value: float) -> table.Cell:
+    """A cell of a number that may not be known; such ones are sorted last."""
+    return (
+        table.Cell(text, value) if math.isfinite(value) else table.Cell("-", math.inf)
+    )
 
 
 def _cell(column: str, cell: table.Cell) -> str:

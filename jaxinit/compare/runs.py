@@ -36,7 +36,7 @@ from jaxinit.compare.train import (
 
 LOG = logging.getLogger("jaxinit")
 
-WORTH_MEASURING = 30_000
+WORTH_MEASURING = 100_000
 """Optimizer steps of all runs above which strategies are measured first."""
 
 SAVE_EVERY = 60.0

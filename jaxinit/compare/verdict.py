@@ -28,6 +28,12 @@ class Row(NamedTuple):
         standing: against the baseline: "faster", "slower", or "" where no difference
             is shown, at 5 % over all pairs of the sweep (Holm).
         gone: diverged runs at this rate, as a share with its interval.
+        logrank: p-value of the log-rank test against the baseline, which does not pair
+            seeds; NaN for the baseline itself and where there is none.
+        area: median over seeds of the area under the curve of the validation metric,
+            by the length of its steps; as bad as can be where a run diverged.
+        works: the learning rates around the best at which the median steps to target
+            are at most twice those there, of the runs that choose the rate.
     """
 
     summary: stats.SchemeSummary
@@ -37,6 +43,9 @@ class Row(NamedTuple):
     ratio: inference.Ratio | None
     standing: str
     gone: stats.Share
+    logrank: float
+    area: float
+    works: stats.Sensitivity
 
 
 class Verdict(NamedTuple):
@@ -136,7 +145,8 @@ def judge(
             scheme has no run at `learning_rate`.
     """
     found = ranking(runs, settings, learning_rate)
-    scoring = runs if learning_rate is not None else parts(runs, settings)[1]
+    choosing, scoring = parts(runs, settings)
+    scoring = runs if learning_rate is not None else scoring
     times = stats.times(scoring, found)
     budget = float(settings["steps"])
     if baseline is None:
@@ -168,6 +178,13 @@ def judge(
             ratio=ratio,
             standing=standing,
             gone=stats.divergence_rate(gone),
+            logrank=(
+                math.nan
+                if baseline is None or name == baseline
+                else inference.logrank(times[name], times[baseline], budget)
+            ),
+            area=_area(at, settings),
+            works=_works(choosing, name),
         )
 
     rows = [row(each) for each in found]
@@ -183,6 +200,36 @@ def judge(
         intervals=intervals,
         learning_rate=learning_rate,
     )
+
+
+def _area(runs: pa.Table, settings: Mapping[str, Any]) -> float:
+    """The median over runs of the area under the curve of the metric."""
+    falls = settings["direction"] == "min"
+    worst = (
+        math.inf
+        if falls
+        else 0.0
+        if settings["metric_name"] == "accuracy"
+        else -math.inf
+    )
+    areas = []
+    curves = (runs[name].to_pylist() for name in ("eval_steps", "valid_accuracy"))
+    for steps, values in zip(*curves, strict=True):
+        if steps[-1] < settings["steps"]:  # cut short, for it diverged
+            steps, values = [*steps, settings["steps"]], [*values, math.nan]
+        areas.append(stats.area_under_curve(steps, values, worst))
+    return float(np.median(areas))
+
+
+def _works(runs: pa.Table, scheme: str) -> stats.Sensitivity:
+    """The range of learning rates at which a scheme is within twice its best."""
+    columns = (runs[name].to_pylist() for name in ("scheme", "learning_rate"))
+    rates = sorted({r for name, r in zip(*columns, strict=True) if name == scheme})
+    medians = [
+        np.median(stats.finite_column(at, "steps_to_target", math.inf))
+        for at in (stats.at_rate(runs, scheme, rate) for rate in rates)
+    ]
+    return stats.learning_rate_sensitivity(rates, medians)
 
 
 def scheme_named(name: str, text: str, schemes: Iterable[str]) -> str:
