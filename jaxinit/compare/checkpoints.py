@@ -6,6 +6,7 @@ Finished runs are the store's matter; what is here may be lost at the price of t
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import pathlib
 import shutil
@@ -58,19 +59,24 @@ class Checkpoints:
 
     def __init__(self, out: pathlib.Path) -> None:
         """Of the store `out`; a folder appears with the first checkpoint."""
-        import orbax.checkpoint as ocp  # takes a second, which other commands can spare
-
         self._folder = out.resolve() / "checkpoints"
-        self._args = ocp.args
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(),
-            active_processes={jax.process_index()},
+
+    @functools.cached_property
+    def _ocp(self) -> Any:
+        """Orbax, which takes its time to import: short sweeps never need it."""
+        return importlib.import_module("orbax.checkpoint")
+
+    @functools.cached_property
+    def _disk(self) -> Any:
+        """What reads and writes; of several processes each for itself."""
+        alone = self._ocp.options.MultiprocessingOptions(
+            primary_host=cluster.index(),
+            active_processes={cluster.index()},
             barrier_sync_key_prefix="jaxinit",
         )
-        self._disk = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(
-                composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
-            ),
+        options = self._ocp.CompositeOptions(multiprocessing_options=alone)
+        return self._ocp.Checkpointer(
+            self._ocp.CompositeCheckpointHandler(composite_options=options),
             multiprocessing_options=alone,
         )
 
@@ -95,9 +101,9 @@ class Checkpoints:
             arrays["state"] = {f"{i:06}": leaf for i, leaf in enumerate(state)}
         self._disk.save(
             path,
-            self._args.Composite(
-                arrays=self._args.PyTreeSave(arrays),
-                runs=self._args.JsonSave({"names": list(runs.names)}),
+            self._ocp.args.Composite(
+                arrays=self._ocp.args.PyTreeSave(arrays),
+                runs=self._ocp.args.JsonSave({"names": list(runs.names)}),
             ),
             force=True,
         )
@@ -127,8 +133,8 @@ class Checkpoints:
     def _read(self, path: pathlib.Path) -> Unfinished:
         found = self._disk.restore(
             path,
-            self._args.Composite(
-                arrays=self._args.PyTreeRestore(), runs=self._args.JsonRestore()
+            self._ocp.args.Composite(
+                arrays=self._ocp.args.PyTreeRestore(), runs=self._ocp.args.JsonRestore()
             ),
         )
         arrays = found["arrays"]
