@@ -74,6 +74,12 @@ def whole():
     return sweep(seeds=3).runs
 
 
+def test_a_sweep_without_a_folder_keeps_no_folders_strategy(tmp_path, monkeypatch):
+    sweep(["he_normal"], [0.1], 1, out=tmp_path / "out", strategy="loop")
+    monkeypatch.chdir(tmp_path / "out")
+    assert sweep(["he_normal"], [0.1], 1).settings["strategy"] == "map"
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_gives_the_same_runs(strategy, whole):
     same(sweep(seeds=3, strategy=strategy).runs, whole)

@@ -393,10 +393,9 @@ def _next_chunk(
 
 def _recorded(out: str | pathlib.Path | None) -> Strategy | None:
     """The strategy that made the runs of a folder, on devices like these."""
-    try:
-        settings = store.read_settings("" if out is None else out)
-    except FileNotFoundError:
+    if out is None or not pathlib.Path(out, "sweep.json").is_file():
         return None
+    settings = store.read_settings(out)
     return settings.get("strategy") if settings.get("device") == _device() else None
 
 
