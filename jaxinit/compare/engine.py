@@ -9,7 +9,7 @@ many times slower on a CPU than outside of one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -496,7 +496,7 @@ class _Threads:
             return self._start(data[device], *own)
 
         done = self._on_each_device(begin, np.ones(slots, bool))
-        return [state for state, _ in done], _stacked([seen for _, seen in done])
+        return [state for state, _ in done], stacked([seen for _, seen in done])
 
     def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
         states, _ = self.start(data, arguments)
@@ -509,7 +509,7 @@ class _Threads:
         return self._on_each_device(back, np.ones(len(states), bool))
 
     def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
-        return _stacked([_kept(state[slot]) for slot in at])
+        return stacked([_kept(state[slot]) for slot in at])
 
     def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
         return state, np.arange(len(live))
@@ -526,7 +526,7 @@ class _Threads:
         done = self._on_each_device(go_on, live)
         some = next(metrics for _, metrics in filter(None, done))
         states = [new[0] if new else old for new, old in zip(done, state, strict=True)]
-        return states, _stacked([new[1] if new else some for new in done])
+        return states, stacked([new[1] if new else some for new in done])
 
     def _on_each_device(self, work: Any, live: np.ndarray) -> list[Any]:
         """`work(device, slot)` of the slots that live, in a thread a device."""
@@ -551,14 +551,14 @@ class _Threads:
 def _kept(state: RunState) -> list[np.ndarray]:
     """The leaves of what changes in training, on the host, keys as their data."""
     leaves = jax.tree.leaves({name: getattr(state, name) for name in _KEPT})
-    return [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in leaves]
 
 
 def _as_before(state: RunState, kept: list[Any]) -> dict[str, Any]:
     """What `_kept` was of, for a state like this one."""
 
     def typed(like: Any, x: Any) -> Any:
-        if not _is_key(like):
+        if not is_key(like):
             return x
         return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
 
@@ -567,11 +567,13 @@ def _as_before(state: RunState, kept: list[Any]) -> dict[str, Any]:
     return structure.unflatten(map(typed, leaves, kept))
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
+    """Whether an array is of random keys, which NumPy has not."""
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _stacked(trees: list[Any]) -> Any:
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of NumPy arrays as one, with a leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 

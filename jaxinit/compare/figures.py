@@ -19,9 +19,6 @@ from jaxinit.compare.verdict import parts
 Ranking = Sequence[stats.SchemeSummary]
 Settings = Mapping[str, Any]
 
-WIDTH, HEIGHT = 6.2, 4.2
-"""Inches of a figure with one panel."""
-
 
 def curves(
     runs: pa.Table,
@@ -51,13 +48,7 @@ def curves(
         ValueError: there are not as many axes as columns.
     """
     _, runs = parts(runs, settings)
-    width = max(5 * len(columns), WIDTH)
-    panels = style.panels(medium, width, HEIGHT, len(columns)) if ax is None else ax
-    panels = np.ravel(np.asarray(panels, dtype=object))
-    if len(panels) != len(columns):
-        raise ValueError(
-            f"curves: {len(panels)} axes for {len(columns)} columns; give one for each."
-        )
+    panels = style.given_or_new(ax, medium, len(columns), "curves: columns")
     look = style.styles(settings["schemes"])
     for axes, column in zip(panels, columns, strict=True):
         for scheme in ranking:
@@ -100,7 +91,7 @@ def learning_rates(
     Returns:
         The axes.
     """
-    axes = ax or style.panels(medium, WIDTH, HEIGHT)[0]
+    axes = ax or style.panels(medium, style.WIDTH, style.HEIGHT)[0]
     look = style.styles(settings["schemes"])
     for scheme in ranking:
         rates, finals = _by_rate(runs, scheme.scheme, "final_train_loss")
@@ -159,7 +150,7 @@ def survival(
     Returns:
         The axes.
     """
-    axes = ax or style.panels(medium, WIDTH, HEIGHT)[0]
+    axes = ax or style.panels(medium, style.WIDTH, style.HEIGHT)[0]
     budget = float(settings["steps"])
     times = stats.times(parts(runs, settings)[1], ranking)
     look = style.styles(settings["schemes"])
@@ -223,7 +214,7 @@ def heat_map(
     for i, scheme in enumerate(ranking):
         for rate, found in zip(*_by_rate(runs, scheme.scheme, column), strict=True):
             values[i, rates.index(rate)] = found.median
-    size = max(2.3 + 0.62 * len(rates), WIDTH), 1.5 + 0.42 * len(ranking)
+    size = max(2.3 + 0.62 * len(rates), style.WIDTH), 1.5 + 0.42 * len(ranking)
     axes = ax or style.panels(medium, *size)[0]
     values = np.maximum(values, 1) if reach else values
     shown = np.ma.masked_invalid(values)
@@ -268,7 +259,7 @@ def profile(
     Returns:
         The axes.
     """
-    axes = ax or style.panels(medium, WIDTH, HEIGHT)[0]
+    axes = ax or style.panels(medium, style.WIDTH, style.HEIGHT)[0]
     table = np.array(list(times.values()), dtype=float)
     factors = table / np.where(np.isinf(table.min(axis=0)), 1, table.min(axis=0))
     finite = np.unique(factors[np.isfinite(factors)])

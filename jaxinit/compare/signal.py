@@ -168,14 +168,7 @@ def plot(
     Raises:
         ValueError: there are not as many axes as ways.
     """
-    if ax is None:
-        panels = style.panels(medium, max(5 * len(ways), 6.2), 4.2, len(ways))
-    else:
-        panels = np.ravel(np.asarray(ax, dtype=object))
-    if len(panels) != len(ways):
-        raise ValueError(
-            f"signal: {len(panels)} axes for {len(ways)} ways; give one for each."
-        )
+    panels = style.given_or_new(ax, medium, len(ways), "signal: ways")
     look = style.styles(list(signals))
     for axes, way in zip(panels, ways, strict=True):
         for scheme, rows in signals.items():

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxinit._initializer import Initializer
 from jaxinit._types import Key
+from jaxinit.compare.engine import is_key, stacked
 from jaxinit.compare.task import Task
 from jaxinit.compare.train import Config
 from jaxinit.trace import Layer, kernels
@@ -88,12 +89,12 @@ class Starts:
         self._drawn = {run: tree for run, tree in self._drawn.items() if run in wanted}
         for run in sorted(wanted - self._drawn.keys()):
             self._drawn[run] = self._start(*run)
-        params = _stacked([self._drawn[run] for run in runs])
+        params = stacked([self._drawn[run] for run in runs])
         seeds = [seed for _, seed in runs]
         states = jax.tree.map(lambda leaf: leaf[np.array(seeds)], self._states)
         if self._scales is None:
             return params, states, None
-        return params, states, _stacked([self._scales[scheme] for scheme, _ in runs])
+        return params, states, stacked([self._scales[scheme] for scheme, _ in runs])
 
     def _start(self, scheme: str, seed: int) -> Any:
         """The parameters of a scheme and seed, as NumPy arrays."""
@@ -176,11 +177,4 @@ def _rates(scheme: Scheme, found: Sequence[Layer], config: Config) -> dict[str, 
 
 def _on_host(tree: Any) -> Any:
     """Arrays as NumPy's, save keys, which only JAX has."""
-    keys = jax.dtypes.prng_key
-    return jax.tree.map(
-        lambda x: x if jax.numpy.issubdtype(x.dtype, keys) else np.asarray(x), tree
-    )
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,6 +37,10 @@ class Style(NamedTuple):
     dash: str
 
 
+WIDTH, HEIGHT = 6.2, 4.2
+"""Inches of a figure with one panel."""
+
+
 def styles(schemes: Sequence[str]) -> dict[str, Style]:
     """Scheme to style."""
     return {
@@ -64,6 +68,32 @@ def panels(medium: Medium, width: float, height: float, columns: int = 1) -> np.
         make = pyplot.figure
     figure = make(figsize=(width, height), layout="constrained")
     return figure.subplots(1, columns, squeeze=False)[0]
+
+
+def given_or_new(ax: Any, medium: Medium, count: int, what: str) -> np.ndarray:
+    """The axes that a caller gives for several panels, or those of a new figure.
+
+    Args:
+        ax: one axes or several; None for a new figure.
+        medium: what a new figure is for.
+        count: of panels.
+        what: the figure and its panels, as in "curves: columns".
+
+    Returns:
+        (count,) axes.
+
+    Raises:
+        ValueError: there are not as many axes as panels.
+    """
+    if ax is None:
+        return panels(medium, max(5 * count, WIDTH), HEIGHT, count)
+    found = np.ravel(np.asarray(ax, dtype=object))
+    if len(found) != count:
+        owner, _, names = what.partition(": ")
+        raise ValueError(
+            f"{owner}: {len(found)} axes for {count} {names}; give one for each."
+        )
+    return found
 
 
 def figure_of(axes: Axes) -> Figure:
