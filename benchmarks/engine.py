@@ -21,10 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from jaxinit.compare import compare, devices, read_runs, tasks
-from jaxinit.compare.choice import choose_strategy
-from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import Config, Hparams, make_trainer, source_of
+from jaxinit.compare import compare, read_runs
+from jaxinit.compare import machine as devices
+from jaxinit.compare.task import builtin as tasks
+from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare.train.strategy import choose_strategy
+from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
 RUNS = 16
 """Runs of each task, by which strategies are compared."""

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats as scipy_stats
 
-from jaxinit.compare import inference, sequential, stats
+from jaxinit.compare.stats import inference
+from jaxinit.compare.stats import race as sequential
+from jaxinit.compare.stats import summary as stats
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 RESAMPLES = 999

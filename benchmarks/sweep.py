@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from jaxinit.compare import devices, tasks
-from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import Config, Hparams, make_trainer, source_of
+from jaxinit.compare import machine as devices
+from jaxinit.compare.task import builtin as tasks
+from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
 WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
     "digits MLP 2 x 32, 160 runs": (lambda: tasks.digits_mlp(2, 32), 160, 100),

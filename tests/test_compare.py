@@ -12,7 +12,8 @@ from flax import linen as nn
 
 import jaxinit as ji
 from jaxinit import tree
-from jaxinit.compare import cli, compare, digits_mlp, make_task, read_runs, report
+from jaxinit.compare import cli, compare, digits_mlp, make_task, read_runs
+from jaxinit.compare.report import result as report
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(3, size=96)

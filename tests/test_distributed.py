@@ -11,11 +11,13 @@ import time
 
 import numpy as np
 
-from jaxinit.compare import read_runs, store
+from jaxinit.compare import read_runs
+from jaxinit.compare.store import store
 
 # Checkpoints after every segment, as hours of training would have them.
 CODE = (
-    "import sys; from jaxinit.compare import cli, runs; runs.SAVE_EVERY = 0.0;"
+    "import sys; from jaxinit.compare import cli; "
+    "from jaxinit.compare.sweep import chunks; chunks.SAVE_EVERY = 0.0;"
     "sys.exit(cli.run(sys.argv[1:]))"
 )
 SWEEP = [
@@ -89,7 +91,7 @@ def test_a_process_that_dies_ends_the_others_and_loses_nothing(tmp_path):
     assert status == 1 and "another process of this sweep is gone" in err
     assert store.read_settings(out)["steps"] == 50_000
     assert not store.finished(out)
-    from jaxinit.compare.checkpoints import Checkpoints
+    from jaxinit.compare.sweep.checkpoints import Checkpoints
 
     (unfinished,) = Checkpoints(out).found()
     assert unfinished.snapshot.step > 0 and len(unfinished.names) == 12

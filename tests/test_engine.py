@@ -11,9 +11,10 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxinit.compare import Config, Hparams, choice, make_task
-from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import diverged, make_trainer, source_of
+from jaxinit.compare import Config, Hparams, make_task
+from jaxinit.compare.train import strategy as choice
+from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare.train.trainer import diverged, make_trainer, source_of
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(3, size=96)

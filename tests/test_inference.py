@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from jaxinit.compare import inference, sequential
+from jaxinit.compare.stats import inference
+from jaxinit.compare.stats import race as sequential
 
 INF, NAN = math.inf, math.nan
 A = [100.0, 90.0, 110.0, 100.0]

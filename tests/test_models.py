@@ -21,7 +21,7 @@ from jaxinit.compare import (
     make_task,
     make_train,
 )
-from jaxinit.compare.starts import Starts
+from jaxinit.compare.train.starts import Starts
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)

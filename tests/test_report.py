@@ -19,22 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib import colors
 
-from jaxinit.compare import (
-    cli,
-    figures,
-    inference,
-    load_result,
-    load_results,
-    page,
-    protocol,
-    provenance,
-    store,
-    style,
-    verdict,
-)
-from jaxinit.compare import table as tables
-from jaxinit.compare.report import Result
-from jaxinit.compare.results import Results
+from jaxinit.compare import cli, load_result, load_results
+from jaxinit.compare.report import figures, page, protocol, style
+from jaxinit.compare.report import table as tables
+from jaxinit.compare.report.result import Result
+from jaxinit.compare.report.study import Results
+from jaxinit.compare.stats import inference, verdict
+from jaxinit.compare.store import provenance, store
 
 STEPS = 100
 EVERY = 10

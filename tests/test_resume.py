@@ -12,18 +12,13 @@ import pyarrow.compute as pc
 import pytest
 from flax import linen as nn
 
-from jaxinit.compare import (
-    choice,
-    cli,
-    compare,
-    engine,
-    make_task,
-    read_runs,
-    report,
-    store,
-)
-from jaxinit.compare import runs as room
-from jaxinit.compare.engine import STRATEGIES
+from jaxinit.compare import cli, compare, make_task, read_runs
+from jaxinit.compare.report import result as report
+from jaxinit.compare.store import store
+from jaxinit.compare.sweep import chunks as room
+from jaxinit.compare.train import engine
+from jaxinit.compare.train import strategy as choice
+from jaxinit.compare.train.engine import STRATEGIES
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(3, size=96)
@@ -166,7 +161,7 @@ def test_a_run_ends_at_the_target_where_that_is_asked(whole, tmp_path):
 
 
 def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whole):
-    from jaxinit.compare import checkpoints
+    from jaxinit.compare.sweep import checkpoints
 
     monkeypatch.setattr(room._Clock, "is_due", lambda self: True)
     out, real = tmp_path / "out", room.Runs.train
@@ -315,7 +310,9 @@ def test_a_full_disk_leaves_the_store_readable(tmp_path, monkeypatch, whole):
 
 KILLS = """
 import os, pathlib, random, signal, sys, time
-from jaxinit.compare import cli, runs, store
+from jaxinit.compare.sweep import chunks as runs
+from jaxinit.compare.store import store
+from jaxinit.compare import cli
 
 runs.SAVE_EVERY = 0.0
 out, kills, seen = pathlib.Path(sys.argv[1]), int(sys.argv[2]), set()

@@ -11,8 +11,9 @@ import pytest
 from flax import linen as nn
 
 import jaxinit as ji
-from jaxinit.compare import Config, digits_mlp, make_task, parse_task, signal
-from jaxinit.compare.starts import Starts
+from jaxinit.compare import Config, digits_mlp, make_task, parse_task
+from jaxinit.compare.train import signal
+from jaxinit.compare.train.starts import Starts
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 6)).astype(np.float32)

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from scipy.stats import trim_mean
 
-from jaxinit.compare import across, stats
-from jaxinit.compare.store import SCHEMA
+from jaxinit.compare.stats import across_tasks as across
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.store.store import SCHEMA
 
 INF, NAN = math.inf, math.nan
 

@@ -9,9 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jaxinit.compare import cli, compare, load_result, protocol, store, tasks
-from jaxinit.compare import table as tables
-from jaxinit.compare.report import Result
+from jaxinit.compare import cli, compare, load_result
+from jaxinit.compare.report import protocol
+from jaxinit.compare.report import table as tables
+from jaxinit.compare.report.result import Result
+from jaxinit.compare.store import store
+from jaxinit.compare.task import builtin as tasks
 
 NAN = math.nan
 STEPS = [0, 10, 20, 30, 40]

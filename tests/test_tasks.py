@@ -17,13 +17,13 @@ from jaxinit.compare import (
     Hparams,
     cli,
     compare,
-    data,
     data_task,
     make_task,
     make_train,
     parse_task,
-    tasks,
 )
+from jaxinit.compare.task import builtin as tasks
+from jaxinit.compare.task import data
 from jaxinit.trace import kernels, layers
 
 SMALL = [  # a task's text, a good learning rate, and its number of kernels

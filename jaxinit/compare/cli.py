@@ -21,16 +21,14 @@ import tyro
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._parse import parse
-from jaxinit.compare import (
-    choice,
-    cluster,
-    devices,
-    report,
-    results,
-    store,
-    sweep,
-    tasks,
-)
+from jaxinit.compare import cluster
+from jaxinit.compare import machine as devices
+from jaxinit.compare.report import result as report
+from jaxinit.compare.report import study as results
+from jaxinit.compare.store import store
+from jaxinit.compare.sweep import sweep
+from jaxinit.compare.task import builtin as tasks
+from jaxinit.compare.train import strategy as choice
 
 app = tyro.extras.SubcommandApp()
 

@@ -12,17 +12,11 @@ import numpy as np
 import rich.console
 from matplotlib.axes import Axes
 
-from jaxinit.compare import (
-    across,
-    figures,
-    page,
-    stats,
-    style,
-    table,
-    together,
-    verdict,
-)
-from jaxinit.compare.report import Result, load_result
+from jaxinit.compare.report import figures, page, style, table
+from jaxinit.compare.report.result import Result, load_result
+from jaxinit.compare.stats import across_tasks as across
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats import together, verdict
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from jax import lax
 from jaxinit import _checks
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
-from jaxinit.compare.models import Params, State
-from jaxinit.compare.task import Task
+from jaxinit.compare.task.models import Params, State
+from jaxinit.compare.task.task import Task
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,

@@ -11,8 +11,8 @@ import rich.console
 import rich.markup
 import rich.table
 
-from jaxinit.compare.stats import Quartiles
-from jaxinit.compare.verdict import Row, Verdict, duration, number
+from jaxinit.compare.stats.summary import Quartiles
+from jaxinit.compare.stats.verdict import Row, Verdict, duration, number
 
 TIME = "Time: to the target on that machine, the drawing of the start included. "
 """What stands below a table with times."""

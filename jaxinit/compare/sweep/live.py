@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxinit.compare.train import Metrics, Run, diverged
+from jaxinit.compare.train.trainer import Metrics, Run, diverged
 
 _COUNT = itertools.count()
 """Of the event files of this process, so that no two have one name."""

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from jaxinit._types import Array
-from jaxinit.compare import style
-from jaxinit.compare.models import Params, State
-from jaxinit.compare.task import Task
+from jaxinit.compare.report import style
+from jaxinit.compare.task.models import Params, State
+from jaxinit.compare.task.task import Task
 from jaxinit.trace import KERNELS
 from jaxinit.trace._calls import CALLS, body, called
 from jaxinit.trace._trace import recorded

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
-from jaxinit.compare import stats
-from jaxinit.compare.table import Cell
-from jaxinit.compare.verdict import number, scheme_named
+from jaxinit.compare.report.table import Cell
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats.verdict import number, scheme_named
 
 REPEATS = 10_000
 """Resamples of an interval."""

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from jaxinit.compare import cluster
-from jaxinit.compare.engine import Snapshot
-from jaxinit.compare.train import Metrics
+from jaxinit.compare.train.engine import Snapshot
+from jaxinit.compare.train.trainer import Metrics
 
 LOG = logging.getLogger("jaxinit")
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from jaxinit import _checks
 from jaxinit._parse import parse
-from jaxinit.compare import inference, stats
+from jaxinit.compare.stats import inference
+from jaxinit.compare.stats import summary as stats
 
 
 class Row(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _checks
-from jaxinit.compare import data
-from jaxinit.compare.networks import (
+from jaxinit.compare.task import data
+from jaxinit.compare.task.networks import (
     ACTIVATIONS,
     CNN,
     MLP,
@@ -20,7 +20,7 @@ from jaxinit.compare.networks import (
     ResNet,
     Transformer,
 )
-from jaxinit.compare.task import Task, make_task
+from jaxinit.compare.task.task import Task, make_task
 
 
 def digits_mlp(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from numpy.typing import ArrayLike
 
 from jaxinit import _checks
-from jaxinit.compare import inference
+from jaxinit.compare.stats import inference
 
 
 class Standing(NamedTuple):

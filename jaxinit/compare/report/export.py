@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jaxinit.compare import stats
+from jaxinit.compare.stats import summary as stats
 
 FINALS = (
     "final_train_loss",

@@ -17,9 +17,9 @@ import optax
 
 from jaxinit import _checks
 from jaxinit._types import Array
-from jaxinit.compare import data, streams
-from jaxinit.compare.devices import use_all_cores
-from jaxinit.compare.models import Model, as_model, what_was_raised
+from jaxinit.compare.machine import use_all_cores
+from jaxinit.compare.task import data, streams
+from jaxinit.compare.task.models import Model, as_model, what_was_raised
 
 Scores: TypeAlias = Callable[[Any, Array], Array]
 """`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""

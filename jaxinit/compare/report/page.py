@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from matplotlib.axes import Axes
 
-from jaxinit.compare import figures, protocol, signal, stats, style, svg, table
-from jaxinit.compare.verdict import Row, Verdict, judge, ranking
+from jaxinit.compare.report import figures, protocol, style, svg, table
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats.verdict import Row, Verdict, judge, ranking
+from jaxinit.compare.train import signal
 
 
 class Sweep(NamedTuple):
@@ -351,7 +353,8 @@ def _document(title: str, body: str) -> str:
 
 
 def _file(name: str) -> str:
-    return (importlib.resources.files("jaxinit.compare") / name).read_text("utf-8")
+    room = importlib.resources.files("jaxinit.compare.report")
+    return (room / name).read_text("utf-8")
 
 
 def _name(column: str) -> str:

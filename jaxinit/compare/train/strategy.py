@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.compare.engine import STRATEGIES, Engine, Strategy
-from jaxinit.compare.task import Task
-from jaxinit.compare.train import Config, make_trainer, source_of
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.engine import STRATEGIES, Engine, Strategy
+from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 LOG = logging.getLogger("jaxinit")
 

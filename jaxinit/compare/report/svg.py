@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-from jaxinit.compare.style import HOVER
+from jaxinit.compare.report.style import HOVER
 
 
 def inline(figure: Figure, prefix: str, label: str) -> str:

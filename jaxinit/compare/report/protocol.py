@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from jaxinit import _catalogue
 from jaxinit._parse import parse
-from jaxinit.compare import stats, tasks
-from jaxinit.compare.table import goal
-from jaxinit.compare.verdict import duration
+from jaxinit.compare.report.table import goal
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats.verdict import duration
+from jaxinit.compare.task import builtin as tasks
 
 
 def words(settings: Mapping[str, Any], runs: pa.Table) -> list[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
-from jaxinit.compare import inference
+from jaxinit.compare.stats import inference
 
 
 class Quartiles(NamedTuple):

@@ -15,21 +15,14 @@ import pyarrow as pa
 import rich.console
 from matplotlib.axes import Axes
 
-from jaxinit.compare import (
-    export,
-    figures,
-    page,
-    signal,
-    stats,
-    store,
-    style,
-    table,
-    targets,
-    verdict,
-)
-from jaxinit.compare.progress import Progress as Progress
-from jaxinit.compare.progress import histogram as histogram
-from jaxinit.compare.verdict import Verdict
+from jaxinit.compare.report import export, figures, page, style, table
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats import targets, verdict
+from jaxinit.compare.stats.verdict import Verdict
+from jaxinit.compare.store import store
+from jaxinit.compare.sweep.progress import Progress as Progress
+from jaxinit.compare.sweep.progress import histogram as histogram
+from jaxinit.compare.train import signal
 
 _BEFORE = {
     "loss_name": "cross_entropy",

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from jaxinit import _checks
-from jaxinit.compare import stats, verdict
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats import verdict
 
 _OF_ONE_TARGET = ("looks", "settled", "target_of")
 """Settings that say nothing about another target."""

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxinit.compare import stats
-from jaxinit.compare.verdict import number
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats.verdict import number
 
 DECIDING = (
     "task_fingerprint",

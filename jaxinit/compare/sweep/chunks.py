@@ -17,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
-from jaxinit.compare import cluster, signal, store
-from jaxinit.compare.checkpoints import Unfinished
-from jaxinit.compare.choice import choose_strategy, usual_strategy
-from jaxinit.compare.devices import free_memory
-from jaxinit.compare.engine import STRATEGIES, Engine, Snapshot, Strategy
-from jaxinit.compare.starts import Scheme, Starts
-from jaxinit.compare.task import Task
-from jaxinit.compare.train import (
+from jaxinit.compare import cluster
+from jaxinit.compare.machine import free_memory
+from jaxinit.compare.store import store
+from jaxinit.compare.sweep.checkpoints import Unfinished
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.train import signal
+from jaxinit.compare.train.engine import STRATEGIES, Engine, Snapshot, Strategy
+from jaxinit.compare.train.starts import Scheme, Starts
+from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
+from jaxinit.compare.train.trainer import (
     Config,
     Hparams,
     Metrics,

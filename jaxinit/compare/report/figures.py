@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Rectangle
 
-from jaxinit.compare import inference, stats, style
-from jaxinit.compare.table import goal, percent
-from jaxinit.compare.verdict import parts
+from jaxinit.compare.report import style
+from jaxinit.compare.report.table import goal, percent
+from jaxinit.compare.stats import inference
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.stats.verdict import parts
 
 Ranking = Sequence[stats.SchemeSummary]
 Settings = Mapping[str, Any]

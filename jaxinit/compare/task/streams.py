@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from jaxinit.compare import data
+from jaxinit.compare.task import data
 
 Batch: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Inputs and labels of as many examples."""

@@ -20,7 +20,7 @@ from jax import lax
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxinit.compare.train import (
+from jaxinit.compare.train.trainer import (
     Config,
     Data,
     Hparams,

@@ -15,24 +15,21 @@ import pyarrow as pa
 from jaxinit import _checks
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
-from jaxinit.compare import (
-    cluster,
-    live,
-    provenance,
-    report,
-    sequential,
-    signal,
-    stats,
-    store,
-)
-from jaxinit.compare.checkpoints import Checkpoints, Unfinished
-from jaxinit.compare.devices import use_all_cores
-from jaxinit.compare.engine import STRATEGIES, Strategy
-from jaxinit.compare.runs import Runs, run_id, versions
-from jaxinit.compare.starts import Scheme
-from jaxinit.compare.task import Task
-from jaxinit.compare.tasks import parse_task
-from jaxinit.compare.train import Config, Metrics, Run, diverged
+from jaxinit.compare import cluster
+from jaxinit.compare.machine import use_all_cores
+from jaxinit.compare.report import result as report
+from jaxinit.compare.stats import race as sequential
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.store import provenance, store
+from jaxinit.compare.sweep import live
+from jaxinit.compare.sweep.checkpoints import Checkpoints, Unfinished
+from jaxinit.compare.sweep.chunks import Runs, run_id, versions
+from jaxinit.compare.task.builtin import parse_task
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.train import signal
+from jaxinit.compare.train.engine import STRATEGIES, Strategy
+from jaxinit.compare.train.starts import Scheme
+from jaxinit.compare.train.trainer import Config, Metrics, Run, diverged
 from jaxinit.tree import TreeScheme
 
 DEFAULT_SCHEMES = (
