@@ -70,12 +70,12 @@ def run(
         "steps_to_target": None if gone else steps,
         "final_train_loss": math.nan if gone else loss,
         "final_valid_loss": math.nan if gone else 0.2,
-        "final_valid_accuracy": math.nan if gone else final,
-        "best_valid_accuracy": math.nan if gone else final,
+        "final_valid_metric": math.nan if gone else final,
+        "best_valid_metric": math.nan if gone else final,
         "eval_steps": when,
         "train_loss": [2.0, *(bad or 0.1 + 1 / (1 + step) for step in when[1:])],
         "valid_loss": [2.0, *(bad or 0.2 + 1 / (1 + step) for step in when[1:])],
-        "valid_accuracy": [0.1, *(bad or final for _ in when[1:])],
+        "valid_metric": [0.1, *(bad or final for _ in when[1:])],
         "init_seconds": costs[0],
         "step_seconds": costs[1],
     }
@@ -243,7 +243,7 @@ def test_a_diverged_runs_metric_is_the_worst_there_is(direction, worst):
         {"a": ["diverged"] * 3, "b": [10, 20, 10]}, metric_name="miss",
         direction=direction,
     )  # fmt: skip
-    found = {s.scheme: s.final_valid_accuracy.median for s in swept.ranking()}
+    found = {s.scheme: s.final_valid_metric.median for s in swept.ranking()}
     assert found == {"a": worst, "b": 0.95}
     cell = tables.cells(swept.judge().rows[1], swept.judge(), swept.settings)
     assert cell["valid. miss"].value == worst
@@ -403,17 +403,17 @@ def test_seeds_that_tune_score_nothing(pyplot):
     for row in rows:
         if row["seed"] < 2:
             row["train_loss"] = [9.0] * len(row["train_loss"])
-            row["final_valid_accuracy"] = 7.0
+            row["final_valid_metric"] = 7.0
     swept = Result(pa.Table.from_pylist(rows, store.SCHEMA), swept.settings, 1.5)
     curve = swept.plot_curves()[0].get_lines()[0].get_ydata()
     assert curve[0] == 2 and max(curve[1:]) < 9
-    assert swept.ranking()[0].final_valid_accuracy.high < 1
+    assert swept.ranking()[0].final_valid_metric.high < 1
 
 
 def cut_short(row):
     return row | {
         name: row[name][:3]
-        for name in ("eval_steps", "train_loss", "valid_loss", "valid_accuracy")
+        for name in ("eval_steps", "train_loss", "valid_loss", "valid_metric")
     }
 
 

@@ -42,9 +42,9 @@ def swept(curves=None, direction="max", status="finished", **more):
                 "status": "diverged" if dead else status,
                 "steps_to_target": 30,
                 "final_train_loss": NAN if dead else 0.5,
-                "final_valid_loss": 0.5, "final_valid_accuracy": curve[-1],
-                "best_valid_accuracy": NAN if dead else best(curve),
-                "eval_steps": STEPS, "valid_accuracy": curve, "valid_loss": curve,
+                "final_valid_loss": 0.5, "final_valid_metric": curve[-1],
+                "best_valid_metric": NAN if dead else best(curve),
+                "eval_steps": STEPS, "valid_metric": curve, "valid_loss": curve,
                 "train_loss": curve,
             })  # fmt: skip
     settings = {
@@ -271,5 +271,5 @@ def test_arrays_of_curves_are_what_the_store_keeps():
     whole = swept().at_target(0.8).runs
     assert whole.schema == store.SCHEMA
     np.testing.assert_array_equal(
-        whole["valid_accuracy"].to_pylist(), swept().runs["valid_accuracy"].to_pylist()
+        whole["valid_metric"].to_pylist(), swept().runs["valid_metric"].to_pylist()
     )

@@ -15,10 +15,10 @@ from jaxinit.compare.stats import summary as stats
 FINALS = (
     "final_train_loss",
     "final_valid_loss",
-    "final_valid_accuracy",
-    "best_valid_accuracy",
+    "final_valid_metric",
+    "best_valid_metric",
 )
-CURVES = ("train_loss", "valid_loss", "valid_accuracy")
+CURVES = ("train_loss", "valid_loss", "valid_metric")
 
 
 def to_pandas(runs: pa.Table) -> Any:

@@ -26,7 +26,7 @@ def curves(
     runs: pa.Table,
     settings: Settings,
     ranking: Ranking,
-    columns: Sequence[str] = ("train_loss", "valid_accuracy"),
+    columns: Sequence[str] = ("train_loss", "valid_metric"),
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     medium: style.Medium = "file",
 ) -> np.ndarray:
@@ -39,7 +39,7 @@ def curves(
         runs: a row a run, of one task.
         settings: of the sweep.
         ranking: schemes and rates.
-        columns: a panel each: "train_loss", "valid_loss", "valid_accuracy".
+        columns: a panel each: "train_loss", "valid_loss", "valid_metric".
         ax: where to draw, axes for each column; by default in a figure of its own.
         medium: what that figure is for.
 
@@ -57,7 +57,7 @@ def curves(
             _band(axes, runs, column, scheme, look[scheme.scheme], medium)
         axes.set(xlabel="step", **_scale(runs, settings, column))
         style.plain(axes)
-        if column != "valid_accuracy":
+        if column != "valid_metric":
             kind = "training" if column == "train_loss" else "validation"
             axes.set(ylabel=f"{kind} loss{_unit(settings)}")
             axes.set_title("median and quartiles over seeds", loc="left", fontsize=10)
@@ -383,12 +383,12 @@ def _scale(runs: pa.Table, settings: Settings, column: str) -> dict[str, Any]:
 
     Logarithmic where no value is negative; else linear, without the worst tenth.
     """
-    if column == "valid_accuracy" and percent(settings):
+    if column == "valid_metric" and percent(settings):
         return {"ylim": (0, 1.02)}
     curves = _padded(runs, column)
     values = curves[np.isfinite(curves)]
     if (values < 0).any():
-        falls = column != "valid_accuracy" or settings["direction"] == "min"
+        falls = column != "valid_metric" or settings["direction"] == "min"
         kept = (0, 0.9) if falls else (0.1, 1)
         return {"yscale": "linear", "ylim": tuple(np.quantile(values, kept))}
     values = values[values > 0]

@@ -118,7 +118,7 @@ def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes,
     given = (runs, settings, found)
     target = "Dashed: the target."
     curves = {
-        f"Validation {settings['metric_name']}": ("valid_accuracy", target),
+        f"Validation {settings['metric_name']}": ("valid_metric", target),
         "Training loss": (
             "train_loss",
             "A line ends where over half of the seeds diverged.",
@@ -126,7 +126,7 @@ def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes,
         "Validation loss": ("valid_loss", ""),
     }
     if settings["metric_name"] == "loss":  # once, with its target
-        curves["Validation loss"] = ("valid_accuracy", target)
+        curves["Validation loss"] = ("valid_metric", target)
     band = "Medians and quartiles over seeds, each scheme at its best rate."
     return {
         **{

@@ -64,7 +64,7 @@ class Result:
     def ranking(self) -> list[stats.SchemeSummary]:
         """The schemes at their best learning rates, the fastest first.
 
-        `final_valid_accuracy` is the task's metric, whatever it is.
+        `final_valid_metric` is the task's metric, whatever it is.
         """
         return verdict.ranking(self.runs, self.settings)
 
@@ -192,7 +192,7 @@ class Result:
 
     def plot_curves(
         self,
-        columns: Sequence[str] = ("train_loss", "valid_accuracy"),
+        columns: Sequence[str] = ("train_loss", "valid_metric"),
         ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     ) -> np.ndarray:
         """Loss and metric against steps: (columns,) axes; see `figures.curves`."""

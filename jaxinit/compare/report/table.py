@@ -48,7 +48,7 @@ def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, 
     """
     scheme, budget = row.summary, settings["steps"]
     dead = not math.isfinite(scheme.final_train_loss.median)
-    metric = scheme.final_valid_accuracy.median
+    metric = scheme.final_valid_metric.median
     form = ".1%" if percent(settings) else ".4g"
     loss = scheme.final_train_loss.median
     falls = settings["direction"] == "min"

@@ -43,7 +43,7 @@ class SchemeSummary(NamedTuple):
         seeds: runs at the best rate that are scored.
         final_train_loss: nats, mean over the last segment; infinity where diverged.
         final_valid_loss: nats; infinity where diverged.
-        final_valid_accuracy: fraction; 0 where diverged.
+        final_valid_metric: fraction; 0 where diverged.
         diverged: diverged runs at all learning rates, of `runs`.
         runs: runs of the scheme.
         seconds_to_target: as `Cost` says; None in stores that do not know.
@@ -57,7 +57,7 @@ class SchemeSummary(NamedTuple):
     seeds: int
     final_train_loss: Quartiles
     final_valid_loss: Quartiles
-    final_valid_accuracy: Quartiles
+    final_valid_metric: Quartiles
     diverged: int
     runs: int
     seconds_to_target: Quartiles | None = None
@@ -603,7 +603,7 @@ def _summary(mine: pa.Table, rate: float, at_edge: bool) -> SchemeSummary:
         seeds=at.num_rows,
         final_train_loss=quartiles(finite_column(at, "final_train_loss", math.inf)),
         final_valid_loss=quartiles(finite_column(at, "final_valid_loss", math.inf)),
-        final_valid_accuracy=quartiles(finite_column(at, "final_valid_accuracy", 0.0)),
+        final_valid_metric=quartiles(finite_column(at, "final_valid_metric", 0.0)),
         diverged=mine["status"].to_pylist().count("diverged"),
         runs=mine.num_rows,
     )

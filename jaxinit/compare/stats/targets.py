@@ -41,7 +41,7 @@ def at_target(
     _check(runs, settings, target)
     if target == settings["target"]:
         return runs, dict(settings)
-    columns = ("valid_accuracy", "eval_steps", "status")
+    columns = ("valid_metric", "eval_steps", "status")
     rows = zip(*(runs[name].to_pylist() for name in columns), strict=True)
     steps = [
         None if status == "diverged" else _first(curve, when, settings, target)
@@ -87,8 +87,8 @@ def target_of(runs: pa.Table, settings: Mapping[str, Any], scheme: str) -> float
     best = start = -math.inf
     for rate in sorted(set(mine["learning_rate"].to_pylist())):
         at = stats.at_rate(mine, scheme, rate)
-        values = sign * stats.finite_column(at, "best_valid_accuracy", -sign * math.inf)
-        starts = [sign * curve[0] for curve in at["valid_accuracy"].to_pylist()]
+        values = sign * stats.finite_column(at, "best_valid_metric", -sign * math.inf)
+        starts = [sign * curve[0] for curve in at["valid_metric"].to_pylist()]
         start = max(start, float(np.median(starts)))
         best = max(best, float(np.quantile(values, 0.5, method="lower")))
     if not best > start:

@@ -81,7 +81,7 @@ def ranking(
         learning_rate: see all schemes at this rate instead.
 
     Returns:
-        The summaries; `final_valid_accuracy` is the task's metric, whatever it is, and
+        The summaries; `final_valid_metric` is the task's metric, whatever it is, and
         as bad as can be where a run diverged.
 
     Raises:
@@ -111,8 +111,8 @@ def ranking(
 
     def corrected(each: stats.SchemeSummary) -> stats.SchemeSummary:
         at = stats.at_rate(scoring, each.scheme, each.learning_rate)
-        final = stats.finite_column(at, "final_valid_accuracy", worst)
-        return each._replace(final_valid_accuracy=stats.quartiles(final))
+        final = stats.finite_column(at, "final_valid_metric", worst)
+        return each._replace(final_valid_metric=stats.quartiles(final))
 
     return [corrected(each) for each in found]
 
@@ -214,7 +214,7 @@ def _area(runs: pa.Table, settings: Mapping[str, Any]) -> float:
         else -math.inf
     )
     areas = []
-    curves = (runs[name].to_pylist() for name in ("eval_steps", "valid_accuracy"))
+    curves = (runs[name].to_pylist() for name in ("eval_steps", "valid_metric"))
     for steps, values in zip(*curves, strict=True):
         if steps[-1] < settings["steps"]:  # cut short, for it diverged
             steps, values = [*steps, settings["steps"]], [*values, math.nan]

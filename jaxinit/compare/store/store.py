@@ -33,12 +33,12 @@ SCHEMA = pa.schema(
         ("steps_to_target", pa.int64()),  # null when censored
         ("final_train_loss", pa.float64()),
         ("final_valid_loss", pa.float64()),
-        ("final_valid_accuracy", pa.float64()),
-        ("best_valid_accuracy", pa.float64()),
+        ("final_valid_metric", pa.float64()),
+        ("best_valid_metric", pa.float64()),
         ("eval_steps", pa.list_(pa.int64())),
         ("train_loss", pa.list_(pa.float64())),
         ("valid_loss", pa.list_(pa.float64())),
-        ("valid_accuracy", pa.list_(pa.float64())),
+        ("valid_metric", pa.list_(pa.float64())),
         ("init_seconds", pa.float64()),  # null in older stores
         ("step_seconds", pa.float64()),
     ]
