@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxinit._compat import CALLS, body, called
 from jaxinit._types import Array
 from jaxinit.compare.task.models import Params, State
 from jaxinit.compare.task.task import Task
 from jaxinit.trace import KERNELS
-from jaxinit.trace._calls import CALLS, body, called
 from jaxinit.trace._trace import recorded
 from jaxinit.trace._view import Site
 from jaxinit.tree import leaves_of
@@ -202,7 +202,7 @@ class _Tapped(NamedTuple):
         for number, eqn in enumerate(jaxpr.eqns):
             site = (*outer, number)
             values = [read(atom) for atom in eqn.invars]
-            if eqn.primitive.name in ("jit", *CALLS):
+            if eqn.primitive.name in CALLS:
                 inner = called(eqn)
                 if any(each[: len(site)] == site for each in self.sites):
                     closed = getattr(inner, "consts", ())
