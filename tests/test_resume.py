@@ -18,7 +18,7 @@ from jaxinit.compare.store import folder
 from jaxinit.compare.sweep import chunks as room
 from jaxinit.compare.train import engine
 from jaxinit.compare.train import strategy as choice
-from jaxinit.compare.train.engine import STRATEGIES
+from jaxinit.compare.train.runners import STRATEGIES
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(3, size=96)

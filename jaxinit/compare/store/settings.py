@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 from jaxinit import _checks
 from jaxinit._parse import parse
 from jaxinit.compare.task.task import Direction
-from jaxinit.compare.train.engine import Strategy
+from jaxinit.compare.train.runners import Strategy
 from jaxinit.compare.train.trainer import Config, Dtype, Precision
 
 DEFAULT_SCHEMES = (

@@ -24,7 +24,7 @@ from jaxinit.compare.sweep.make import Maker
 from jaxinit.compare.sweep.plan import grid, grown, named, plan
 from jaxinit.compare.task.builtin import parse_task
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import Strategy
+from jaxinit.compare.train.runners import Strategy
 from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Dtype, Precision, Run
 
@@ -147,11 +147,9 @@ def compare(
     out = None if out is None else pathlib.Path(out)
     quiet = quiet or cluster.index() > 0  # the first process speaks for all
     with _live(tensorboard, wandb, planned.settings) as writers:
-        maker = Maker(planned, out, writers, quiet)
-        sweep = _made(maker, planned.settings)
-        signals = maker.signals()
+        sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
     spent = time.perf_counter() - began
-    result = Result(dataclasses.replace(sweep, seconds=spent, signals=signals))
+    result = Result(dataclasses.replace(sweep, seconds=spent))
     if planned.part[1] > 1:
         return result  # a part alone makes no ranking
     if out is not None and cluster.index() == 0:
@@ -162,7 +160,13 @@ def compare(
 
 
 def _made(maker: Maker, asked: Settings) -> Sweep:
-    """The whole sweep: the grid, and with `tuning_seeds` then the best rates alone."""
+    """The whole sweep, and the signal at step 0."""
+    sweep = _runs(maker, asked)
+    return dataclasses.replace(sweep, signals=maker.signals())
+
+
+def _runs(maker: Maker, asked: Settings) -> Sweep:
+    """The runs of the grid, and with `tuning_seeds` then the best rates alone."""
     seeds = range(asked.tuning_seeds or asked.seeds)
     sweep = maker.make(asked, grid(asked, seeds))
     for _ in range(EXTENSIONS if asked.extend_grid else 0):

@@ -14,7 +14,7 @@ from jaxinit.compare.store import provenance
 from jaxinit.compare.store.settings import Options, Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import STRATEGIES
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Run
 from jaxinit.tree import TreeScheme

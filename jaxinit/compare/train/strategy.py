@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxinit.compare import machine
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import STRATEGIES, Engine, Strategy
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES, Strategy
 from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 LOG = logging.getLogger("jaxinit")
