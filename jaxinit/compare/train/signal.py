@@ -13,9 +13,9 @@ from jax.extend import core
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from jaxinit._models import Params, State
 from jaxinit._types import Array
 from jaxinit.compare.report import style
-from jaxinit.compare.task.models import Params, State
 from jaxinit.compare.task.task import Task
 from jaxinit.trace import KERNELS
 from jaxinit.trace._calls import CALLS, body, called
