@@ -16,6 +16,7 @@ ROOT = pathlib.Path(jaxinit.__file__).parent
 
 ROOMS = [
     "_types",
+    "_compat",
     "_checks",
     "_fans",
     "_threefry",

@@ -13,12 +13,12 @@ from jax.extend import core
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from jaxinit._compat import CALLS, body, called
 from jaxinit._models import Params, State
 from jaxinit._types import Array
 from jaxinit.compare.report import style
 from jaxinit.compare.task.task import Task
 from jaxinit.trace import KERNELS
-from jaxinit.trace._calls import CALLS, body, called
 from jaxinit.trace._trace import recorded
 from jaxinit.trace._view import Site
 from jaxinit.tree import leaves_of
@@ -275,7 +275,7 @@ class _Tapped(NamedTuple):
         for number, eqn in enumerate(jaxpr.eqns):
             site = (*outer, number)
             values = [read(atom) for atom in eqn.invars]
-            if eqn.primitive.name in ("jit", *CALLS):
+            if eqn.primitive.name in CALLS:
                 inner = called(eqn)
                 if any(each[: len(site)] == site for each in self.sites):
                     closed = getattr(inner, "consts", ())
