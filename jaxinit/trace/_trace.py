@@ -54,6 +54,10 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
     return _assemble(program.trace, program.names, leaves)
 
 
+_RESULT = object()
+"""Stands where a function returns an array."""
+
+
 class Recorded(NamedTuple):
     """A function as a program, walked once.
 
@@ -62,6 +66,7 @@ class Recorded(NamedTuple):
         arrays: its arguments, parameters first.
         names: paths of the parameters.
         trace: what the walk found.
+        rebuild: from the program's results to what the function returns.
     """
 
     jaxpr: Jaxpr
@@ -69,6 +74,7 @@ class Recorded(NamedTuple):
     arrays: list[Any]
     names: list[str]
     trace: Trace
+    rebuild: Callable[[Sequence[Any]], Any]
 
 
 def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
@@ -81,12 +87,20 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
             "for instance the result of jax.eval_shape(model.init, key, x)."
         )
 
+    returned: list[tuple[list[Any], Any]] = []  # what is no array, and the structure
+
     def call(*arrays: Any) -> list[Any]:
         given = iter(arrays)
         leaves = [next(given) if is_array(leaf) else leaf for _, leaf in flat]
         params, *inputs = jax.tree_util.tree_unflatten(tree, leaves)
-        out = apply(params, *inputs)
-        return [leaf for leaf in jax.tree_util.tree_leaves(out) if is_array(leaf)]
+        out, out_tree = jax.tree_util.tree_flatten(apply(params, *inputs))
+        returned.append(([_RESULT if is_array(x) else x for x in out], out_tree))
+        return [leaf for leaf in out if is_array(leaf)]
+
+    def rebuild(results: Sequence[Any]) -> Any:
+        out, out_tree = returned[0]
+        made = iter(results)
+        return out_tree.unflatten([next(made) if x is _RESULT else x for x in out])
 
     program = jax.make_jaxpr(call)(*dynamic)
     jaxpr = program.jaxpr
@@ -105,7 +119,7 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
         reason = "" if out.info else "It is returned as it is."
         trace.settle(out, reason)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
-    return Recorded(jaxpr, program.consts, dynamic, names, trace)
+    return Recorded(jaxpr, program.consts, dynamic, names, trace, rebuild)
 
 
 def layers_made(
