@@ -24,13 +24,14 @@ ROOMS = [
     "_haar",
     "meanfield",
     "_initializer",
-    "_parse",
+    "_text",
     "initializers",
     "presets",
-    "_catalogue",
     "_models",
     "trace",
     "tree",
+    "_parse",
+    "_catalogue",
     "compare.machine",
     "compare.store.provenance",
     "compare.task.networks",
@@ -123,6 +124,28 @@ def room_of(name):
     return None
 
 
+def imported(tree, module):
+    """The modules below `jaxinit` that a file imports, however it spells it."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = node.module.split(".") if node.module else []
+            base = above + base if node.level else base[1:]
+            if node.level or (node.module or "").split(".")[0] == "jaxinit":
+                yield from (".".join([*base, name.name]) for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (
+                name.name.partition(".")[2]
+                for name in node.names
+                if name.name.split(".")[0] == "jaxinit"
+            )
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and name.value.startswith("jaxinit"):
+                yield name.value.partition(".")[2]
+
+
 def test_rooms_import_only_from_rooms_above():
     for file in ROOT.rglob("*.py"):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
@@ -132,16 +155,33 @@ def test_rooms_import_only_from_rooms_above():
             inner = tuple(f"compare.{room}.__init__" for room in contents)
             assert module in ("__init__", "__main__", "compare.__init__", *inner)
             continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.ImportFrom) or not node.module:
-                continue
-            if node.module.split(".")[0] != "jaxinit":
-                continue
-            base = node.module.removeprefix("jaxinit").removeprefix(".")
-            for name in node.names:
-                room = room_of(f"{base}.{name.name}".strip(".")) or room_of(base)
-                assert room is not None, (module, name.name)
-                assert ROOMS.index(room) <= ROOMS.index(home), (module, room)
+        for name in imported(ast.parse(file.read_text()), module):
+            room = room_of(name)
+            assert room is not None, (module, name)
+            assert ROOMS.index(room) <= ROOMS.index(home), (module, name)
+
+
+def test_the_test_of_the_rooms_sees_every_spelling():
+    spellings = """
+from jaxinit._initializer import REGISTRY
+from jaxinit import tree
+import jaxinit.presets
+from . import _walk
+from ._walk import RULES
+from .. import meanfield
+importlib.import_module("jaxinit.compare")
+import jax, importlib
+"""
+    found = list(imported(ast.parse(spellings), "trace._trace"))
+    assert found == [
+        "_initializer.REGISTRY",
+        "tree",
+        "presets",
+        "trace._walk",
+        "trace._walk.RULES",
+        "meanfield",
+        "compare",
+    ]
 
 
 def test_every_public_scheme_is_parsed_by_its_name():

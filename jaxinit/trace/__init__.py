@@ -19,6 +19,7 @@ from ._replay import outputs as outputs
 from ._replay import replay as replay
 from ._trace import layers as layers
 from ._trace import layers_made as layers_made
+from ._view import Site as Site
 
 __all__ = [
     "KERNELS",
@@ -27,6 +28,7 @@ __all__ = [
     "Part",
     "Product",
     "Program",
+    "Site",
     "Use",
     "arrays_of",
     "kernels",
