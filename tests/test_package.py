@@ -28,6 +28,7 @@ ROOMS = [
     "_text",
     "initializers",
     "presets",
+    "_models",
     "trace",
     "tree",
     "_parse",

@@ -11,6 +11,8 @@ if _missing:
         name=_missing[0],
     )
 
+from jaxinit._models import Model as Model  # noqa: E402
+from jaxinit._models import as_model as as_model  # noqa: E402
 from jaxinit.compare.machine import use_all_cores as use_all_cores  # noqa: E402
 from jaxinit.compare.report.result import Result as Result  # noqa: E402
 from jaxinit.compare.report.result import load_result as load_result  # noqa: E402
@@ -30,8 +32,6 @@ from jaxinit.compare.task.builtin import mnist1d_mlp as mnist1d_mlp  # noqa: E40
 from jaxinit.compare.task.builtin import parse_task as parse_task  # noqa: E402
 from jaxinit.compare.task.builtin import regression_mlp as regression_mlp  # noqa: E402
 from jaxinit.compare.task.builtin import text_transformer as text_transformer  # noqa: E402
-from jaxinit.compare.task.models import Model as Model  # noqa: E402
-from jaxinit.compare.task.models import as_model as as_model  # noqa: E402
 from jaxinit.compare.task.task import Task as Task  # noqa: E402
 from jaxinit.compare.task.task import make_task as make_task  # noqa: E402
 from jaxinit.compare.train.trainer import Config as Config  # noqa: E402
