@@ -106,7 +106,7 @@ def test_a_scheme_as_function_sees_model_and_batch():
 
     row = sweep([unit_logits], [1e-9], 1).runs.to_pylist()[0]
     assert row["scheme"] == "unit_logits"
-    # Logits of unit deviation cost more than ln 3 but far less than wild ones.
+    # Logits of unit standard deviation cost more than ln 3 but far less than wild ones.
     assert 1.0 < row["train_loss"][0] < 1.8
 
 

@@ -1,4 +1,4 @@
-"""Times to target: small cases by hand, scipy's answers, and laws in simulation."""
+"""Times to target: small cases by hand, scipy's answers, and known distributions in simulation."""
 
 from __future__ import annotations
 

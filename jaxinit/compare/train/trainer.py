@@ -87,7 +87,7 @@ class Config(NamedTuple):
 
 
 class Hparams(NamedTuple):
-    """What differs from run to run besides the start.
+    """What differs from run to run besides the initialization.
 
     Attributes:
         learning_rate: scalar, float32.
