@@ -83,7 +83,7 @@ class CNN(linen.Module):
 
 
 class ResNet(linen.Module):
-    """A residual network without normalisation, where only the initialization keeps the scale.
+    """A residual network without normalisation: initialization alone keeps its scale.
 
     Blocks are x + conv(activation(conv(x))), after one convolution of stride 2 and
     before a mean over space and a linear readout.

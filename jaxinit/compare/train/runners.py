@@ -237,7 +237,7 @@ def _segments_of_live(
 
 
 class _Threads:
-    """A compiled step called from Python, one run after another, a thread per device."""
+    """A compiled step called from Python, run after run, a thread per device."""
 
     def __init__(self, trainer: Trainer, config: Config) -> None:
         self._config, self._trainer = config, trainer
