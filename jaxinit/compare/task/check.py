@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxinit.compare.task.models import what_was_raised
 from jaxinit.compare.task.objective import accuracy, cross_entropy, squared_error
-from jaxinit.compare.task.programs import Fingerprint, fingerprint
+from jaxinit.compare.task.programs import Fingerprint, Programs
 from jaxinit.compare.task.values import Digests, hashed
 
 if TYPE_CHECKING:
@@ -28,9 +28,22 @@ BATCHES = 3
 """Of a stream, that its digest is made of."""
 
 
-def programs(
-    task: Task, examples: int, apply: Callable[..., Any], named: str
-) -> dict[str, Fingerprint]:
+class Traced(NamedTuple):
+    """A task's functions, as far as their programs say.
+
+    Attributes:
+        parts: the fingerprints of "model", "loss", "metric" and "gradient", the last
+            one of model and loss together.
+        params: the model's parameters as shapes and dtypes.
+        state: whatever else the model carries, too.
+    """
+
+    parts: dict[str, Fingerprint]
+    params: Any
+    state: Any
+
+
+def traced(task: Task, examples: int, apply: Callable[..., Any], named: str) -> Traced:
     """What the functions of a task compute, traced as a sweep runs them.
 
     Args:
@@ -38,9 +51,6 @@ def programs(
         examples: in a training step.
         apply: the model's `apply`, as the sweep computes it.
         named: what errors call the model.
-
-    Returns:
-        The fingerprints of "model", "loss", "metric" and "gradient".
 
     Raises:
         ValueError: the task cannot be trained, in one sentence.
@@ -60,10 +70,10 @@ def programs(
         return task.loss(outputs, y).mean(), state
 
     with _explained(named, inputs=x):
-        start, (params, state) = _traced(task.model.init, key, x)
+        start, (params, state) = program_of(task.model.init, key, x)
     _check_params(named, params)
     with _explained(named, inputs=x_valid):
-        evaluation, outputs = _traced(evaluated, params, state, x_valid, key)
+        evaluation, outputs = program_of(evaluated, params, state, x_valid, key)
     _check_outputs(task, named, outputs, y_valid)
     scores = {
         what: _scored(function, what, called, outputs, y_valid)
@@ -74,34 +84,33 @@ def programs(
     }
     with _explained(f"{named} in training", inputs=x, labels=y):
         training = trained.trace(params, state, x, key)
-        gradient, (_, after) = _traced(
+        gradient, (_, after) = program_of(
             jax.grad(loss, has_aux=True), params, state, x, y, key
         )
-        lowered, _ = _traced(task.loss, training.out_info[0], y)
+        lowered, _ = program_of(task.loss, training.out_info[0], y)
     if _form(state) != _form(after):
         raise ValueError(
             f"{named} returns a state of other structure, shapes or dtypes than it was "
             "given; a step must keep them."
         )
+    measure = () if task.metric is task.loss else (scores["metric"],)
     paths = [_paths(tree) for tree in (params, state)]
-    return {
+    fingerprint = Programs().fingerprint
+    parts = {
         "model": fingerprint(start, evaluation, training.jaxpr, about=paths),
         "loss": fingerprint(scores["loss"], lowered),
-        "metric": fingerprint(scores["metric"], about=task.direction),
+        "metric": fingerprint(*measure, about=task.direction),
         "gradient": fingerprint(gradient),
     }
+    return Traced(parts, params, state)
 
 
-def stream_of(task: Task) -> Fingerprint | None:
-    """The fingerprint of a stream of batches, of what is to hand; None without one."""
-    if task.batches is None:
-        return None
-    first = list(itertools.islice(task.batches(), BATCHES))
-    digest = Digests(sampled=float("inf")).of(first)
-    return Fingerprint(
-        hashed("stream", digest, Digests().of(task.batches)).hex(),
-        (f"the stream of batches, of which the first {BATCHES} are known",),
-    )
+def stream_of(batches: Callable[[], Iterator[Any]]) -> Fingerprint:
+    """The fingerprint of a stream, by its code and what it gives first."""
+    code = Digests().of(batches)
+    first = Digests(sampled=float("inf")).of(list(itertools.islice(batches(), BATCHES)))
+    said = f"the stream of batches, of which the first {BATCHES} are known"
+    return Fingerprint(hashed("stream", code, first).hex(), (said,))
 
 
 def data_of(task: Task, stream: Fingerprint | None) -> Fingerprint:
@@ -117,7 +126,7 @@ def _abstract(array: np.ndarray, examples: int | None = None) -> jax.ShapeDtypeS
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(array.dtype))
 
 
-def _traced(function: Callable[..., Any], *given: Any) -> tuple[Any, Any]:
+def program_of(function: Callable[..., Any], *given: Any) -> tuple[Any, Any]:
     """The program of a function, and its results as shapes.
 
     JAX keeps what it has traced of a function. This one is new each time, for a
@@ -208,7 +217,7 @@ def _scored(
     count = y.shape[0]
     named = f"the {what} {called}" if called != what else f"the {what}"
     with _explained(named, outputs=outputs, labels=y):
-        program, scores = _traced(function, outputs, y)
+        program, scores = program_of(function, outputs, y)
     if not hasattr(scores, "shape"):
         raise ValueError(
             f"{named} returns a {type(scores).__name__}; one array with a value "

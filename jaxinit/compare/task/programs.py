@@ -103,9 +103,7 @@ def fingerprint(*programs: Any, about: Any = None) -> Fingerprint:
         >>> a == b, a == c
         (True, False)
     """
-    seen = _Programs()
-    digest = hashed("programs", *map(seen.program, programs), seen.of(about))
-    return Fingerprint(digest.hex(), tuple(dict.fromkeys(seen.untraced)))
+    return Programs().fingerprint(*programs, about=about)
 
 
 class _Result(NamedTuple):
@@ -121,19 +119,33 @@ class _Result(NamedTuple):
 
 
 class _Body(NamedTuple):
-    """A program's results, and the digest of its effects, if it has any."""
+    """What a program makes.
+
+    Attributes:
+        results: its results.
+        effects: the digest of its effects, in order; empty without any.
+        untraced: what of it is no traced operation.
+    """
 
     results: list[_Result]
     effects: bytes
+    untraced: tuple[str, ...]
 
 
-class _Programs(Digests):
-    """Digests of programs that share parts and constants."""
+class Programs(Digests):
+    """Digests of programs that share parts and constants, each looked at once."""
 
     def __init__(self) -> None:
+        """Without anything seen yet."""
         super().__init__(sampled=float("inf"))
-        self.untraced: list[str] = []
+        self._untraced: list[str] = []
         self._bodies: dict[int, tuple[Any, _Body]] = {}
+
+    def fingerprint(self, *programs: Any, about: Any = None) -> Fingerprint:
+        """As the function `fingerprint`."""
+        self._untraced = []
+        digest = hashed("programs", *map(self.program, programs), self.of(about))
+        return Fingerprint(digest.hex(), tuple(dict.fromkeys(self._untraced)))
 
     def program(self, jaxpr: Any) -> bytes:
         """The digest of all that a program computes."""
@@ -143,7 +155,10 @@ class _Programs(Digests):
     def _body(self, jaxpr: Any) -> _Body:
         known = self._bodies.get(id(jaxpr))
         if known is None:
+            outer, self._untraced = self._untraced, []
             known = self._bodies[id(jaxpr)] = (jaxpr, self._evaluated(jaxpr))
+            self._untraced = outer
+        self._untraced += known[1].untraced
         return known[1]
 
     def _evaluated(self, closed: Any) -> _Body:
@@ -176,7 +191,8 @@ class _Programs(Digests):
                 effects = effects if pure else made
                 results = _numbered(made, operands, len(equation.outvars))
             env.update(zip(equation.outvars, results, strict=True))
-        return _Body(list(map(read, jaxpr.outvars)), effects)
+        results = list(map(read, jaxpr.outvars))
+        return _Body(results, effects, tuple(self._untraced))
 
     def _constant(self, value: Any, aval: Any) -> _Result:
         keys = jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
@@ -222,9 +238,9 @@ class _Programs(Digests):
         """The digest of a parameter; what is not traced is noted."""
         function = getattr(value, "callback_func", value)
         if function is not value or isinstance(function, _FUNCTIONS):
-            self.untraced.append(f"the Python function {_called(function)}")
+            self._untraced.append(f"the Python function {_called(function)}")
         elif operation == "ffi_call" and name == "target_name":
-            self.untraced.append(f"the compiled function {value}")
+            self._untraced.append(f"the compiled function {value}")
         return hashed(name, self.of(value))
 
     def _context(self, equation: Any) -> bytes:
@@ -267,7 +283,7 @@ def _called(function: Any) -> str:
 
 
 def _of_program(value: Any, digests: Digests) -> bytes:
-    programs = digests if isinstance(digests, _Programs) else _Programs()
+    programs = digests if isinstance(digests, Programs) else Programs()
     return programs.program(value)
 
 

@@ -67,50 +67,49 @@ class Task:
     direction: Direction
     batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
 
-    def identity(
+    def traced(
         self,
         examples: int | None = None,
         apply: Callable[..., Any] | None = None,
         named: str = "the model",
-    ) -> dict[str, Fingerprint]:
-        """What decides the numbers of the task's runs, part by part.
+    ) -> check.Traced:
+        """What the task's functions compute, part by part.
 
-        Programs are traced anew only where the functions that they come from, or what
-        these close over, are no longer what they were.
+        They are traced anew only where they, or what they close over, are no longer
+        what they were.
 
         Args:
             examples: in a training step; by default 64, or all if there are fewer.
             apply: the model's `apply` as a sweep computes it, if not as it is.
             named: what errors call the model.
 
-        Returns:
-            The fingerprints of "data", "model", "loss", "metric" and "gradient", the
-            last one of model and loss together.
-
         Raises:
             ValueError: the task cannot be trained, in one sentence.
         """
         examples = min(EXAMPLES, len(self.x_train)) if examples is None else examples
         apply = self.model.apply if apply is None else apply
-        functions = (self.model.init, apply, self.loss, self.metric, self.batches)
+        functions = (self.model.init, apply, self.loss, self.metric)
         made_of = (examples, Digests().of(functions))
         if made_of not in self._known:
-            stream = check.stream_of(self)
-            programs = check.programs(self, examples, apply, named)
-            self._known[made_of] = stream, programs
-        stream, programs = self._known[made_of]
-        return {"data": check.data_of(self, stream), **programs}
+            self._known[made_of] = check.traced(self, examples, apply, named)
+        return self._known[made_of]
+
+    def data(self) -> Fingerprint:
+        """The fingerprint of the data, arrays and stream."""
+        return check.data_of(self, self._stream)
 
     @property
     def fingerprint(self) -> str:
         """A text that differs where the data or the programs of two tasks differ."""
-        parts = self.identity()
-        digests = [(part, parts[part].digest) for part in sorted(parts)]
-        return Digests().of(digests).hex()[:16]
+        return Digests().of((self.data(), self.traced().parts)).hex()[:16]
 
     @functools.cached_property
-    def _known(self) -> dict[Any, tuple[Fingerprint | None, dict[str, Fingerprint]]]:
+    def _known(self) -> dict[Any, check.Traced]:
         return {}
+
+    @functools.cached_property
+    def _stream(self) -> Fingerprint | None:
+        return None if self.batches is None else check.stream_of(self.batches)
 
     def reached(self, metric: np.ndarray) -> np.ndarray:
         """Where the metric is at the target or better, which NaN never is."""
@@ -222,7 +221,7 @@ def make_task(
     )
     called = getattr(model, "__name__", type(model).__name__)
     named = "the model" if type(model) is tuple else f"the model {called}"
-    task.identity(named=named)  # raises unless the task can be trained
+    task.traced(named=named)  # raises unless the task can be trained
     return task
 
 

@@ -29,6 +29,9 @@ from jaxinit import _checks
 SAMPLED = 2**26
 """Bytes above which an array that no program holds is digested by a sample of rows."""
 
+DEEPEST = 100
+"""Values within values that are looked into."""
+
 _PLAIN = frozenset({type(None), type(...), bool, int, float, complex, str, bytes})
 
 _IDLE = frozenset(
@@ -79,6 +82,9 @@ class Digests:
 
     `of_kind` says how a value of a type, or of a subtype, is taken apart; whoever knows
     further types registers them.
+
+    Attributes:
+        own: whether a function or class was met that is of no installed package.
     """
 
     def __init__(self, sampled: float = SAMPLED) -> None:
@@ -88,6 +94,7 @@ class Digests:
             sampled: bytes above which an array is digested by a sample of its rows.
         """
         self.sampled = sampled
+        self.own = False
         self._known: dict[int, tuple[Any, bytes]] = {}
         self._within: dict[int, int] = {}
 
@@ -96,11 +103,15 @@ class Digests:
         kind = type(value)
         if kind in _PLAIN:
             return hashed(kind.__name__, repr(value).encode())
-        if kind is tuple or kind is list:
-            return hashed(kind.__name__, *map(self.of, value))
+        if kind is tuple:
+            if all(type(each) in _PLAIN for each in value):
+                return hashed("plain", repr(value).encode())
+            return hashed("tuple", *map(self.of, value))
         known = self._known.get(id(value))
         if known is not None:
             return known[1]
+        if len(self._within) > DEEPEST:
+            return hashed("deep", kind.__name__.encode())
         if id(value) in self._within:  # it refers to itself: how far up it stands
             up = len(self._within) - self._within[id(value)]
             return hashed("itself", str(up).encode())
@@ -123,23 +134,29 @@ def of_kind(value: Any, digests: Digests) -> bytes:
     kind = type(value)
     if kind.__name__ in _POSITIONS:
         return hashed("position")
+    try:
+        what, *parts = _taken_apart(value)
+    except Exception:  # whatever a type raises that cannot be taken apart
+        return digests.all_of("opaque", kind)
+    return digests.all_of(what, kind, *parts)
+
+
+def _taken_apart(value: Any) -> tuple[Any, ...]:
+    """What sort of thing a value is, and its parts."""
     if callable(getattr(value, "__array__", None)):
-        return of_kind(np.asarray(value), digests)
+        return "arraylike", np.asarray(value)
     state = _state(value)
     if (wrapped := getattr(value, "__wrapped__", None)) is not None:
         state["wrapped"] = wrapped  # by a jitted function, or one with a cache
     if state:
-        return digests.all_of("object", kind, state)
+        return "object", state
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if isinstance(name, str):  # a function of another language
         owner = getattr(value, "__self__", None)
         owner = None if isinstance(owner, types.ModuleType) else owner
-        return digests.all_of("named", kind, _home(value), name, owner)
-    try:
-        made = value.__reduce_ex__(4)
-    except Exception:  # whatever a type raises that cannot be taken apart
-        return digests.all_of("opaque", kind)
-    return digests.all_of("reduced", kind, *(made if isinstance(made, tuple) else ()))
+        return "named", _home(value), name, owner
+    made = value.__reduce_ex__(4)
+    return "reduced", *(made if isinstance(made, tuple) else ())
 
 
 def _state(value: Any) -> dict[str, Any]:
@@ -163,6 +180,8 @@ def _texts(slots: Any) -> Iterable[str]:
 @of_kind.register(tuple)
 @of_kind.register(list)
 def _(value: Any, digests: Digests) -> bytes:
+    if type(value) is list and all(type(each) in _PLAIN for each in value):
+        return hashed("plain list", repr(value).encode())
     return digests.all_of("sequence", type(value), *value)
 
 
@@ -245,6 +264,7 @@ def _(value: types.ModuleType, digests: Digests) -> bytes:
 def _(value: type, digests: Digests) -> bytes:
     if _installed(value.__module__):
         return digests.all_of("class", _home(value), value.__qualname__)
+    digests.own = True
     members = {
         name: member
         for name, member in vars(value).items()
@@ -262,6 +282,7 @@ def _(value: types.FunctionType, digests: Digests) -> bytes:
         contents = list(map(_content, closed.values()))
         name = value.__qualname__
         return digests.all_of("function", _home(value), name, contents)
+    digests.own = True
     outside = {name: digests.of(_content(cell)) for name, cell in closed.items()}
     code = _code(value.__code__, outside, value.__globals__, digests)
     given = digests.all_of("defaults", value.__defaults__, value.__kwdefaults__)

@@ -200,7 +200,7 @@ def source_of(task: Task, config: Config) -> Source:
 
 def make_trainer(task: Task, config: Config) -> Trainer:
     """Build the pure functions that start a run and train it for one segment."""
-    apply = _in_precision(task.model.apply, config)
+    apply = in_precision(task.model.apply, config)
     optimizer = OPTIMIZERS[config.optimizer]
 
     def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
@@ -301,7 +301,7 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
     return train
 
 
-def _in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
+def in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
     """The model's `apply` in the dtype of the sweep, float32 to the outside."""
     low = jnp.dtype(config.dtype)
 
