@@ -472,7 +472,7 @@ def parts_of(model=None, scheme=None, data=(X, Y), config=CONFIG, **options):
     task = make_task(model, data, (X, Y), target=0.9, **options)
     schemes = {"he_normal()": ji.he_normal(), **({"mine": scheme} if scheme else {})}
     found = identity(task, config, schemes)
-    return {**found.parts, **found.schemes}
+    return {**found.parts, **found.own_schemes}
 
 
 MODEL = {"model", "gradient"}
@@ -644,7 +644,7 @@ def test_what_cannot_be_traced_is_named_and_known_by_what_is_to_hand():
 
     found = untraced(pair(), by_numpy(2.0))
     assert found.untraced == ("what is drawn in the scheme s",)
-    assert found.schemes != untraced(pair(), by_numpy(3.0)).schemes
+    assert found.own_schemes != untraced(pair(), by_numpy(3.0)).own_schemes
 
 
 def test_what_a_variable_was_when_the_sweep_is_made():

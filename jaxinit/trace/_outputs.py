@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, Literal
 
-from ._calls import CALLS, body, called
+from jaxinit import _compat
+
 from ._layer import KERNELS
 from ._trace import recorded
 from ._view import Site
@@ -68,10 +69,10 @@ def _evaluate(
     for number, eqn in enumerate(jaxpr.eqns):
         site = (*outer, number)
         values = [read(atom) for atom in eqn.invars]
-        if eqn.primitive.name in ("jit", *CALLS):
-            inner = called(eqn)
-            inner_consts = getattr(inner, "consts", ())
-            outs = _evaluate(body(inner), inner_consts, values, site, wanted, caught)
+        if eqn.primitive.name in _compat.CALLS:
+            inner = _compat.called(eqn)
+            given = _compat.consts(inner), values, site, wanted, caught
+            outs = _evaluate(_compat.body(inner), *given)
         else:
             outs = eqn.primitive.bind(*values, **eqn.params)
             outs = outs if eqn.primitive.multiple_results else [outs]

@@ -11,9 +11,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import jax
 
-from jaxinit import meanfield
+from jaxinit import _text, meanfield
 from jaxinit._initializer import Initializer
-from jaxinit._parse import parse
 from jaxinit.initializers import scaled
 from jaxinit.trace import KERNELS, Layer, kernels, layers
 from jaxinit.tree._leaves import Leaf
@@ -101,7 +100,7 @@ def choose(
     if gain not in (None, "auto"):
         raise ValueError(f"reinit: gain={gain!r} must be None or 'auto'.")
     if isinstance(rules, str):
-        rules = parse(rules)
+        rules = _text.read(rules)
     chosen: Mapping[str, tuple[Initializer | None, str]]
     if isinstance(rules, Initializer):
         chosen = {layer.path: (rules, "every kernel") for layer in kernels(found)}
@@ -136,7 +135,7 @@ def _by_pattern(
             )
         pattern, init = rule
         if isinstance(init, str):
-            init = parse(init)
+            init = _text.read(init)
         if init is not None and not isinstance(init, Initializer):
             raise TypeError(
                 f"reinit: rule {rule!r} must name an initializer, or None to keep "
@@ -145,11 +144,11 @@ def _by_pattern(
         matched = [layer for layer in found if _matches(pattern, layer)]
         if not matched:
             raise ValueError(
-                f"reinit: no leaf matches {_text(pattern)}; the paths are such as "
+                f"reinit: no leaf matches {_shown(pattern)}; the paths are such as "
                 f"{', '.join(layer.path for layer in found[:3])}."
             )
         for layer in matched:
-            chosen.setdefault(layer.path, (init, _text(pattern)))
+            chosen.setdefault(layer.path, (init, _shown(pattern)))
     return chosen
 
 
@@ -166,7 +165,7 @@ def _matches(pattern: Pattern, layer: Layer) -> bool:
     )
 
 
-def _text(pattern: Pattern) -> str:
+def _shown(pattern: Pattern) -> str:
     if isinstance(pattern, str):
         return repr(pattern)
     if isinstance(pattern, re.Pattern):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxinit.compare.store import provenance
+from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.programs import Fingerprint, fingerprint
 from jaxinit.compare.task.task import Task
@@ -17,23 +21,23 @@ from jaxinit.compare.train.trainer import OPTIMIZERS, Config, in_precision
 
 
 class Identity(NamedTuple):
-    """What decides the numbers of a sweep's runs, as far as its code and data go.
+    """The code and data that decide the numbers of a sweep's runs.
 
     Attributes:
         parts: the digests of "data", "model", "loss", "metric", "gradient" and
-            "optimizer", which decide all runs.
-        schemes: the digest of each scheme that is the user's own, which decides its
-            runs; jaxinit's are known by their text and its version.
+            "optimizer", and the version of "jaxinit".
+        own_schemes: the digest of each scheme that is the user's own. Those of jaxinit
+            are known by their text and its version.
         untraced: what no program tells, in words.
     """
 
-    parts: Mapping[str, str]
-    schemes: Mapping[str, str]
+    parts: dict[str, str]
+    own_schemes: dict[str, str]
     untraced: tuple[str, ...]
 
 
 def identity(task: Task, config: Config, schemes: Mapping[str, Scheme]) -> Identity:
-    """What decides the numbers of a sweep's runs; nothing is computed.
+    """The code and data that decide the numbers of a sweep's runs; none is run.
 
     Args:
         task: what is learned.
@@ -57,10 +61,36 @@ def identity(task: Task, config: Config, schemes: Mapping[str, Scheme]) -> Ident
     for name, each in drawn.items():
         untraced += [f"{what} in the scheme {name}" for what in each.untraced]
     return Identity(
-        {part: each.digest for part, each in parts.items()},
+        {
+            **{part: each.digest for part, each in parts.items()},
+            "jaxinit": provenance.versions()["jaxinit"],
+        },
         {name: each.digest for name, each in drawn.items()},
         tuple(dict.fromkeys(untraced)),
     )
+
+
+def run_id(settings: Settings, scheme: str, learning_rate: float, seed: int) -> str:
+    """The name of a run: the same in every sweep, and whatever else is run there.
+
+    Args:
+        settings: of the sweep; what they mark as deciding is in the name, and so is
+            the digest of a scheme of the user's own.
+        scheme: its text.
+        learning_rate: of the run.
+        seed: of the run.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    content = {
+        **settings.deciding(),
+        "scheme": [scheme, settings.own_schemes.get(scheme)],
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _is_own(scheme: Scheme) -> bool:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.compare.task.models import what_was_raised
-from jaxinit.compare.task.objective import accuracy, cross_entropy, squared_error
+from jaxinit.compare.task.objective import (
+    Objective,
+    accuracy,
+    cross_entropy,
+    squared_error,
+)
 from jaxinit.compare.task.programs import Fingerprint, Programs
 from jaxinit.compare.task.values import Digests, hashed
-
-if TYPE_CHECKING:
-    from jaxinit.compare.task.task import Task
 
 BATCHES = 3
 """Of a stream, that its digest is made of."""
@@ -43,21 +45,43 @@ class Traced(NamedTuple):
     state: Any
 
 
-def traced(task: Task, examples: int, apply: Callable[..., Any], named: str) -> Traced:
+class Split(NamedTuple):
+    """Data for training and for validation.
+
+    Attributes:
+        x_train: (n, ...). y_train: (n, ...). x_valid: (m, ...). y_valid: (m, ...).
+    """
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_valid: np.ndarray
+    y_valid: np.ndarray
+
+
+def traced(
+    init: Callable[..., Any],
+    apply: Callable[..., Any],
+    objective: Objective,
+    data: Split,
+    examples: int,
+    named: str,
+) -> Traced:
     """What the functions of a task compute, traced as a sweep runs them.
 
     Args:
-        task: the task.
+        init: the model's.
+        apply: the model's, as the sweep computes it.
+        objective: loss and metric.
+        data: of which the programs depend on shapes and dtypes alone.
         examples: in a training step.
-        apply: the model's `apply`, as the sweep computes it.
         named: what errors call the model.
 
     Raises:
         ValueError: the task cannot be trained, in one sentence.
     """
     key = jax.random.key(0)
-    x, y = _abstract(task.x_train, examples), _abstract(task.y_train, examples)
-    x_valid, y_valid = _abstract(task.x_valid), _abstract(task.y_valid)
+    x, y = _abstract(data.x_train, examples), _abstract(data.y_train, examples)
+    x_valid, y_valid = _abstract(data.x_valid), _abstract(data.y_valid)
 
     def evaluated(params: Any, state: Any, x: Any, key: Any) -> Any:
         return apply(params, state, x, key, False)[0]
@@ -67,39 +91,33 @@ def traced(task: Task, examples: int, apply: Callable[..., Any], named: str) -> 
 
     def loss(params: Any, state: Any, x: Any, y: Any, key: Any) -> Any:
         outputs, state = trained(params, state, x, key)
-        return task.loss(outputs, y).mean(), state
+        return objective.loss(outputs, y).mean(), state
 
     with _explained(named, inputs=x):
-        start, (params, state) = program_of(task.model.init, key, x)
+        start, (params, state) = program_of(init, key, x)
     _check_params(named, params)
     with _explained(named, inputs=x_valid):
         evaluation, outputs = program_of(evaluated, params, state, x_valid, key)
-    _check_outputs(task, named, outputs, y_valid)
-    scores = {
-        what: _scored(function, what, called, outputs, y_valid)
-        for what, called, function in (
-            ("loss", task.loss_name, task.loss),
-            ("metric", task.metric_name, task.metric),
-        )
-    }
+    _check_outputs(objective, named, outputs, data)
+    scored = _scored("loss", objective, outputs, y_valid)
+    measured = _scored("metric", objective, outputs, y_valid)
     with _explained(f"{named} in training", inputs=x, labels=y):
         training = trained.trace(params, state, x, key)
-        gradient, (_, after) = program_of(
-            jax.grad(loss, has_aux=True), params, state, x, y, key
-        )
-        lowered, _ = program_of(task.loss, training.out_info[0], y)
+        lowered, _ = program_of(objective.loss, training.out_info[0], y)
+        grad = jax.grad(loss, has_aux=True)
+        gradient, (_, after) = program_of(grad, params, state, x, y, key)
     if _form(state) != _form(after):
         raise ValueError(
             f"{named} returns a state of other structure, shapes or dtypes than it was "
             "given; a step must keep them."
         )
-    measure = () if task.metric is task.loss else (scores["metric"],)
     paths = [_paths(tree) for tree in (params, state)]
     fingerprint = Programs().fingerprint
+    own_metric = () if objective.metric is objective.loss else (measured,)
     parts = {
         "model": fingerprint(start, evaluation, training.jaxpr, about=paths),
-        "loss": fingerprint(scores["loss"], lowered),
-        "metric": fingerprint(*measure, about=task.direction),
+        "loss": fingerprint(scored, lowered),
+        "metric": fingerprint(*own_metric, about=objective.direction),
         "gradient": fingerprint(gradient),
     }
     return Traced(parts, params, state)
@@ -113,10 +131,9 @@ def stream_of(batches: Callable[[], Iterator[Any]]) -> Fingerprint:
     return Fingerprint(hashed("stream", code, first).hex(), (said,))
 
 
-def data_of(task: Task, stream: Fingerprint | None) -> Fingerprint:
+def data_of(split: Split, stream: Fingerprint | None) -> Fingerprint:
     """The fingerprint of a task's data, arrays and stream."""
-    arrays = (task.x_train, task.y_train, task.x_valid, task.y_valid)
-    digest = Digests(sampled=float("inf")).of((*arrays, stream))
+    digest = Digests(sampled=float("inf")).of((*split, stream))
     return Fingerprint(digest.hex(), () if stream is None else stream.untraced)
 
 
@@ -178,11 +195,12 @@ def _check_params(named: str, params: Any) -> None:
             )
 
 
-def _check_outputs(task: Task, named: str, out: Any, y: Any) -> None:
+def _check_outputs(objective: Objective, named: str, out: Any, data: Split) -> None:
     """Raise unless the outputs are what a built-in loss or metric takes."""
+    y = data.y_valid
     count = len(y)
-    classes = task.loss is cross_entropy or task.metric is accuracy
-    if not classes and task.loss is not squared_error:
+    classes = objective.loss is cross_entropy or objective.metric is accuracy
+    if not classes and objective.loss is not squared_error:
         return
     if not hasattr(out, "shape"):
         raise ValueError(
@@ -197,23 +215,25 @@ def _check_outputs(task: Task, named: str, out: Any, y: Any) -> None:
                 f"{named} maps {count} inputs to shape {shape}; logits of shape "
                 f"({wanted}) are needed."
             )
-        highest = max(task.y_train.max(), task.y_valid.max())
+        highest = max(data.y_train.max(), data.y_valid.max())
         if highest >= shape[-1]:
             raise ValueError(
                 f"labels reach {highest}, but the model has {shape[-1]} outputs, so "
                 f"labels from 0 to {shape[-1] - 1} are in range."
             )
-    if task.loss is squared_error and shape != y.shape:
+    if objective.loss is squared_error and shape != y.shape:
         raise ValueError(
             f"{named} maps {count} inputs to shape {shape}, but their labels have "
             f"shape {y.shape}; squared errors need one shape."
         )
 
 
-def _scored(
-    function: Callable[..., Any], what: str, called: str, outputs: Any, y: Any
-) -> Any:
-    """The program of a loss or metric, which gives a number, or some, an example."""
+def _scored(what: str, objective: Objective, outputs: Any, y: Any) -> Any:
+    """The program of the loss or metric, which gives a number, or some, an example."""
+    function, called = {
+        "loss": (objective.loss, objective.loss_name),
+        "metric": (objective.metric, objective.metric_name),
+    }[what]
     count = y.shape[0]
     named = f"the {what} {called}" if called != what else f"the {what}"
     with _explained(named, outputs=outputs, labels=y):

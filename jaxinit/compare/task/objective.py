@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import optax
@@ -15,6 +15,24 @@ Scores: TypeAlias = Callable[[Any, Array], Array]
 """`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
 
 Direction: TypeAlias = Literal["max", "min"]
+
+
+class Objective(NamedTuple):
+    """What training lowers, and what is held against the target.
+
+    Attributes:
+        loss: `loss(outputs, y) -> values` of shape (batch, ...).
+        metric: the same form.
+        loss_name: the loss's name in results.
+        metric_name: the metric's.
+        direction: "max" if the metric is to rise, "min" if it is to fall.
+    """
+
+    loss: Scores
+    metric: Scores
+    loss_name: str
+    metric_name: str
+    direction: Direction
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:

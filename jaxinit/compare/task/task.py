@@ -16,6 +16,7 @@ from jaxinit.compare.task import check, data, streams
 from jaxinit.compare.task.models import Model, as_model
 from jaxinit.compare.task.objective import (
     Direction,
+    Objective,
     Scores,
     accuracy,
     cross_entropy,
@@ -67,6 +68,17 @@ class Task:
     direction: Direction
     batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
 
+    @property
+    def objective(self) -> Objective:
+        """Loss and metric, with their names."""
+        named = self.loss_name, self.metric_name
+        return Objective(self.loss, self.metric, *named, self.direction)
+
+    @property
+    def split(self) -> check.Split:
+        """The arrays of the data."""
+        return check.Split(self.x_train, self.y_train, self.x_valid, self.y_valid)
+
     def traced(
         self,
         examples: int | None = None,
@@ -91,12 +103,13 @@ class Task:
         functions = (self.model.init, apply, self.loss, self.metric)
         made_of = (examples, Digests().of(functions))
         if made_of not in self._known:
-            self._known[made_of] = check.traced(self, examples, apply, named)
+            parts = self.model.init, apply, self.objective, self.split
+            self._known[made_of] = check.traced(*parts, examples, named)
         return self._known[made_of]
 
     def data(self) -> Fingerprint:
         """The fingerprint of the data, arrays and stream."""
-        return check.data_of(self, self._stream)
+        return check.data_of(self.split, self._stream)
 
     @property
     def fingerprint(self) -> str:

@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
+from jaxinit._compat import CALLS, body, called
 from jaxinit._types import Array
-from jaxinit.compare.report import style
 from jaxinit.compare.task.models import Params, State
 from jaxinit.compare.task.task import Task
 from jaxinit.trace import KERNELS
-from jaxinit.trace._calls import CALLS, body, called
 from jaxinit.trace._trace import recorded
 from jaxinit.trace._view import Site
 from jaxinit.tree import leaves_of
@@ -29,7 +26,7 @@ EXAMPLES = 64
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
-class Row(NamedTuple):
+class LayerSignal(NamedTuple):
     """The signal at one layer.
 
     Attributes:
@@ -43,11 +40,11 @@ class Row(NamedTuple):
     backward: float
 
 
-Signals: TypeAlias = Mapping[str, Sequence[Row]]
+Signals: TypeAlias = Mapping[str, Sequence[LayerSignal]]
 """By scheme the layers in order of execution, the same ones for all."""
 
 
-def signal(task: Task, params: Params, state: State) -> list[Row]:
+def signal(task: Task, params: Params, state: State) -> list[LayerSignal]:
     """The signal of one start; see `signals`.
 
     Args:
@@ -71,7 +68,7 @@ def signal(task: Task, params: Params, state: State) -> list[Row]:
 
 def signals(
     task: Task, starts: Mapping[str, tuple[Params, State]]
-) -> dict[str, list[Row]]:
+) -> dict[str, list[LayerSignal]]:
     """The signal of several starts, forward and backward, by one program.
 
     For layer l with output z_l, a product with its kernel, of B training examples of
@@ -94,11 +91,11 @@ def signals(
         return {}
     x, y = jnp.asarray(task.x_train[:EXAMPLES]), jnp.asarray(task.y_train[:EXAMPLES])
     measure, paths = _measure(task, *next(iter(starts.values())), x, y)
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[LayerSignal]] = {}
     for scheme, (params, state) in starts.items():
         measured = np.asarray(measure(params, state), float)
         found[scheme] = [
-            Row(path, float(out), float(back))
+            LayerSignal(path, float(out), float(back))
             for path, (out, back) in zip(paths, measured, strict=True)
         ]
     return found
@@ -126,88 +123,18 @@ def to_json(signals: Signals) -> dict[str, Any]:
     }
 
 
-def from_json(content: Mapping[str, Any]) -> dict[str, list[Row]]:
+def from_json(content: Mapping[str, Any]) -> dict[str, list[LayerSignal]]:
     """The signals that `to_json` wrote; what was not finite is NaN."""
     number = lambda value: math.nan if value is None else value  # noqa: E731
     return {
         scheme: [
-            Row(path, number(out), number(back))
+            LayerSignal(path, number(out), number(back))
             for path, out, back in zip(
                 content["paths"], forward, content["backward"][scheme], strict=True
             )
         ]
         for scheme, forward in content["forward"].items()
     }
-
-
-WAYS = {"forward": "outputs of layers", "backward": "gradient by outputs of layers"}
-"""What is measured, in words."""
-
-
-def plot(
-    signals: Signals,
-    title: str = "",
-    ways: Sequence[str] = tuple(WAYS),
-    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
-    medium: style.Medium = "file",
-) -> np.ndarray:
-    """The signals over the layers, a line a scheme.
-
-    A line has no mark where the signal is zero or not finite.
-
-    Args:
-        signals: by scheme, in the order that decides the colours.
-        title: of the whole.
-        ways: a panel each: "forward", "backward".
-        ax: where to draw, axes for each way; by default in a figure of its own.
-        medium: what that figure is for.
-
-    Returns:
-        (ways,) axes with logarithmic scales.
-
-    Raises:
-        ValueError: there are not as many axes as ways.
-    """
-    panels = style.given_or_new(ax, medium, len(ways), "signal: ways")
-    look = style.styles(list(signals))
-    for axes, way in zip(panels, ways, strict=True):
-        for scheme, rows in signals.items():
-            _line(axes, scheme, rows, way, look[scheme], medium)
-        axes.set(xlabel="layer, in order of execution", ylabel="root mean square")
-        axes.set_title(f"{way}: {WAYS[way]}", loc="left", fontsize=10)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        style.plain(axes)
-    style.finish(panels, title, columns=3, whole=ax is None)
-    return panels
-
-
-def _line(
-    axes: Axes,
-    scheme: str,
-    rows: Sequence[Row],
-    way: str,
-    look: style.Style,
-    medium: style.Medium,
-) -> None:
-    values = np.array([getattr(row, way) for row in rows], float)
-    shown = np.isfinite(values) & (values > 0)
-    layers = np.arange(1, len(rows) + 1)
-    axes.plot(
-        layers,
-        np.where(shown, values, np.nan),
-        look.dash,
-        color=look.color,
-        marker=look.marker,
-        ms=4,
-        label=style.text(scheme, style.NAME),
-    )
-    if shown.any():
-        axes.set_yscale("log")
-    if medium == "page":
-        for layer in layers[shown]:
-            value = float(values[layer - 1])
-            says = f"{scheme}, {rows[layer - 1].path}: {value:.3g}"
-            style.hover(axes, layer, value, says)
 
 
 def _measure(
@@ -275,7 +202,7 @@ class _Tapped(NamedTuple):
         for number, eqn in enumerate(jaxpr.eqns):
             site = (*outer, number)
             values = [read(atom) for atom in eqn.invars]
-            if eqn.primitive.name in ("jit", *CALLS):
+            if eqn.primitive.name in CALLS:
                 inner = called(eqn)
                 if any(each[: len(site)] == site for each in self.sites):
                     closed = getattr(inner, "consts", ())

@@ -14,7 +14,7 @@ from jaxinit._initializer import Initializer
 from jaxinit._types import Key
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import is_key, stacked
+from jaxinit.compare.train.runners import is_key, stacked
 from jaxinit.compare.train.trainer import Config
 from jaxinit.trace import Layer, kernels
 from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
