@@ -51,7 +51,7 @@ def settings(schemes, rates=(0.1,), seeds=4, **more):
     """Settings of a sweep with so many seeds in all."""
     more = {
         "task": "linear(depth=2, width=4)",
-        "fingerprint": "f",
+        "parts": {"model": "m"},
         "loss_name": "cross_entropy",
         "metric_name": "accuracy",
         "direction": "max",

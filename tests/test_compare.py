@@ -235,7 +235,7 @@ BAD = [
     (bad_data(x=X[:64, :4]), "they must be the same"),
     (bad_data(x=X[:0], y=Y[:0]), "at least one"),
     (bad_data(target=1.5), "target=1.5"),
-    (bad_data(model=nn.Sequential([nn.Dense(3), jnp.ravel])), "maps 2 inputs to"),
+    (bad_data(model=nn.Sequential([nn.Dense(3), jnp.ravel])), "inputs to shape"),
     (lambda: sweep(["he_norml"]), "nearest is 'he_normal'"),
     (lambda: sweep(["he_normal", "he_normal()"]), "given twice"),
     (lambda: sweep([]), "no scheme is given"),

@@ -15,7 +15,8 @@ from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.settings import Options, Settings, names
 
 OTHER = {
-    "task": "other()", "fingerprint": "g", "loss_name": "hinge", "metric_name": "miss",
+    "task": "other()", "parts": {"model": "1"}, "own_schemes": {"b": "2"},
+    "untraced": ("a callback",), "loss_name": "hinge", "metric_name": "miss",
     "direction": "min", "target": 0.8, "steps": 200, "eval_every": 20,
     "batch_size": 32, "optimizer": "adam", "dtype": "bfloat16",
     "matmul_precision": "high", "stop_at_target": True, "tuning_seeds": 2,
@@ -34,7 +35,9 @@ def test_each_setting_has_a_mark_and_another_value_here():
     of_marks = [names(mark) for mark in marks]
     assert sorted(sum(of_marks, [])) == sorted(OTHER)
     assert names("reads") == ["tuning_seeds"]
-    assert set(names("grows")) == {"schemes", "learning_rates", "seeds", "rounds"}
+    assert set(names("grows")) == {
+        "schemes", "own_schemes", "learning_rates", "seeds", "rounds",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -63,11 +66,14 @@ def test_sweeps_share_a_folder_and_a_report_if_they_agree(name, tmp_path):
         a = kept(tmp_path / "again", result({"a": FAST}).sweep)
         assert load_results(a, kept(tmp_path / "b", b)).sweep.schemes == ["a", "b"]
         return
-    with pytest.raises(FileExistsError, match=f"another sweep: {name} is .* there"):
+    code = name == "parts"
+    said = "code or data: the model" if code else f"another sweep: {name} is .* there"
+    with pytest.raises(FileExistsError, match=said):
         folder.claim(a, b.settings)
     if name == "task":  # another task goes beside it, in a study
         return
-    with pytest.raises(ValueError, match=f"differ in {name}, .*run one of them again"):
+    said = "the model differs, " if code else f"differ in {name}, "
+    with pytest.raises(ValueError, match=f"{said}.*run one of them again"):
         load_results(a, kept(tmp_path / "b", b))
 
 
