@@ -11,16 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from cases import (
-    CASES,
-    DEPTH,
-    FIXED,
-    NORMAL,
-    RANDOM,
-    TRUNCATED,
-    UNIFORM,
-    VARIANCE,
-)
+from cases import CASES, DEPTH, FIXED, NORMAL, RANDOM, TRUNCATED, UNIFORM, VARIANCE
 
 import jaxinit as ji
 from jaxinit._compat import NORMALS_ROUND_ONCE
