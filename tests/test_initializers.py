@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from cases import CASES, DEPTH, FIXED, NORMAL, RANDOM, TRUNCATED, UNIFORM, VARIANCE
+from cases import CASES, DEPTH, FIXED, NORMAL, RANDOM, TRUNCATED, VARIANCE
 
 import jaxinit as ji
 from jaxinit._compat import NORMALS_ROUND_ONCE
@@ -47,7 +47,8 @@ def promised(case, dtype, compiled):
         return NORMALS_ROUND_ONCE  # before, JAX's compiled draws differ from its eager
     if dtype == "complex64":
         # JAX has no complex `uniform`, and misses the variance of a truncated modulus.
-        return case.law in (NORMAL, UNIFORM, None) and case.init.name != "uniform"
+        none = case.init.name in ("uniform", "truncated_normal")
+        return not none and case.law is not TRUNCATED
     # JAX's standard deviation of a truncated normal has 15 digits.
     return dtype == "float32" or case.law is not TRUNCATED
 
@@ -192,6 +193,15 @@ def test_complex(case, key):
         expected = (0.3) ** 2 * (1 - 4 / np.expm1(4))
     assert abs(power / expected - 1) < 2 * error
     assert abs((centered**2).mean()) / expected < 2 * error  # circular
+
+
+@pytest.mark.parametrize("bounds", [(-1.5, 0.5), (-0.1, 2.9), (-5.0, 5.0)])
+def test_truncated_normals_share_the_bits_of_jax_compiled(bounds, key):
+    lower, upper = bounds
+    ours = ji.truncated_normal(0.7, lower=lower, upper=upper)
+    jaxs = jax.nn.initializers.truncated_normal(0.7, lower=lower, upper=upper)
+    compiled = jax.jit(lambda key: jaxs(key, (96, 57)))(key)
+    np.testing.assert_array_equal(ours(key, (96, 57)), compiled)
 
 
 def test_complex_truncated_has_the_variance_that_jax_misses(key):
