@@ -156,7 +156,7 @@ def _tail(
 
 
 def _mills_ratio(x: Array) -> Array:
-    """Q(x) / phi(x) of the normal law for x of 3 or more, by Laplace's fraction."""
+    """Q(x) / phi(x) of N(0, 1) for x of 3 or more, by Laplace's fraction."""
     denominator = x
     for k in range(24, 0, -1):
         denominator = x + k / denominator

@@ -20,7 +20,7 @@ irnn = alias("irnn", identity)
 Part = Literal["forget", "input", "packed"]
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("gers2000", "jozefowicz2015"))
 def forget_bias(
     value: Numeric = 1.0, gates: int = 4, index: int = 1, dtype: DType = None
 ) -> Draw:
@@ -62,7 +62,7 @@ def forget_bias(
     return draw
 
 
-@initializer
+@initializer(cites=("tallec2018",))
 def chrono(max_length: Numeric, part: Part = "forget", dtype: DType = None) -> Draw:
     r"""Gate biases for dependencies of up to a given length.
 
@@ -104,7 +104,7 @@ def chrono(max_length: Numeric, part: Part = "forget", dtype: DType = None) -> D
     return _gate_pair("chrono", part, forget)
 
 
-@initializer
+@initializer(cites=("gu2020gating",))
 def uniform_gate(part: Part = "forget", dtype: DType = None) -> Draw:
     r"""Gate biases that spread the gates' activations evenly over (0, 1).
 
@@ -171,7 +171,7 @@ def _gate_size(owner: str, shape: tuple[int, ...], gates: int) -> int:
     return shape[-1] // gates
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("gu2020hippo", "gu2022s4"))
 def hippo_legs(dtype: DType = None) -> Draw:
     r"""HiPPO-LegS: the transition that compresses a whole history.
 
@@ -210,7 +210,7 @@ def hippo_legs(dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("gu2020hippo",))
 def hippo_legs_input(dtype: DType = None) -> Draw:
     r"""The input weights of HiPPO-LegS: $B_n = \sqrt{2n + 1}$ along the last axis.
 
@@ -239,7 +239,7 @@ def hippo_legs_input(dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("gu2022s4d",))
 def s4d_lin(
     part: Literal["value", "log_decay", "frequency"] = "value", dtype: DType = None
 ) -> Draw:
@@ -283,7 +283,7 @@ def s4d_lin(
     return draw
 
 
-@initializer
+@initializer(cites=("gu2022s4", "gu2023mamba"))
 def log_step(
     minimum: Numeric = 1e-3, maximum: Numeric = 1e-1, dtype: DType = None
 ) -> Draw:
@@ -321,7 +321,7 @@ def log_step(
     return draw
 
 
-@initializer
+@initializer(cites=("orvieto2023",))
 def lru_nu_log(r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""Moduli of an LRU's eigenvalues, uniform on a ring of the unit disk.
 
@@ -358,7 +358,7 @@ def lru_nu_log(r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None) 
     return draw
 
 
-@initializer
+@initializer(cites=("orvieto2023",))
 def lru_theta_log(max_phase: Numeric = 2 * math.pi, dtype: DType = None) -> Draw:
     r"""Phases of an LRU's eigenvalues: $\log(\theta_1 u)$, $u \sim U(0, 1)$.
 
@@ -391,7 +391,7 @@ def lru_theta_log(max_phase: Numeric = 2 * math.pi, dtype: DType = None) -> Draw
     return draw
 
 
-@initializer
+@initializer(cites=("orvieto2023",))
 def lru_gamma_log(
     r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None
 ) -> Draw:

@@ -11,18 +11,17 @@ import numpy as np
 from jax import lax
 
 from jaxinit import _checks
-from jaxinit._initializer import Initializer, initializer
+from jaxinit._initializer import Initializer, base_draw, initializer
 from jaxinit._types import Array, Draw, DType, Key, Numeric
-from jaxinit.initializers.combinators import base_draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("le2015",))
 def identity(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""The identity matrix times a gain.
 
     $W_{ij} = \text{gain}\,\delta_{ij}$, partial where the matrix is not square, and the
-    same for every leading axis. With a ReLU and zero biases it starts a recurrent
-    network that remembers (IRNN).
+    same for every leading axis. With a ReLU and zero biases it makes a
+    recurrent network that remembers from step 0 on (IRNN).
 
     Args:
         gain: multiplier, dimensionless.
@@ -53,7 +52,7 @@ def identity(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("zagoruyko2017",))
 def dirac(groups: int = 1, gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""A convolution that hands its input on unchanged.
 
@@ -93,8 +92,8 @@ def dirac(groups: int = 1, gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
-def zero(dtype: DType = None) -> Draw:
+@initializer(random=False, cites=("zhao2022",))
+def hadamard_identity(dtype: DType = None) -> Draw:
     r"""ZerO: identity and Hadamard matrices alone, without any randomness.
 
     Of a matrix (in, out): the identity, partial if out <= in; else
@@ -113,7 +112,7 @@ def zero(dtype: DType = None) -> Draw:
         ValueError: a rank below two.
 
     Example:
-        >>> zero()(None, (1, 2))
+        >>> hadamard_identity()(None, (1, 2))
         Array([[1., 1.]], dtype=float32)
 
     References:
@@ -121,13 +120,13 @@ def zero(dtype: DType = None) -> Draw:
     """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _checks.rank("zero", shape, minimum=2)
+        _checks.rank("hadamard_identity", shape, minimum=2)
         rows, columns = shape[-2:]
         if columns <= rows:
             matrix = jnp.eye(rows, columns, dtype=dtype)
         else:
             m = (columns - 1).bit_length()
-            common = jnp.arange(rows)[:, None] & jnp.arange(columns)
+            common = jnp.arange(rows)[:, None] & jnp.arange(columns)[None]
             odd = lax.population_count(common) % 2 == 1
             matrix = jnp.where(odd, -1, 1).astype(dtype) * 2 ** (-(m - 1) / 2)
         return jnp.zeros(shape, dtype).at[same_tap(shape)].set(matrix)
@@ -135,7 +134,7 @@ def zero(dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("pan2025",))
 def idinit(tau: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""IDInit: the identity, repeated until it fills a rectangular matrix.
 
@@ -166,14 +165,14 @@ def idinit(tau: Numeric = 1.0, dtype: DType = None) -> Draw:
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         _checks.rank("idinit", shape, minimum=2)
         rows, columns = math.prod(shape[:-1]), shape[-1]
-        i, j = jnp.arange(rows)[:, None], jnp.arange(columns)
+        i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None]
         same = i % min(rows, columns) == j % min(rows, columns)
         return jnp.where(same, jnp.asarray(tau, dtype), 0).reshape(shape)
 
     return draw
 
 
-@initializer
+@initializer(cites=("martens2010", "paszke2019"))
 def sparse(
     nonzeros: int | None = None,
     sparsity: float | None = None,
@@ -241,7 +240,7 @@ def sparse(
         places = lax.top_k(lots, kept)[1].T
         values = jax.random.normal(value_key, (kept, columns), dtype)
         kernel = jnp.zeros((rows, columns), dtype)
-        kernel = kernel.at[places, jnp.arange(columns)].set(
+        kernel = kernel.at[places, jnp.arange(columns)[None]].set(
             jnp.asarray(stddev, dtype) * values, unique_indices=True
         )
         return kernel.reshape(shape)
@@ -249,13 +248,13 @@ def sparse(
     return draw
 
 
-@initializer
+@initializer(cites=("balduzzi2017", "burkholz2019"))
 def looks_linear(
-    init: Initializer,
+    scheme: Initializer,
     part: Literal["hidden", "first", "last"] = "hidden",
     dtype: DType = None,
 ) -> Draw:
-    r"""A ReLU network that starts as a linear one, by mirrored weights.
+    r"""A ReLU network that is linear at initialization, by mirrored weights.
 
     With U drawn by another scheme at half the sides, $W = [U, -U]$ for the first layer,
     $[[U, -U], [-U, U]]$ for hidden ones and $[U; -U]$ for the last. Since
@@ -263,7 +262,7 @@ def looks_linear(
     U: an isometry at any depth if they are orthogonal.
 
     Args:
-        init: the scheme of U.
+        scheme: the scheme of U.
         part: where the layer stands.
         dtype: dtype of the array; JAX's default float if None.
 
@@ -271,7 +270,7 @@ def looks_linear(
         An initializer of kernels (..., in, out).
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: an odd side where it must be
+        TypeError: `scheme` is no initializer. ValueError: an odd side where it must be
             halved, or a rank below two.
 
     Example:
@@ -284,7 +283,7 @@ def looks_linear(
         Balduzzi et al. 2017, arXiv:1702.08591, section 4; Burkholz and Dubatovka 2019,
         arXiv:1806.06362.
     """
-    base = base_draw("looks_linear", init)
+    base = base_draw(scheme)
     _checks.choice("looks_linear", "part", part, ("hidden", "first", "last"))
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
@@ -305,7 +304,7 @@ def looks_linear(
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("long2015",))
 def bilinear(groups: int = 1, dtype: DType = None) -> Draw:
     r"""Linear interpolation, as the kernel of a transposed convolution.
 
@@ -340,28 +339,27 @@ def bilinear(groups: int = 1, dtype: DType = None) -> Draw:
             f = math.ceil(size / 2)
             center = (2 * f - 1 - f % 2) / (2 * f)
             triangle = 1 - np.abs(np.arange(size) / f - center)
-            kernel = (
-                jnp.asarray(triangle, dtype).reshape(-1, *[1] * kernel.ndim) * kernel
-            )
+            taps = jnp.asarray(triangle, dtype).reshape(-1, *[1] * kernel.ndim)
+            kernel = taps * kernel[None]
         return kernel
 
     return draw
 
 
-@initializer
+@initializer(cites=("aitken2017",))
 def icnr(
-    init: Initializer,
+    scheme: Initializer,
     factor: int = 2,
     order: Literal["depth_to_space", "pixel_shuffle"] = "depth_to_space",
     dtype: DType = None,
 ) -> Draw:
-    r"""Sub-pixel convolution that starts as nearest-neighbour upsampling.
+    r"""Sub-pixel convolution initialized to nearest-neighbour upsampling.
 
     The kernel of $\text{out} / r^d$ outputs is drawn by another scheme and repeated for
-    the $r^d$ sub-pixels of each, so that no checkerboard is there at the start.
+    the $r^d$ sub-pixels of each, so that the initial output has no checkerboard.
 
     Args:
-        init: the scheme of the smaller kernel.
+        scheme: the scheme of the smaller kernel.
         factor: r, the upsampling of each of the d spatial axes.
         order: how the outputs are rearranged: "depth_to_space", block by block as in
             TensorFlow, or "pixel_shuffle", channel by channel as in torch.
@@ -371,7 +369,7 @@ def icnr(
         An initializer of kernels (*spatial, in, out).
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: $r^d$ does not divide the
+        TypeError: `scheme` is no initializer. ValueError: $r^d$ does not divide the
             outputs, or a rank below three.
 
     Example:
@@ -383,7 +381,7 @@ def icnr(
     References:
         Aitken et al. 2017, arXiv:1707.02937, section 2.
     """
-    base = base_draw("icnr", init)
+    base = base_draw(scheme)
     _checks.integer("icnr", factor=factor)
     _checks.choice("icnr", "order", order, ("depth_to_space", "pixel_shuffle"))
 
@@ -403,7 +401,7 @@ def icnr(
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("chollet2015",))
 def stft(
     side: Literal["real", "imaginary"] = "real",
     window: Literal["hann", "hamming", "none"] = "hann",

@@ -11,6 +11,5 @@ from ._layer import Use as Use
 from ._layer import kernels as kernels
 from ._outputs import outputs as outputs
 from ._trace import layers as layers
-from ._trace import layers_made as layers_made
 
-__all__ = ["KERNELS", "Layer", "Use", "kernels", "layers", "layers_made", "outputs"]
+__all__ = ["KERNELS", "Layer", "Use", "kernels", "layers", "outputs"]

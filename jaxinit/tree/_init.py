@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxinit._types import Key
-from jaxinit.trace import Layer, layers_made
+from jaxinit.trace import Layer
+from jaxinit.trace._trace import layers_made
+from jaxinit.tree._choice import choose
+from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import Shardings, draw, is_nnx_module, reinit
-from jaxinit.tree._rules import Rules, choose, layers_of
+from jaxinit.tree._rules import SchemeLike
 
 
 class _Made(NamedTuple):
@@ -37,7 +40,7 @@ def init(
     model: Any,
     key: Key,
     *inputs: Any,
-    scheme: Rules,
+    scheme: SchemeLike,
     gain: Literal["auto"] | None = None,
     out_shardings: Shardings = None,
     **options: Any,
@@ -57,7 +60,7 @@ def init(
             Equinox will do too: its parameters are drawn anew.
         key: one PRNG key.
         *inputs: inputs of the model, concrete or `jax.ShapeDtypeStruct`s.
-        scheme: as `rules` of `jaxinit.reinit`.
+        scheme: as in `jaxinit.reinit`.
         gain: as in `jaxinit.reinit`.
         out_shardings: as in `jaxinit.reinit`, for the parameters.
         **options: keywords with which a Linen module is called, such as `train=False`.

@@ -30,7 +30,7 @@ from jaxinit.compare.train import signal
 from jaxinit.compare.train.engine import STRATEGIES, Strategy
 from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Config, Metrics, Run, diverged
-from jaxinit.tree import TreeScheme
+from jaxinit.tree import TreeScheme, rules
 
 DEFAULT_SCHEMES = (
     "normal(stddev=0.01)",
@@ -444,16 +444,18 @@ def _batch_size(task: Task, batch_size: int | None) -> int:
 
 
 def _named_schemes(schemes: Sequence[Scheme | str]) -> dict[str, Scheme]:
-    if isinstance(schemes, (str, Initializer)) or callable(schemes):
+    if isinstance(schemes, (str, Initializer, TreeScheme)) or callable(schemes):
         schemes = [schemes]  # type: ignore[list-item]
     named: dict[str, Scheme] = {}
     for scheme in schemes:
         if isinstance(scheme, str):
             scheme = parse(scheme)
-        if not callable(scheme):
+        if isinstance(scheme, list):
+            scheme = rules(scheme)
+        if not callable(scheme) and not isinstance(scheme, TreeScheme):
             raise TypeError(
-                f"compare: scheme {scheme!r} must be an initializer, its text, or a "
-                "function (key, params, apply, batch) -> params."
+                f"compare: scheme {scheme!r} must be an initializer, its text, rules, "
+                "or a function (key, params, apply, batch) -> params."
             )
         name = (
             repr(scheme)

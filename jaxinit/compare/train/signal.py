@@ -21,7 +21,7 @@ from jaxinit.trace import KERNELS
 from jaxinit.trace._calls import CALLS, body, called
 from jaxinit.trace._trace import recorded
 from jaxinit.trace._view import Site
-from jaxinit.tree import leaves_of
+from jaxinit.tree._leaves import leaves_of
 
 EXAMPLES = 64
 """Of the training data, that the signal is measured on."""

@@ -16,7 +16,11 @@ from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.engine import is_key, stacked
 from jaxinit.compare.train.trainer import Config
 from jaxinit.trace import Layer, kernels
-from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
+from jaxinit.tree import MuP, TreeScheme
+from jaxinit.tree._choice import choose
+from jaxinit.tree._layers import layers_of
+from jaxinit.tree._leaves import leaves_of
+from jaxinit.tree._reinit import draw
 
 Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
