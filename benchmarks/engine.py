@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from jaxinit.compare import compare, read_runs
-from jaxinit.compare import machine as devices
-from jaxinit.compare.task import builtin as tasks
-from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare import compare, machine, read_runs
+from jaxinit.compare.task import builtin
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.strategy import choose_strategy
 from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
@@ -41,7 +41,7 @@ def arguments(task: Any, runs: int) -> tuple[Any, ...]:
 
 def choice(name: str) -> dict[str, Any]:
     """The engine's choice on a task, and the time of the best by its own."""
-    task = tasks.parse_task(name)
+    task = builtin.parse_task(name)
     config = Config(1000, 10, 64)
     example = jax.tree.map(lambda x: x[0], arguments(task, 1))
     convolved = "cnn" in name or "resnet" in name
@@ -160,13 +160,13 @@ def compilation() -> dict[str, Any]:
 
 def main() -> None:
     """Print each row, and write the results."""
-    devices.use_all_cores()
+    machine.use_all_cores()
     rows: dict[str, Any] = {}
     for name, make in (("compilation", compilation), ("processes", processes)):
         rows[name] = make()
         print(name, rows[name], flush=True)
     rows["choice"] = []
-    for name in tasks.TASKS:
+    for name in builtin.TASKS:
         rows["choice"].append(choice(name))
         print(rows["choice"][-1], flush=True)
     timing.write("engine", rows)

@@ -19,16 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from jaxinit.compare import machine as devices
-from jaxinit.compare.task import builtin as tasks
-from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare import machine
+from jaxinit.compare.task import builtin
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
 WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
-    "digits MLP 2 x 32, 160 runs": (lambda: tasks.digits_mlp(2, 32), 160, 100),
-    "digits MLP 8 x 128, 64 runs": (lambda: tasks.digits_mlp(8, 128), 64, 50),
-    "digits CNN, 32 channels, 32 runs": (lambda: tasks.digits_cnn(3, 32), 32, 10),
-    "text transformer, 16 runs": (lambda: tasks.text_transformer(), 16, 10),
+    "digits MLP 2 x 32, 160 runs": (lambda: builtin.digits_mlp(2, 32), 160, 100),
+    "digits MLP 8 x 128, 64 runs": (lambda: builtin.digits_mlp(8, 128), 64, 50),
+    "digits CNN, 32 channels, 32 runs": (lambda: builtin.digits_cnn(3, 32), 32, 10),
+    "text transformer, 16 runs": (lambda: builtin.text_transformer(), 16, 10),
 }
 """Task, runs of the sweep, and optimizer steps to time of each run."""
 
@@ -220,7 +221,7 @@ def share_of_peak(task: Any, seconds: np.ndarray) -> float:
 
 def main() -> None:
     """Print a row a kind of work, and write the results."""
-    devices.use_all_cores()
+    machine.use_all_cores()
     only = sys.argv[1:] or list(WORK)
     rows = []
     for work in only:

@@ -80,7 +80,12 @@ class Initializer(Value):
             The array, of that shape, dtype and sharding.
         """
         owner = self.name
-        _check_order(owner, key)
+        if isinstance(key, (tuple, list)):
+            raise TypeError(
+                f"{owner}: key={key!r} is a shape. Haiku and Keras call an initializer "
+                "without a key; give them `lambda shape, dtype: init(key, shape, "
+                "dtype)`, with hk.next_rng_key() for the key in Haiku."
+            )
         dtype = _checked_dtype(
             owner, self._own_dtype() if dtype is None else dtype, self.inexact
         )
@@ -378,15 +383,6 @@ def _checked_shape(owner: str, shape: Any) -> tuple[int, ...]:
     if any(size < 0 for size in sizes):
         raise ValueError(f"{owner}: shape={sizes} has a negative size.")
     return sizes
-
-
-def _check_order(owner: str, key: Any) -> None:
-    """Raise if a shape comes first, as it does where Haiku and Keras call."""
-    if isinstance(key, (tuple, list)) and all(isinstance(n, int) for n in key):
-        raise TypeError(
-            f"{owner}: key={key!r} is a shape, as Haiku and Keras pass it first; wrap "
-            "the initializer, as in lambda shape, dtype: init(key, shape, dtype)."
-        )
 
 
 def _check_key(owner: str, key: Any) -> None:

@@ -22,3 +22,16 @@ def users_broadcast():
 def compiled_programs_do_not_pile_up():
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def pyplot():
+    """A pyplot that shows nothing, starts empty and forgets its figures."""
+    from matplotlib import pyplot
+
+    before = pyplot.get_backend()
+    pyplot.switch_backend("agg")
+    pyplot.close("all")
+    yield pyplot
+    pyplot.close("all")
+    pyplot.switch_backend(before)

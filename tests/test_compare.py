@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -14,6 +15,7 @@ import jaxinit as ji
 from jaxinit import tree
 from jaxinit.compare import cli, compare, digits_mlp, make_task, read_runs
 from jaxinit.compare.report import result as report
+from jaxinit.compare.sweep import progress
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(3, size=96)
@@ -153,7 +155,7 @@ def test_files(tmp_path, capsys):
     assert signal["paths"] == ["Dense_1/kernel", "Dense_0/kernel"]  # as executed
     assert list(signal["forward"]) == ["he_normal()", "normal(stddev=1.0)"]
     again = report.load_result(tmp_path / "out")
-    assert again.signals == result.signals and len(again.plot_signal()) == 2
+    assert again.sweep.signals == result.sweep.signals and len(again.plot_signal()) == 2
     assert "At step 0, backward" in (tmp_path / "out" / "report.html").read_text()
     for figure in ("curves.png", "learning_rates.png", "signal.png"):
         assert (tmp_path / "out" / figure).read_bytes().startswith(b"\x89PNG")
@@ -163,15 +165,15 @@ def test_a_store_that_grows_has_the_signal_of_all_schemes(tmp_path):
     sweep(["he_normal"], out=tmp_path / "out")
     sweep(["normal(1)"], out=tmp_path / "out")
     nothing_new = sweep(["normal(1)"], out=tmp_path / "out")
-    assert list(nothing_new.signals) == ["he_normal()", "normal(stddev=1.0)"]
-    alone = report.Result(nothing_new.runs, nothing_new.settings, 1.0)
+    assert list(nothing_new.sweep.signals) == ["he_normal()", "normal(stddev=1.0)"]
+    alone = report.Result(dataclasses.replace(nothing_new.sweep, signals={}))
     with pytest.raises(ValueError, match="no signal at step 0"):
         alone.plot_signal()
 
 
 def test_targets_beside_the_tasks_own(tmp_path, capsys):
     result = sweep(targets=[0.7, 0.5], out=tmp_path / "out", quiet=False)
-    assert result.settings["targets"] == [0.5, 0.7]
+    assert result.settings.targets == (0.5, 0.7)
     assert "50%" in capsys.readouterr().out
     sweep(out=tmp_path / "out")  # nothing to do, and they stay
     saved = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -200,14 +202,14 @@ def test_other_results_are_never_overwritten(tmp_path):
 
 
 def test_ctrl_c_ends_in_one_line(tmp_path, monkeypatch, capsys):
-    real = report.Progress.show
+    real = progress.Progress.show
 
     def interrupted_halfway(self, runs, diverged):
         real(self, runs, diverged)
         if runs == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.Progress, "show", interrupted_halfway)
+    monkeypatch.setattr(progress.Progress, "show", interrupted_halfway)
     out = tmp_path / "out"
     settings = "--depth 2 --width 8 --seeds 1 --steps 20 --eval-every 5 --quiet".split()
     schemes = ["--schemes", "he_normal", "normal(1e30)", "--learning-rates", "0.1"]

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from jaxinit.compare import read_runs
-from jaxinit.compare.store import store
+from jaxinit.compare.store import folder
 
 # Checkpoints after every segment, as hours of training would have them.
 CODE = (
@@ -74,7 +74,7 @@ def test_two_processes_make_what_one_makes(tmp_path):
     same(rows(tmp_path / "pair"), rows(tmp_path / "alone"))
     assert "no scheme reaches" in pair[0][1]
     assert "scheme" not in pair[1][1]  # one speaks
-    assert store.read_settings(tmp_path / "pair")["device"] == "2 x cpu"
+    assert folder.read_settings(tmp_path / "pair").device == "2 x cpu"
     names = {path.name for path in (tmp_path / "pair").iterdir()}
     assert names >= {"sweep.json", "runs", "report.html"} and "checkpoints" not in names
 
@@ -89,8 +89,8 @@ def test_a_process_that_dies_ends_the_others_and_loses_nothing(tmp_path):
     status, _, err = ended(first)
     second.communicate()
     assert status == 1 and "another process of this sweep is gone" in err
-    assert store.read_settings(out)["steps"] == 50_000
-    assert not store.finished(out)
+    assert folder.read_settings(out).steps == 50_000
+    assert not folder.finished(out)
     from jaxinit.compare.sweep.checkpoints import Checkpoints
 
     (unfinished,) = Checkpoints(out).found()

@@ -13,7 +13,8 @@ from flax import nnx
 
 from jaxinit.compare import Config, Hparams, make_task
 from jaxinit.compare.train import strategy as choice
-from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import diverged, make_trainer, source_of
 
 RNG = np.random.default_rng(0)

@@ -161,15 +161,15 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
     rows = result.runs.to_pylist()
     assert all(row["steps_to_target"] is not None for row in rows[:2])
     for row in rows[:2]:
-        curve = row["valid_accuracy"]
-        assert row["best_valid_accuracy"] == min(curve) <= 0.6 < curve[0]
+        curve = row["valid_metric"]
+        assert row["best_valid_metric"] == min(curve) <= 0.6 < curve[0]
     best, worst = result.ranking()
     assert best.scheme == "he_normal()" and best.reached == 2
-    assert worst.final_valid_accuracy.median == np.inf  # none, and not the best: 0
+    assert worst.final_valid_metric.median == np.inf  # none, and not the best: 0
     printed = capsys.readouterr().out
     assert "validation loss <= 0.6" in printed and "60%" not in printed
     settings = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert (settings["metric_name"], settings["direction"]) == ("loss", "min")
+    assert (settings.metric_name, settings.direction) == ("loss", "min")
     panels = result.plot_curves()
     assert [axes.get_ylabel() for axes in panels] == [
         "training loss",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxinit.trace import Layer, kernels, layers
@@ -711,9 +712,10 @@ def test_calls(name):
     assert (layer.kind, roles(layer), layer.fan_in) == ("dense", "io", 6), layer
 
 
-def test_shard_map_counts_the_whole_axis():
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_shard_map_counts_the_whole_axis(kind):
     # One device is enough for a trace: an abstract mesh has no devices at all.
-    mesh = jax.sharding.AbstractMesh((4,), ("d",))
+    mesh = jax.sharding.AbstractMesh((4,), ("d",), (kind,))
 
     def row(w, x):
         return lax.psum(x @ w, "d")
@@ -731,7 +733,13 @@ def test_shard_map_counts_the_whole_axis():
         apply = jax.shard_map(
             inner, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False
         )
-        layer = only(apply, shaped(8, 16), shaped(4, 8))
+        # Over Explicit axes an operand must come in the sharding that is asked for.
+        operands = [
+            jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+            for shape, spec in zip([(8, 16), (4, 8)], specs, strict=True)
+        ]
+        with jax.sharding.use_abstract_mesh(mesh):
+            layer = only(apply, *operands)
         assert (roles(layer), layer.fan_in, layer.fan_out) == ("io", 8, 16)
 
 

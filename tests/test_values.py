@@ -225,7 +225,7 @@ def test_parameters_of_unknown_type_or_keywords_say_so():
 
 def test_a_shape_in_the_place_of_the_key_is_told(key):
     for init in (ji.he_normal(), ji.zeros, ji.constant(2)):
-        with pytest.raises(TypeError, match="as Haiku and Keras pass it"):
+        with pytest.raises(TypeError, match="is a shape. Haiku and Keras"):
             init((2, 3), jnp.float32)
 
 

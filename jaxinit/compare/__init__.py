@@ -11,14 +11,16 @@ if _missing:
         name=_missing[0],
     )
 
+from jaxinit._models import Model as Model  # noqa: E402
+from jaxinit._models import as_model as as_model  # noqa: E402
 from jaxinit.compare.machine import use_all_cores as use_all_cores  # noqa: E402
 from jaxinit.compare.report.result import Result as Result  # noqa: E402
 from jaxinit.compare.report.result import load_result as load_result  # noqa: E402
-from jaxinit.compare.report.study import Results as Results  # noqa: E402
+from jaxinit.compare.report.study import Study as Study  # noqa: E402
 from jaxinit.compare.report.study import load_results as load_results  # noqa: E402
 from jaxinit.compare.stats.summary import SchemeSummary as SchemeSummary  # noqa: E402
-from jaxinit.compare.store.store import read_runs as read_runs  # noqa: E402
-from jaxinit.compare.sweep.sweep import compare as compare  # noqa: E402
+from jaxinit.compare.store.folder import read_runs as read_runs  # noqa: E402
+from jaxinit.compare.sweep.compare import compare as compare  # noqa: E402
 from jaxinit.compare.task.builtin import autoencoder as autoencoder  # noqa: E402
 from jaxinit.compare.task.builtin import data_task as data_task  # noqa: E402
 from jaxinit.compare.task.builtin import digits_cnn as digits_cnn  # noqa: E402
@@ -30,8 +32,6 @@ from jaxinit.compare.task.builtin import mnist1d_mlp as mnist1d_mlp  # noqa: E40
 from jaxinit.compare.task.builtin import parse_task as parse_task  # noqa: E402
 from jaxinit.compare.task.builtin import regression_mlp as regression_mlp  # noqa: E402
 from jaxinit.compare.task.builtin import text_transformer as text_transformer  # noqa: E402
-from jaxinit.compare.task.models import Model as Model  # noqa: E402
-from jaxinit.compare.task.models import as_model as as_model  # noqa: E402
 from jaxinit.compare.task.task import Task as Task  # noqa: E402
 from jaxinit.compare.task.task import make_task as make_task  # noqa: E402
 from jaxinit.compare.train.trainer import Config as Config  # noqa: E402

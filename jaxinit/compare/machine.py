@@ -1,8 +1,9 @@
-"""The devices of this machine."""
+"""This machine: its devices, their memory, the user's cache."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 
 import jax
 
@@ -37,3 +38,9 @@ def _free_on_host() -> int:
         return 1024 * int(found["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def cache_folder() -> pathlib.Path:
+    """The user's folder for what may be lost: compiled programs, choices."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "jaxinit"

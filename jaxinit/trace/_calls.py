@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import JaxprEqn
+
+from jaxinit import _compat
+from jaxinit._compat import body
 
 from . import _view
 from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
@@ -13,28 +16,9 @@ from ._view import View
 from ._walk import Trace, rule
 
 
-def body(inner: ClosedJaxpr | Jaxpr) -> Jaxpr:
-    """The jaxpr; its constants are not parameters, so nothing is lost."""
-    return inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-
-
-CALLS = (
-    "custom_jvp_call custom_vjp_call closed_call call remat2 remat_opt composite "
-    "custom_vmap_call linear_call compute_on xla_metadata_call"
-).split()
-"""Primitives that only call a program."""
-
-_INNER = ("jaxpr", "call_jaxpr", "fwd_jaxpr", "call", "callee")
-
-
-def called(eqn: JaxprEqn) -> ClosedJaxpr | Jaxpr:
-    """The program that an equation calls."""
-    return next(eqn.params[name] for name in _INNER if name in eqn.params)
-
-
-@rule(*CALLS)
+@rule(*(name for name in _compat.CALLS if name != "jit"))
 def _call(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    return trace.run(body(called(eqn)), values)
+    return trace.run(body(_compat.called(eqn)), values)
 
 
 @rule("jit")
@@ -44,12 +28,12 @@ def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     if not data:
         return [CONST] * len(eqn.outvars)
     if name is None or len(data) != 1 or len(eqn.outvars) != 1:
-        return trace.run(body(eqn.params["jaxpr"]), values)
+        return _call(trace, eqn, *values)
     if data[0].is_param:
         # A function of each entry, such as the softplus of a scale.
         if name in ENTRYWISE:
             return [data[0]]
-        return trace.run(body(eqn.params["jaxpr"]), values)
+        return _call(trace, eqn, *values)
     info = trace.settle(data[0]).info
     assert info is not None
     if name in OVER_AXIS:
@@ -91,7 +75,7 @@ def _join(trace: Trace, values: Sequence[Value], number: int) -> Value:
 def _cond(trace: Trace, eqn: JaxprEqn, index: Value, *values: Value) -> list[Value]:
     values = tuple(_settle_active(trace, values))
     results: list[list[Value]] = []
-    for number, branch in enumerate(eqn.params["branches"]):
+    for number, branch in enumerate(_compat.branches(eqn)):
         outer = trace.inside(number)
         results.append(trace.run(body(branch), values))
         trace.site = outer
@@ -139,8 +123,8 @@ def _fixed_point(
 
 @rule("scan")
 def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    turn = body(eqn.params["jaxpr"])
-    n_consts, n_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    inner, n_consts, n_carry, length, _ = _compat.scan(eqn)
+    turn = body(inner)
     active = _settle_active(trace, values)
     consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
 
@@ -157,7 +141,6 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     outs = trace.run(turn, [*consts, *current, *slices])
     # A carry that no turn changes leaves as it came; the others hold the last turn's.
     results = _settle_active(trace, outs)
-    length = eqn.params["length"]
 
     def stack(view: View) -> View:
         return view if view.reason else _view.insert(view, 0, length)
@@ -171,20 +154,19 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 
 @rule("while")
 def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    turn, test = body(eqn.params["body_jaxpr"]), body(eqn.params["cond_jaxpr"])
-    n_test, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    test, turn, n_test, n_body = _compat.while_loop(eqn)
     active = _settle_active(trace, values)
     test_consts, body_consts = active[:n_test], active[n_test : n_test + n_body]
 
     def step(current: Sequence[Value]) -> list[Value]:
-        return trace.run(turn, [*body_consts, *current])
+        return trace.run(body(turn), [*body_consts, *current])
 
     outer = trace.inside(0)
     current = _fixed_point(trace, active[n_test + n_body :], step)
     outs = _settle_active(trace, step(current))
     trace.site = outer
     outer = trace.inside(1)
-    trace.run(test, [*test_consts, *current])
+    trace.run(body(test), [*test_consts, *current])
     trace.site = outer
     pairs = zip(current, outs, strict=True)
     return [_join(trace, pair, k) for k, pair in enumerate(pairs)]
@@ -192,14 +174,14 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 
 @rule("shard_map")
 def _shard_map(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    sizes = dict(eqn.params["mesh"].shape)
+    program, sizes, in_specs = _compat.shard_map(eqn)
     inner: list[Value] = []
-    for value, spec in zip(values, eqn.params["in_specs"], strict=True):
+    for value, spec in zip(values, in_specs, strict=True):
         names = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
         counts = [math.prod(sizes.get(n, 1) for n in entry if n) for entry in names]
         views = (_view.share(view, counts) for view in value.views)
         inner.append(value._replace(views=tuple(views)))
-    outs = trace.run(body(eqn.params["jaxpr"]), inner)
+    outs = trace.run(body(program), inner)
     return _settle_active(trace, outs)
 
 

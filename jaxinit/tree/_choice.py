@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from jaxinit import meanfield
 from jaxinit._initializer import Initializer
 from jaxinit.initializers import scaled
@@ -81,6 +84,7 @@ def _choice(
         return Choice(layer, None, rule)
     if gain == "auto" and layer.kind in KERNELS:
         init = with_activation(init, layer.activation_before)
+    _check_dtype(layer, init)
     fans = None
     if init.needs_fan and layer.kind not in (*KERNELS, "embedding"):
         kernel = next(
@@ -94,6 +98,18 @@ def _choice(
             )
         fans = (kernel.fan_in, kernel.fan_out)
     return Choice(layer, init, rule, fans)
+
+
+def _check_dtype(layer: Layer, init: Initializer) -> None:
+    """Raise if the leaf is of integers, or of keys, that the scheme cannot draw."""
+    is_key = jnp.issubdtype(layer.dtype, jax.dtypes.prng_key)
+    inexact = jnp.issubdtype(layer.dtype, jnp.inexact)
+    if is_key or (init.inexact and not inexact):
+        raise ValueError(
+            f"reinit: {layer.path} of dtype {layer.dtype} cannot be drawn by {init!r}; "
+            f"keep it by rules that begin with ({layer.path!r}, None), or make it "
+            "float32."
+        )
 
 
 def with_activation(init: Initializer, activation: str | None) -> Initializer:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxinit._types import is_array
 from jaxinit.trace import Layer, layers
 from jaxinit.tree._leaves import Leaf
 
@@ -27,7 +28,7 @@ def layers_of(
     raw = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, leaf in arrays
-        if hasattr(leaf, "dtype")
+        if is_array(leaf)
     ]
     clean = dict(zip(raw, (leaf.path for leaf in leaves), strict=True))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias
 
 from jaxinit import _text
 from jaxinit._canonical import As
@@ -138,8 +138,8 @@ def as_scheme(scheme: SchemeLike) -> Scheme:
     """
     if isinstance(scheme, str):
         scheme = _text.read(scheme)
-    if hasattr(scheme, "choose"):
-        return cast(Scheme, scheme)
+    if isinstance(scheme, Scheme):
+        return scheme
     if isinstance(scheme, (list, tuple)):
         return rules(scheme)
     raise TypeError(

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import (
+    Any,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
 from jaxinit._initializer import Initializer
 from jaxinit._types import Array, Key
@@ -17,6 +25,7 @@ Assign: TypeAlias = Callable[[Structure], Mapping[str, Initializer | None]]
 Finish: TypeAlias = Callable[[Key, Mapping[str, Array], Structure], Mapping[str, Array]]
 
 
+@runtime_checkable
 class Scheme(Protocol):
     """What draws a whole model: an initializer, a rule list, a tree scheme, muP.
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.store.sweep import Sweep
 
 FINALS = (
     "final_train_loss",
     "final_valid_loss",
-    "final_valid_accuracy",
-    "best_valid_accuracy",
+    "final_valid_metric",
+    "best_valid_metric",
 )
-CURVES = ("train_loss", "valid_loss", "valid_accuracy")
+CURVES = ("train_loss", "valid_loss", "valid_metric")
 
 
 def to_pandas(runs: pa.Table) -> Any:
-    """A `pandas.DataFrame`, a row a run; curves are arrays in its cells.
+    """A `pandas.DataFrame`, a row for each run; curves are arrays in its cells.
 
     Raises:
         ModuleNotFoundError: pandas is not installed.
@@ -32,7 +31,7 @@ def to_pandas(runs: pa.Table) -> Any:
 
 
 def to_polars(runs: pa.Table) -> Any:
-    """A `polars.DataFrame`, a row a run; curves are lists in its cells.
+    """A `polars.DataFrame`, a row for each run; curves are lists in its cells.
 
     Raises:
         ModuleNotFoundError: polars is not installed.
@@ -40,7 +39,7 @@ def to_polars(runs: pa.Table) -> Any:
     return _library("polars").from_arrow(runs)
 
 
-def to_xarray(runs: pa.Table, settings: Mapping[str, Any]) -> Any:
+def to_xarray(sweep: Sweep) -> Any:
     """An `xarray.Dataset` with dimensions scheme, learning_rate, seed and step.
 
     Variables over all four are the curves; over the first three `steps_to_target`
@@ -48,14 +47,14 @@ def to_xarray(runs: pa.Table, settings: Mapping[str, Any]) -> Any:
     not diverged. The attributes are the settings that are numbers or texts.
 
     Args:
-        runs: a row a run, of one task; the columns are those of `store.SCHEMA`.
-        settings: of the sweep.
+        sweep: over one task.
 
     Raises:
         ModuleNotFoundError: xarray is not installed.
     """
     xarray = _library("xarray")
-    rows = runs.to_pylist()
+    settings = sweep.settings.to_json()
+    rows = sweep.runs.to_pylist()
     axes = {
         "scheme": list(dict.fromkeys(row["scheme"] for row in rows)),
         "learning_rate": sorted({row["learning_rate"] for row in rows}),
@@ -64,7 +63,7 @@ def to_xarray(runs: pa.Table, settings: Mapping[str, Any]) -> Any:
     }
     names, shape = list(axes), tuple(map(len, axes.values()))
     place = {name: {v: i for i, v in enumerate(axis)} for name, axis in axes.items()}
-    steps = stats.finite_column(runs, "steps_to_target", math.inf)
+    steps = sweep.column("steps_to_target")
     curves = {name: np.full(shape, np.nan) for name in CURVES}
     finals = {name: np.full(shape[:3], np.nan) for name in ("steps_to_target", *FINALS)}
     diverged = np.zeros(shape[:3], bool)
@@ -86,7 +85,11 @@ def to_xarray(runs: pa.Table, settings: Mapping[str, Any]) -> Any:
             "diverged": (names[:3], diverged),
         },
         coords=axes,
-        attrs={k: v for k, v in settings.items() if isinstance(v, (str, int, float))},
+        attrs={
+            name: int(value) if isinstance(value, bool) else value  # as netCDF needs
+            for name, value in settings.items()
+            if isinstance(value, (str, int, float))
+        },
     )
 
 

@@ -6,105 +6,114 @@ import html
 import importlib.resources
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
 from matplotlib.axes import Axes
 
-from jaxinit.compare.report import figures, protocol, style, svg, table
-from jaxinit.compare.stats import summary as stats
-from jaxinit.compare.stats.verdict import Row, Verdict, judge, ranking
-from jaxinit.compare.train import signal
+from jaxinit.compare.report import (
+    figures,
+    protocol,
+    signal_figure,
+    style,
+    svg,
+    table,
+    words,
+)
+from jaxinit.compare.stats import across_tasks
+from jaxinit.compare.stats.verdict import Row, Verdict, judge
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import Sweep
 
 
-class Sweep(NamedTuple):
-    """What a page shows of a sweep.
+class Part(NamedTuple):
+    """A sweep on a page.
 
     Attributes:
-        runs: a row a run, of one task; the columns are those of `store.SCHEMA`.
-        settings: as in `sweep.json`.
-        seconds: it took; NaN where that is not known.
+        sweep: over one task.
         verdict: each scheme at its best rate.
-        targets: verdicts at other targets, if any.
-        signals: of the layers at step 0, by scheme, where they are known.
+        targets: verdicts at further targets.
     """
 
-    runs: pa.Table
-    settings: Mapping[str, Any]
-    seconds: float
+    sweep: Sweep
     verdict: Verdict
     targets: Mapping[float, Verdict] = {}
-    signals: signal.Signals = {}
 
 
-def page(
-    sweeps: Sequence[Sweep],
-    profile: Axes | None = None,
-    sentence: str = "",
-    standings: Sequence[Mapping[str, table.Cell]] = (),
-    caption: str = "",
-) -> str:
-    """The page.
-
-    Args:
-        sweeps: one, or several over different tasks.
-        profile: over the tasks, where there are several.
-        sentence: what the profile says.
-        standings: rows of the schemes over all tasks.
-        caption: what stands below them.
+def page(part: Part) -> str:
+    """The page of one sweep.
 
     Returns:
         HTML with its style, its script and its figures in it.
     """
-    several = len(sweeps) > 1
-    title = (
-        f"Which start is faster over {len(sweeps)} tasks"
-        if several
-        else f"Which start is faster on {sweeps[0].settings['task']}"
+    settings = part.sweep.settings
+    title = f"Which initialization is faster on {settings.task}"
+    body = [f"<h1>{_(title)}</h1>", *_section(part, "s0")]
+    return _document(title, [*body, *_citations(settings.schemes)])
+
+
+def page_of_tasks(
+    parts: Sequence[Part],
+    profile: Axes,
+    sentence: str,
+    standings: Sequence[across_tasks.Standing],
+) -> str:
+    """The page of several sweeps over different tasks.
+
+    Args:
+        parts: the sweeps.
+        profile: the performance profile over the tasks.
+        sentence: what the profile says.
+        standings: the schemes over all tasks.
+
+    Returns:
+        HTML as `page` gives it.
+    """
+    title = f"Which initialization is faster over {len(parts)} tasks"
+    schemes = list(
+        dict.fromkeys(name for each in parts for name in each.sweep.settings.schemes)
     )
-    parts = [f"<h1>{_(title)}</h1>"]
-    if profile is not None:
-        parts.append(f'<p class="verdict">{_(sentence)}</p>')
-        listed = [scheme for each in sweeps for scheme in each.settings["schemes"]]
-        parts.append(_sortable(standings, list(dict.fromkeys(listed)), caption))
-        says = "The share of tasks on which a scheme is within a factor of the best."
-        parts.append(_figures({"Performance profile": (profile, says)}, "all"))
-    for i, sweep in enumerate(sweeps):
-        if several:
-            parts.append(f"<h2>{_(sweep.settings['task'])}</h2>")
-        parts += _section(sweep, f"s{i}")
-    schemes = dict.fromkeys(s for each in sweeps for s in each.settings["schemes"])
-    parts += _citations(list(schemes))
-    return _document(title, "\n".join(parts))
+    says = "The share of tasks on which a scheme is within a factor of the best."
+    caption = words.over_tasks(standings, len(parts))
+    body = [
+        f"<h1>{_(title)}</h1>",
+        f'<p class="verdict">{_(sentence)}</p>',
+        _sortable(table.standing_cells(standings), schemes, caption),
+        _figures({"Performance profile": (profile, says)}, "all"),
+    ]
+    for i, part in enumerate(parts):
+        body.append(f"<h2>{_(part.sweep.settings.task)}</h2>")
+        body += _section(part, f"s{i}")
+    return _document(title, [*body, *_citations(schemes)])
 
 
-def fragment(verdict: Verdict, settings: Mapping[str, Any]) -> str:
+def fragment(verdict: Verdict, settings: Settings) -> str:
     """The table and the verdict, for a notebook."""
-    return f"{_table(verdict, settings)}<p>{_(verdict.sentence)}</p>"
+    sentence = words.sentence(verdict, settings)
+    return f"{_table(verdict, settings)}<p>{_(sentence)}</p>"
 
 
-def _section(sweep: Sweep, prefix: str) -> list[str]:
+def _section(part: Part, prefix: str) -> list[str]:
     """Everything on one sweep but whom to cite."""
-    runs, settings, verdict = sweep.runs, sweep.settings, sweep.verdict
-    notes = "".join(f"<li>{_(note)}</li>" for note in verdict.notes)
-    command = protocol.rerun(settings)
+    sweep, verdict, settings = part.sweep, part.verdict, part.sweep.settings
+    notes = "".join(f"<li>{_(note)}</li>" for note in words.notes(verdict, settings))
+    command = protocol.command(settings)
     again = (
         f"<pre><code>{_(command)}</code></pre>"
         if command
         else "<p>Task or schemes are a program's own: run that program again.</p>"
     )
-    paragraphs = protocol.words(settings, runs)
+    drawn = _drawn(sweep, verdict) | _signals(sweep)
     return [
-        f'<p class="verdict">{_(verdict.sentence)}</p>',
+        f'<p class="verdict">{_(words.sentence(verdict, settings))}</p>',
         f'<ul class="notes">{notes}</ul>',
         _table(verdict, settings),
-        _targets(sweep),
+        _targets(part),
         "<h2>Figures</h2>",
-        _figures(_drawn(runs, settings) | _signals(sweep.signals), prefix),
+        _figures(drawn, prefix),
         _more(verdict, settings),
-        _fixed(runs, settings, verdict),
+        _fixed(sweep, verdict),
         "<h2>Protocol</h2>",
-        *(f"<p>{_(text)}</p>" for text in paragraphs),
+        *(f"<p>{_(text)}</p>" for text in protocol.paragraphs(sweep)),
         "<h2>Settings</h2>",
         _settings(sweep),
         "<h2>Run it again</h2>",
@@ -112,58 +121,57 @@ def _section(sweep: Sweep, prefix: str) -> list[str]:
     ]
 
 
-def _drawn(runs: pa.Table, settings: Mapping[str, Any]) -> dict[str, tuple[Axes, str]]:
+def _drawn(sweep: Sweep, verdict: Verdict) -> dict[str, tuple[Axes, str]]:
     """Title to axes and caption."""
-    found = ranking(runs, settings)
-    given = (runs, settings, found)
+    metric = sweep.settings.metric_name
     target = "Dashed: the target."
     curves = {
-        f"Validation {settings['metric_name']}": ("valid_accuracy", target),
+        f"Validation {metric}": ("valid_metric", target),
         "Training loss": (
             "train_loss",
             "A line ends where over half of the seeds diverged.",
         ),
         "Validation loss": ("valid_loss", ""),
     }
-    if settings["metric_name"] == "loss":  # once, with its target
-        curves["Validation loss"] = ("valid_accuracy", target)
+    if metric == "loss":  # once, with its target
+        curves["Validation loss"] = ("valid_metric", target)
     band = "Medians and quartiles over seeds, each scheme at its best rate."
     return {
         **{
             title: (
-                figures.curves(*given, columns=[column], medium="page")[0],
+                figures.curves(sweep, verdict, [column], medium="page")[0],
                 f"{band} {more}",
             )
             for title, (column, more) in curves.items()
         },
         "Steps to target": (
-            figures.survival(*given, medium="page"),
+            figures.survival(sweep, verdict, medium="page"),
             "The share of runs not yet at the target (Kaplan-Meier), with pointwise "
             "95 % intervals. Lines that coincide are drawn side by side.",
         ),
         "Learning rates": (
-            figures.learning_rates(*given, medium="page"),
+            figures.learning_rates(sweep, verdict, medium="page"),
             "Final training loss at each rate, median and quartiles; a ring is the "
             "rate that the table takes.",
         ),
         "Scheme x learning rate": (
-            figures.heat_map(*given),
+            figures.heat_map(sweep, verdict),
             "Dark is fast. Grey: the median run missed the target, or diverged (div.).",
         ),
     }
 
 
-def _signals(signals: signal.Signals) -> dict[str, tuple[Axes, str]]:
+def _signals(sweep: Sweep) -> dict[str, tuple[Axes, str]]:
     """The same of the signals at step 0, none where they are not known."""
     return {
         f"At step 0, {way}": (
-            signal.plot(signals, ways=[way], medium="page")[0],
-            f"Root mean square of {says}, of seed 0, on the first examples for "
-            "training: where a line falls or rises, a start lets the signal vanish or "
-            "explode.",
+            signal_figure.plot(sweep.signals, ways=[way], medium="page")[0],
+            f"Root mean square of {says}, of seed 0, on the first training examples. A "
+            "line that falls is a signal that vanishes with depth; one that rises is a "
+            "signal that explodes.",
         )
-        for way, says in signal.WAYS.items()
-        if any(signals.values())
+        for way, says in signal_figure.WAYS.items()
+        if any(sweep.signals.values())
     }
 
 
@@ -180,15 +188,15 @@ def _figures(drawn: Mapping[str, tuple[Axes, str]], prefix: str) -> str:
     return f'<div class="figures">{"".join(parts)}</div>'
 
 
-def _targets(sweep: Sweep) -> str:
+def _targets(part: Part) -> str:
     """Steps and ratios at several targets."""
-    if not sweep.targets:
+    if not part.targets:
         return ""
-    order = [row.summary.scheme for row in sweep.verdict.rows]
-    rows = table.target_cells(sweep.targets, order, sweep.settings)
-    what = f"Several targets of validation {sweep.settings['metric_name']}"
-    caption = table.targets_caption(sweep.targets)
-    return f"<h2>{_(what)}</h2>{_sortable(rows, sweep.settings['schemes'], caption)}"
+    settings = part.sweep.settings
+    rows = table.target_cells(part.targets, part.verdict.order, settings)
+    what = f"Several targets of validation {settings.metric_name}"
+    caption = table.targets_caption(part.targets)
+    return f"<h2>{_(what)}</h2>{_sortable(rows, settings.schemes, caption)}"
 
 
 def _sortable(
@@ -220,47 +228,48 @@ def _sortable(
     )
 
 
-def _table(verdict: Verdict, settings: Mapping[str, Any]) -> str:
-    rows = [_cells(row, verdict, settings) for row in verdict.rows]
+def _table(verdict: Verdict, settings: Settings) -> str:
     baseline = (
         "" if verdict.baseline is None else f"x faster: than {verdict.baseline}. "
     )
     caption = (
-        f"Steps: median and quartiles over seeds, a miss >{settings['steps']}. "
+        f"Steps: median and quartiles over seeds, a miss >{settings.steps}. "
         f"{table.TIME if table.timed(verdict) else ''}{baseline}Shown: against it, at "
         "5 % over all pairs. Hits: runs that reached the target. Diverged: at all "
         "rates. In brackets, 95 % intervals, or quartiles. * at the edge of the grid."
     )
-    return _sortable(rows, settings["schemes"], caption)
+    return _sortable(_cells(verdict, settings), settings.schemes, caption)
 
 
-def _more(verdict: Verdict, settings: Mapping[str, Any]) -> str:
+def _cells(verdict: Verdict, settings: Settings) -> list[dict[str, table.Cell]]:
+    """The terminal's cells, and those for which there is room here."""
+    rows = []
+    for row, cells in zip(verdict.rows, table.cells(verdict, settings), strict=True):
+        last = cells.pop("div.")
+        reached, seeds = row.summary.reached, row.summary.seeds
+        shown = row.against or ("" if row.ratio is None else "no")
+        rows.append(
+            {
+                **cells,
+                "shown": table.Cell(shown, shown),
+                "hits": table.Cell(f"{reached}/{seeds}", reached / seeds),
+                "diverged": last,
+            }
+        )
+    return rows
+
+
+def _more(verdict: Verdict, settings: Settings) -> str:
     """Further measures of the schemes, for those who look closer."""
     caption = (
         "Mean: steps within the budget, a miss counted as all of it. Log-rank: p "
         "against the baseline, seeds not paired. Area: under the curve of validation "
-        f"{settings['metric_name']}, by its length, median over seeds. Works: the "
+        f"{settings.metric_name}, divided by its length, median over seeds. Works: the "
         "rates around the best within twice its steps. Diverged: at its rate, with 95 "
         "% intervals."
     )
     rows = [_more_cells(row) for row in verdict.rows]
-    return f"<h2>Further measures</h2>{_sortable(rows, settings['schemes'], caption)}"
-
-
-def _cells(
-    row: Row, verdict: Verdict, settings: Mapping[str, Any]
-) -> dict[str, table.Cell]:
-    """The terminal's cells, and those for which there is room here."""
-    cells = table.cells(row, verdict, settings)
-    last = cells.pop("div.")
-    reached, seeds = row.summary.reached, row.summary.seeds
-    standing = row.standing or ("" if row.ratio is None else "no")
-    return {
-        **cells,
-        "shown": table.Cell(standing, standing),
-        "hits": table.Cell(f"{reached}/{seeds}", reached / seeds),
-        "diverged": last,
-    }
+    return f"<h2>Further measures</h2>{_sortable(rows, settings.schemes, caption)}"
 
 
 def _more_cells(row: Row) -> dict[str, table.Cell]:
@@ -294,40 +303,45 @@ def _cell(column: str, cell: table.Cell) -> str:
     return f'{_(text)} <span class="more">{_(more)}</span>'
 
 
-def _fixed(runs: pa.Table, settings: Mapping[str, Any], verdict: Verdict) -> str:
+def _fixed(sweep: Sweep, verdict: Verdict) -> str:
     """The other view: all schemes at each rate that all of them ran at."""
-    missing = {rate for rates in stats.missing_rates(runs).values() for rate in rates}
-    rates = sorted(set(runs["learning_rate"].to_pylist()) - missing)
+    missing = {rate for rates in verdict.missing.values() for rate in rates}
+    rates = sorted(set(sweep.learning_rates) - missing)
     if len(rates) < 2:
         return ""
     parts = []
     for rate in rates:
-        seen = judge(runs, settings, verdict.baseline, rate)
+        seen = judge(sweep, verdict.baseline, rate)
         parts.append(
             f"<details><summary>Learning rate {rate:g}</summary>"
-            f"<p>{_(seen.sentence)}</p>{_table(seen, settings)}</details>"
+            f"<p>{_(words.sentence(seen, sweep.settings))}</p>"
+            f"{_table(seen, sweep.settings)}</details>"
         )
     return (
         "<h2>The other view: one fixed rate for all</h2>"
-        '<p class="soft">What happens when the start alone is exchanged in a given '
-        "recipe. It favours the schemes that the rate happens to suit.</p>"
+        '<p class="soft">What happens when the initialization alone is exchanged in a '
+        "given recipe. It favours the schemes that the rate happens to suit.</p>"
         + "".join(parts)
     )
 
 
 def _settings(sweep: Sweep) -> str:
-    settings = dict(sweep.settings)
-    versions = settings.pop("versions", {})
-    items = {name.replace("_", " "): _plain(each) for name, each in settings.items()}
+    settings = sweep.settings.to_json()
+    versions = settings.pop("versions")
+    items = {
+        name.replace("_", " "): _plain(each)
+        for name, each in settings.items()
+        if each not in (None, ())
+    }
     items["versions"] = ", ".join(f"{name} {each}" for name, each in versions.items())
-    if sweep.seconds == sweep.seconds:
+    if math.isfinite(sweep.seconds):
         items["wall clock"] = f"{sweep.seconds:.1f} s, compilation included"
     listed = "".join(f"<dt>{_(k)}</dt><dd>{_(v)}</dd>" for k, v in items.items())
     return f"<dl>{listed}</dl>"
 
 
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _citations(schemes: Sequence[str]) -> list[str]:
@@ -341,14 +355,14 @@ def _citations(schemes: Sequence[str]) -> list[str]:
     return ["<h2>Cite the schemes</h2>", *parts]
 
 
-def _document(title: str, body: str) -> str:
-    css, script = _file("page.css"), _file("page.js")
+def _document(title: str, body: Sequence[str]) -> str:
+    css, script, text = _file("page.css"), _file("page.js"), "\n".join(body)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>{_(title)}</title><style>{css}</style></head>\n"
-        f"<body>{body}\n<script>{script}</script></body></html>\n"
+        f"<body>{text}\n<script>{script}</script></body></html>\n"
     )
 
 

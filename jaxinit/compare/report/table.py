@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import rich.box
 import rich.console
 import rich.markup
 import rich.table
 
-from jaxinit.compare.stats.summary import Quartiles
-from jaxinit.compare.stats.verdict import Row, Verdict, duration, number
+from jaxinit.compare.report import words
+from jaxinit.compare.stats.across_tasks import Estimate, Standing
+from jaxinit.compare.stats.measures import Quartiles
+from jaxinit.compare.stats.verdict import Row, Verdict
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import Sweep
 
-TIME = "Time: to the target on that machine, the drawing of the start included. "
+TIME = "Time: to the target on that device, drawing the initialization included. "
 """What stands below a table with times."""
 
 
-Rows: TypeAlias = Sequence[Mapping[str, str]]
+Texts: TypeAlias = Sequence[Mapping[str, str]]
 
 
 class Cell(NamedTuple):
@@ -32,27 +36,22 @@ class Cell(NamedTuple):
     value: float | str
 
 
-def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, Cell]:
-    """A row's cells by the names of their columns.
+def cells(verdict: Verdict, settings: Settings) -> list[dict[str, Cell]]:
+    """The verdict's rows as cells by the names of their columns, from left to right.
 
     Steps are the median and the quartiles over seeds; a miss is `>budget`. Seconds
     have a column where the sweep knows them.
-
-    Args:
-        row: a row of `verdict`.
-        verdict: the sweep's.
-        settings: the sweep's.
-
-    Returns:
-        Column to cell, from left to right.
     """
-    scheme, budget = row.summary, settings["steps"]
+    return [_cells(row, verdict, settings) for row in verdict.rows]
+
+
+def _cells(row: Row, verdict: Verdict, settings: Settings) -> dict[str, Cell]:
+    scheme = row.summary
     dead = not math.isfinite(scheme.final_train_loss.median)
-    metric = scheme.final_valid_accuracy.median
-    form = ".1%" if percent(settings) else ".4g"
+    metric = scheme.final_valid_metric.median
+    form = ".1%" if settings.is_accuracy else ".4g"
     loss = scheme.final_train_loss.median
-    falls = settings["direction"] == "min"
-    bad = math.inf if falls else -math.inf
+    bad = math.inf if settings.direction == "min" else -math.inf
     return {
         "rank": _rank(row, verdict),
         "scheme": Cell(scheme.scheme, scheme.scheme),
@@ -60,7 +59,7 @@ def cells(row: Row, verdict: Verdict, settings: Mapping[str, Any]) -> dict[str, 
             "-" if dead else f"{scheme.learning_rate:g}{'*' * scheme.at_edge}",
             math.inf if dead else scheme.learning_rate,
         ),
-        "steps": Cell(_steps(row, budget), scheme.steps_to_target.median),
+        "steps": Cell(_steps(row, settings.steps), scheme.steps_to_target.median),
         **({"time": _time(scheme.seconds_to_target)} if timed(verdict) else {}),
         "x faster": _ratio(row, verdict),
         "loss": Cell("-" if dead else f"{loss:.3f}", math.inf if dead else loss),
@@ -76,80 +75,54 @@ def timed(verdict: Verdict) -> bool:
     return any(row.summary.seconds_to_target for row in verdict.rows)
 
 
-def percent(settings: Mapping[str, Any]) -> bool:
-    """Whether the metric is a fraction, written as a percentage."""
-    return settings["metric_name"] == "accuracy"
-
-
-def metric_name(settings: Mapping[str, Any]) -> str:
+def metric_name(settings: Settings) -> str:
     """The metric as the heading of a column."""
-    return "acc." if percent(settings) else f"valid. {settings['metric_name']}"
+    return "acc." if settings.is_accuracy else f"valid. {settings.metric_name}"
 
 
-def goal(settings: Mapping[str, Any]) -> str:
-    """The target in words."""
-    name, target = settings["metric_name"], settings["target"]
-    if percent(settings):
-        return f"{mark(settings, target)} validation accuracy"
-    sign = ">=" if settings["direction"] == "max" else "<="
-    return f"validation {name} {sign} {target:g}"
-
-
-def mark(settings: Mapping[str, Any], target: float) -> str:
-    """A target's number."""
-    return f"{100 * target:.4g}%" if percent(settings) else f"{target:g}"
-
-
-def table(
-    verdict: Verdict,
-    settings: Mapping[str, Any],
-    seconds: float,
-    runs: int,
-    width: int = 120,
-) -> rich.console.Group:
+def table(sweep: Sweep, verdict: Verdict, width: int = 120) -> rich.console.Group:
     """The table, the verdict's sentence and its notes, to print with rich.
 
     Args:
+        sweep: its runs.
         verdict: the sweep's.
-        settings: the sweep's.
-        seconds: it took; NaN where that is not known.
-        runs: how many there are.
         width: columns of the screen; where they are few, intervals have lines of their
             own.
     """
+    settings = sweep.settings
     view = (
-        f"at the best of {len(settings['learning_rates'])} learning rates (* at the "
+        f"at the best of {len(settings.learning_rates)} learning rates (* at the "
         "edge of the grid)"
         if verdict.learning_rate is None
         else f"at the learning rate {verdict.learning_rate:g}"
     )
     baseline = "no scheme" if verdict.baseline is None else verdict.baseline
-    took = f" in {seconds:.1f} s" if math.isfinite(seconds) else ""
-    nats = ", in nats" if settings["loss_name"] == "cross_entropy" else ""
+    took = f" in {sweep.seconds:.1f} s" if math.isfinite(sweep.seconds) else ""
+    nats = ", in nats" if settings.loss_name == "cross_entropy" else ""
     caption = (
-        f"{runs} runs{took} on {settings['device']}, {settings['seeds']} seeds. "
-        f"Medians {view}, steps with quartiles. x faster: than {baseline}, misses "
-        f"counted as {settings['steps']} steps; ranks and ratios with 95 % intervals. "
-        f"{TIME if timed(verdict) else ''}Loss: of training{nats}."
+        f"{sweep.runs.num_rows} runs{took} on {settings.device}, {settings.all_seeds} "
+        f"seeds. Medians {view}, steps with quartiles. x faster: than {baseline}, "
+        f"misses counted as {settings.steps} steps; ranks and ratios with 95 % "
+        f"intervals. {TIME if timed(verdict) else ''}Loss: of training{nats}."
     )
-    rows = [cells(row, verdict, settings) for row in verdict.rows]
-    texts = [{column: cell.text for column, cell in row.items()} for row in rows]
+    goal = words.goal(settings)
     result = grid(
-        texts,
+        texts(cells(verdict, settings)),
         width,
         title=rich.markup.escape(
-            f"{settings['task']}, {settings['optimizer']}:\nsteps to {goal(settings)}"
+            f"{settings.task}, {settings.optimizer}:\nsteps to {goal}"
         ),
         caption=rich.markup.escape(caption),
     )
-    below = ["", verdict.sentence, *verdict.notes]
+    notes = words.notes(verdict, settings)
+    below = ["", words.sentence(verdict, settings), *notes]
     return rich.console.Group(result, *map(rich.markup.escape, below))
 
 
 def targets(
     verdicts: Mapping[float, Verdict],
     order: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: Settings,
     width: int = 120,
 ) -> rich.console.Group:
     """Steps and ratios at several targets, to print with rich.
@@ -160,36 +133,39 @@ def targets(
         settings: the sweep's.
         width: columns of the screen.
     """
-    rows = target_cells(verdicts, order, settings)
+    rows = texts(target_cells(verdicts, order, settings))
     marks = [column for column in rows[0] if column != "scheme"]
     many = max(1, (width - max(12, *map(len, order))) // 16)
     several = [marks[at : at + many] for at in range(0, len(marks), many)]
     grids = [
-        grid([{k: row[k].text for k in ("scheme", *few)} for row in rows], width)
+        grid([{k: row[k] for k in ("scheme", *few)} for row in rows], width)
         for few in several
     ]
-    name = settings["metric_name"]
-    head = f"\nSteps to several targets of validation {name}, and x faster:"
+    head = (
+        f"\nSteps to several targets of validation {settings.metric_name}, and x "
+        "faster:"
+    )
     return rich.console.Group(
         rich.markup.escape(head), *grids, rich.markup.escape(targets_caption(verdicts))
     )
 
 
 def target_cells(
-    verdicts: Mapping[float, Verdict], order: Sequence[str], settings: Mapping[str, Any]
+    verdicts: Mapping[float, Verdict], order: Sequence[str], settings: Settings
 ) -> list[dict[str, Cell]]:
     """Rows of scheme and, for each target, its median steps and its ratio."""
 
     def cell(row: Row, seen: Verdict) -> Cell:
         median = row.summary.steps_to_target.median
-        steps = f"{median:.0f}" if math.isfinite(median) else f">{settings['steps']}"
+        steps = f"{median:.0f}" if math.isfinite(median) else f">{settings.steps}"
         ratio = _ratio(row, seen).text
         return Cell(steps if row.ratio is None else f"{steps} x{ratio}", median)
 
     found = {scheme: {"scheme": Cell(scheme, scheme)} for scheme in order}
     for target, seen in verdicts.items():
         for row in seen.rows:
-            found[row.summary.scheme][mark(settings, target)] = cell(row, seen)
+            place = words.as_metric(settings, target)
+            found[row.summary.scheme][place] = cell(row, seen)
     return list(found.values())
 
 
@@ -205,17 +181,36 @@ def targets_caption(verdicts: Mapping[float, Verdict]) -> str:
     )
 
 
-def grid(texts: Rows, width: int, **titles: str) -> rich.table.Table:
+def standing_cells(standings: Sequence[Standing]) -> list[dict[str, Cell]]:
+    """The schemes over several tasks as rows of a table, column to cell."""
+    return [
+        {
+            "scheme": Cell(each.scheme, each.scheme),
+            "speed": Cell(_estimate(each.speed, words.number), each.speed.value),
+            "sooner": Cell("baseline", 0.5)
+            if each.sooner is None
+            else Cell(_estimate(each.sooner, "{:.0%}".format), each.sooner.value),
+        }
+        for each in standings
+    ]
+
+
+def texts(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, str]]:
+    """What one reads of rows of cells."""
+    return [{column: cell.text for column, cell in row.items()} for row in rows]
+
+
+def grid(rows: Texts, width: int, **titles: str) -> rich.table.Table:
     """Rows of texts as a table that fits the screen.
 
     Args:
-        texts: a row each, column to text; the column "scheme" is folded if need be.
+        rows: column to text; the column "scheme" is folded if need be.
         width: columns of the screen. Where they are few, brackets have lines of their
             own, then the loss stands above the metric.
         **titles: title and caption, as rich takes them.
     """
-    longest = max(len(row["scheme"]) for row in texts)
-    layouts = _layouts(texts)
+    longest = max(len(row["scheme"]) for row in rows)
+    layouts = _layouts(rows)
     rows, gap = next(
         (each for each in layouts if longest <= _room(*each, width)), layouts[-1]
     )
@@ -242,7 +237,7 @@ def grid(texts: Rows, width: int, **titles: str) -> rich.table.Table:
     return result
 
 
-def _layouts(texts: Rows) -> list[tuple[Rows, int]]:
+def _layouts(texts: Texts) -> list[tuple[Texts, int]]:
     """Rows and the gap between their columns, from wide to narrow."""
     whole = ("rank", "scheme")
     narrow = [
@@ -252,7 +247,7 @@ def _layouts(texts: Rows) -> list[tuple[Rows, int]]:
     return [(texts, 2), (narrow, 1), ([_stacked(row) for row in narrow], 1)]
 
 
-def _room(rows: Rows, gap: int, width: int) -> int:
+def _room(rows: Texts, gap: int, width: int) -> int:
     """The width that is left for the schemes."""
     others = [column for column in rows[0] if column != "scheme"]
     lines = [
@@ -299,7 +294,7 @@ def _steps(row: Row, budget: int) -> str:
 def _time(seconds: Quartiles | None) -> Cell:
     if seconds is None or math.isinf(seconds.median):
         return Cell("-", math.inf)
-    return Cell(duration(seconds.median), seconds.median)
+    return Cell(words.duration(seconds.median), seconds.median)
 
 
 def _ratio(row: Row, verdict: Verdict) -> Cell:
@@ -312,10 +307,18 @@ def _ratio(row: Row, verdict: Verdict) -> Cell:
     base = next(r for r in verdict.rows if r.summary.scheme == verdict.baseline)
     if not row.summary.reached:
         known = base.summary.reached
-        return Cell(f"≤{number(ratio.ratio)}" if known else "-", ratio.ratio - 1e-9)
+        return Cell(
+            f"≤{words.number(ratio.ratio)}" if known else "-", ratio.ratio - 1e-9
+        )
     if not base.summary.reached:
-        return Cell(f"≥{number(ratio.ratio)}", ratio.ratio + 1e-9)
+        return Cell(f"≥{words.number(ratio.ratio)}", ratio.ratio + 1e-9)
     if math.isnan(ratio.low):
-        return Cell(number(ratio.ratio), ratio.ratio)
-    bounds = f"{number(ratio.low)}-{number(ratio.high)}"
-    return Cell(f"{number(ratio.ratio)} ({bounds})", ratio.ratio)
+        return Cell(words.number(ratio.ratio), ratio.ratio)
+    bounds = f"{words.number(ratio.low)}-{words.number(ratio.high)}"
+    return Cell(f"{words.number(ratio.ratio)} ({bounds})", ratio.ratio)
+
+
+def _estimate(each: Estimate, form: Callable[[float], str]) -> str:
+    if math.isnan(each.low):
+        return form(each.value)
+    return f"{form(each.value)} ({form(each.low)}-{form(each.high)})"

@@ -20,16 +20,16 @@ times that spread by 0.35, 95 % intervals of the speed cover the truth in 88, 94
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
-from jaxinit.compare.report.table import Cell
-from jaxinit.compare.stats import summary as stats
-from jaxinit.compare.stats.verdict import number, scheme_named
+from jaxinit.compare.stats import measures
+from jaxinit.compare.stats.summary import SchemeSummary
+from jaxinit.compare.store.settings import scheme_named
 
 REPEATS = 10_000
 """Resamples of an interval."""
@@ -92,7 +92,7 @@ def standings(
         baseline = next(reach, common[0])
     baseline = scheme_named("baseline", baseline, common)
     units = [
-        min(stats.quartiles(task).median, budget)
+        min(measures.quartiles(task).median, budget)
         for task, budget in zip(runs[baseline], budgets, strict=True)
     ]
     found = [
@@ -128,13 +128,13 @@ def interquartile_mean(scores: Sequence[ArrayLike]) -> Estimate:
         task[draws.integers(len(task), size=(REPEATS, len(task)))] for task in tasks
     ]
     means = scipy_stats.trim_mean(np.concatenate(again, axis=1), 0.25, axis=1)
-    return _estimate(stats.iqm(np.concatenate(tasks)), means, tasks)
+    return _estimate(measures.iqm(np.concatenate(tasks)), means, tasks)
 
 
 def chance(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Estimate:
     """Probability that scheme a is sooner than scheme b, averaged over tasks.
 
-    On each task that of `stats.probability_of_improvement`, over all pairs of runs;
+    On each task that of `measures.probability_of_improvement`, over all pairs of runs;
     runs of both schemes are resampled independently, as in rliable, and not by seed.
 
     Args:
@@ -154,7 +154,7 @@ def chance(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Estimate:
     draws = np.random.default_rng(0)
     values, again = [], np.zeros(REPEATS)
     for x, y in pairs:
-        values.append(stats.probability_of_improvement(x, y))
+        values.append(measures.probability_of_improvement(x, y))
         wins = (x[:, None] < y) + (x[:, None] == y) / 2
         # How often each run is drawn says all of a resample.
         of_x, of_y = (
@@ -164,31 +164,29 @@ def chance(a: Sequence[ArrayLike], b: Sequence[ArrayLike]) -> Estimate:
     return _estimate(float(np.mean(values)), again / len(pairs), [x for x, _ in pairs])
 
 
-def cells(found: Sequence[Standing]) -> list[dict[str, Cell]]:
-    """The standings as rows of a table, column to cell."""
-    return [
-        {
-            "scheme": Cell(each.scheme, each.scheme),
-            "speed": Cell(_text(each.speed, number), each.speed.value),
-            "sooner": Cell("baseline", 0.5)
-            if each.sooner is None
-            else Cell(_text(each.sooner, "{:.0%}".format), each.sooner.value),
-        }
-        for each in found
+def profile_times(rankings: Sequence[Sequence[SchemeSummary]]) -> dict[str, np.ndarray]:
+    """Median steps to target of the schemes that all tasks have.
+
+    Args:
+        rankings: a task each.
+
+    Returns:
+        Scheme to (tasks,) median steps at its best rate on each; infinity a miss.
+
+    Raises:
+        ValueError: no two schemes are common to all tasks.
+    """
+    medians = [
+        {each.scheme: max(each.steps_to_target.median, 1.0) for each in ranking}
+        for ranking in rankings
     ]
-
-
-def caption(found: Sequence[Standing], tasks: int) -> str:
-    """What stands below such a table."""
-    baseline = next(each.scheme for each in found if each.sooner is None)
-    return (
-        f"Over {tasks} tasks, each scheme at its best rate on each. Speed: the median "
-        f"steps of {baseline} over a run's, a miss 0, as the interquartile mean of all "
-        "runs. Sooner: how often a run is sooner at the target than one of "
-        f"{baseline}, ties counted half, mean over tasks. In brackets, 95 % intervals "
-        "by resampling runs within tasks: for these tasks, and too narrow where runs "
-        "are few."
-    )
+    common = [name for name in medians[0] if all(name in each for each in medians)]
+    if len(common) < 2:
+        raise ValueError(
+            f"report: the tasks have {len(common)} scheme in common; a profile over "
+            "tasks needs two or more."
+        )
+    return {name: np.array([each[name] for each in medians]) for name in common}
 
 
 def _made(times: ArrayLike) -> np.ndarray:
@@ -202,9 +200,3 @@ def _estimate(value: float, again: np.ndarray, tasks: Sequence[np.ndarray]) -> E
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(again, [0.025, 0.975])
     return Estimate(value, float(low), float(high))
-
-
-def _text(each: Estimate, form: Callable[[float], str]) -> str:
-    if math.isnan(each.low):
-        return form(each.value)
-    return f"{form(each.value)} ({form(each.low)}-{form(each.high)})"

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from numpy.typing import ArrayLike
 
 from jaxinit import _checks
-from jaxinit.compare.stats import inference
+from jaxinit.compare.stats import comparisons, inference
 
 
-class Standing(NamedTuple):
+class Race(NamedTuple):
     """Where the schemes stand after a look.
 
     Attributes:
@@ -28,7 +28,7 @@ class Standing(NamedTuple):
     shown: frozenset[tuple[str, str]]
 
 
-def standing(
+def look_at(
     times: Mapping[str, ArrayLike],
     budget: float,
     look: int,
@@ -36,11 +36,11 @@ def standing(
     level: float = 0.05,
     leaders: int = 1,
     shown: frozenset[tuple[str, str]] = frozenset(),
-) -> Standing:
+) -> Race:
     r"""Whether the order of the leaders is settled, at one of several planned looks.
 
     The level is spent in equal parts: at each look all pairs are compared by
-    `inference.pairwise`, and a pair is shown where its Holm-adjusted p-value is at
+    `comparisons.pairwise`, and a pair is shown where its Holm-adjusted p-value is at
     most `level / looks`. What is shown stays shown. Over all looks and pairs, then,
     something false is shown with probability at most
 
@@ -68,33 +68,33 @@ def standing(
 
     Raises:
         ValueError: `look` is beyond `looks`, there are no more schemes than leaders,
-            `level` is no probability, or as `inference.pairwise` does.
+            `level` is no probability, or as `comparisons.pairwise` does.
 
     Example:
         >>> a, b, c = [100, 90, 110, 100], [300, 250, 280, 340], [100, 95, 105, 105]
-        >>> first = standing({"a": a, "b": b, "c": c}, 500, look=1, looks=5)
+        >>> first = look_at({"a": a, "b": b, "c": c}, 500, look=1, looks=5)
         >>> first.in_race, first.settled, sorted(first.shown)
         (('a', 'c'), False, [('a', 'b'), ('c', 'b')])
 
     References:
         Lan and DeMets 1983, Biometrika 70:659 (spending the level over looks; here in
-        equal parts and with Bonferroni's bound, which needs no law of the looks).
+        equal parts and with Bonferroni's bound, which holds however looks depend).
     """
-    _checks.integer("standing", look=look, looks=looks, leaders=leaders)
+    _checks.integer("race", look=look, looks=looks, leaders=leaders)
     if look > looks:
         raise ValueError(
-            f"standing: look={look} is beyond the {looks} looks planned; the level is "
+            f"race: look={look} is beyond the {looks} looks planned; the level is "
             "spent."
         )
     if leaders >= len(times):
         raise ValueError(
-            f"standing: leaders={leaders} of {len(times)} schemes; ask for fewer."
+            f"race: leaders={leaders} of {len(times)} schemes; ask for fewer."
         )
     if not 0 < level < 1:
-        raise ValueError(f"standing: level={level!r} must lie between 0 and 1.")
+        raise ValueError(f"race: level={level!r} must lie between 0 and 1.")
     shown = shown | {
         (pair.faster, pair.slower)
-        for pair in inference.pairwise(times, budget)
+        for pair in comparisons.pairwise(times, budget)
         if pair.p_value <= level / looks and (pair.slower, pair.faster) not in shown
     }
     beaten = {name: sum(slower == name for _, slower in shown) for name in times}
@@ -104,7 +104,7 @@ def standing(
     order = tuple(
         sorted(times, key=lambda name: (beaten[name] >= leaders, means[name]))
     )
-    return Standing(
+    return Race(
         order=order,
         in_race=tuple(name for name in order if beaten[name] < leaders),
         settled=all(

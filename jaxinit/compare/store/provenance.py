@@ -1,12 +1,37 @@
-"""Which code made a sweep, as far as its folder's history says."""
+"""What made a sweep: devices, versions, and the state of the code."""
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import os
+import platform
 import subprocess
+
+import jax
+
+PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy")
+"""Whose versions may change a run's numbers."""
 
 PATIENCE = 5.0
 """Seconds that git may take."""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions of Python and of `PACKAGES`."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "uninstalled"
+    return found
+
+
+def device() -> str:
+    """How many devices of which kind there are, over all processes."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def code_state(folder: str | os.PathLike[str] = ".") -> str | None:

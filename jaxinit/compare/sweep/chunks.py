@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib.metadata
-import json
 import logging
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,15 +14,17 @@ import pyarrow as pa
 
 from jaxinit.compare import cluster
 from jaxinit.compare.machine import free_memory
-from jaxinit.compare.store import store
+from jaxinit.compare.store.identity import run_id
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import SCHEMA
 from jaxinit.compare.sweep.checkpoints import Unfinished
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train import signal
-from jaxinit.compare.train.engine import STRATEGIES, Engine, Snapshot, Strategy
+from jaxinit.compare.train.engine import Engine, Snapshot
+from jaxinit.compare.train.runners import STRATEGIES, Strategy
 from jaxinit.compare.train.starts import Scheme, Starts
 from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
 from jaxinit.compare.train.trainer import (
-    Config,
     Hparams,
     Metrics,
     Run,
@@ -44,8 +41,6 @@ WORTH_MEASURING = 100_000
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints of a chunk."""
 
-_PACKAGES = ("jaxinit", "jax", "jaxlib", "flax", "optax", "numpy")
-
 
 class Runs:
     """The runs of a sweep, trained a chunk at a time by the same programs.
@@ -58,14 +53,23 @@ class Runs:
     def __init__(
         self,
         task: Task,
-        config: Config,
-        schemes: dict[str, Scheme],
+        schemes: Mapping[str, Scheme],
+        settings: Settings,
         seeds: int,
-        strategy: Strategy | None,
         pending: int,
     ) -> None:
-        """Make the starts' programs, choose the strategy, and see what fits."""
-        self._task, self._config, self._schemes = task, config, list(schemes)
+        """Make the initializations' programs, choose the strategy, see what fits.
+
+        Args:
+            task: what is learned.
+            schemes: text to scheme.
+            settings: of the sweep; the strategy is theirs, if they have one.
+            seeds: how many there will be at most.
+            pending: runs to train.
+        """
+        self._task, self._schemes = task, list(schemes)
+        self._settings, self._config = settings, settings.config
+        config, strategy = self._config, settings.strategy
         self._starts = Starts(task, config, schemes, seeds)
         first = [(next(iter(schemes)), 0.0, 0)]
         example = jax.tree.map(lambda x: x[0], self._arguments(first))
@@ -109,7 +113,7 @@ class Runs:
         seeds = np.array([seed for _, _, seed in runs])
         return params, states, self._starts.training_keys[seeds], Hparams(rates, scales)
 
-    def signals(self) -> dict[str, list[signal.Row]]:
+    def signals(self) -> dict[str, list[signal.LayerSignal]]:
         """The signal at step 0 by scheme, of seed 0; see `signal.signals`."""
         starts = {}
         for scheme in self._schemes:
@@ -134,7 +138,7 @@ class Runs:
             unfinished: where these runs go on from.
 
         Returns:
-            A row a run.
+            A row for each run.
 
         Raises:
             ConnectionError: another process is gone.
@@ -143,7 +147,7 @@ class Runs:
         rest = chunk
         while rest:
             part = rest[: self.width]
-            names = [run_id(self._task, self._config, *run) for run in part]
+            names = [run_id(self._settings, *run) for run in part]
             at = None if unfinished is None else unfinished.of(names)
             try:
                 tables.append(self._trained(part, show, save, at))
@@ -189,7 +193,7 @@ class Runs:
             points.append(point)
             show(step, chunk, point)
             if save is not None and due[0] and step < self._config.steps:
-                names = [run_id(self._task, self._config, *run) for run in chunk]
+                names = [run_id(self._settings, *run) for run in chunk]
                 snapshot = _of_all(training.snapshot(), share, point)
                 curves = jax.tree.map(lambda *each: np.stack(each), *points)
                 save(Unfinished(names, curves, snapshot))
@@ -198,9 +202,8 @@ class Runs:
         own_costs = np.array([seconds[chunk[i][0]] for i in share.own])
         init_seconds = share.of_all(own_costs)
         step_seconds = np.full(len(chunk), clock.step_seconds())
-        return _table(
-            self._task, self._config, chunk, points, init_seconds, step_seconds
-        )
+        costs = init_seconds, step_seconds
+        return _table(self._task, self._settings, chunk, points, *costs)
 
 
 class _Clock:
@@ -268,36 +271,9 @@ def _of_all(snapshot: Snapshot, share: cluster.Share, metrics: Metrics) -> Snaps
     return Snapshot(snapshot.step, runs, [leaf[runs] for leaf in state], metrics)
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """The versions of what may change a run's numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "uninstalled"
-    return found
-
-
-def run_id(task: Task, config: Config, scheme: str, rate: float, seed: int) -> str:
-    """The name of a run, made from all that decides its numbers, and nothing else."""
-    content = {
-        "task": task.fingerprint,
-        "target": task.target,
-        "scheme": scheme,
-        "learning_rate": rate,
-        "seed": seed,
-        **config._asdict(),
-        "versions": versions(),
-    }
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _table(
     task: Task,
-    config: Config,
+    settings: Settings,
     grid: Sequence[Run],
     points: list[Metrics],
     init_seconds: np.ndarray,
@@ -308,15 +284,15 @@ def _table(
     ]
     train_loss, valid_loss, metric = curves
     dead: Any = diverged(Metrics(*curves)).any(axis=1)
-    eval_steps = [config.eval_every * i for i in range(len(points))]
+    eval_steps = [settings.eval_every * i for i in range(len(points))]
     reached = np.asarray(task.reached(metric))
     best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
     hit = reached.any(axis=1) & ~dead
-    ends = "reached" if config.stop_at_target else "finished"
+    ends = "reached" if settings.stop_at_target else "finished"
     first = np.array(eval_steps)[reached.argmax(axis=1)]
     return pa.table(
         {
-            "run_id": [run_id(task, config, *run) for run in grid],
+            "run_id": [run_id(settings, *run) for run in grid],
             "task": [task.name] * len(grid),
             "scheme": [scheme for scheme, _, _ in grid],
             "learning_rate": [rate for _, rate, _ in grid],
@@ -330,14 +306,14 @@ def _table(
             ],
             "final_train_loss": train_loss[:, -1],
             "final_valid_loss": valid_loss[:, -1],
-            "final_valid_accuracy": metric[:, -1],
-            "best_valid_accuracy": best,
+            "final_valid_metric": metric[:, -1],
+            "best_valid_metric": best,
             "eval_steps": [eval_steps] * len(grid),
             "train_loss": list(train_loss),
             "valid_loss": list(valid_loss),
-            "valid_accuracy": list(metric),
+            "valid_metric": list(metric),
             "init_seconds": init_seconds,
             "step_seconds": step_seconds,
         },
-        schema=store.SCHEMA,
+        schema=SCHEMA,
     )

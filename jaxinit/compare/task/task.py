@@ -16,10 +16,10 @@ import numpy as np
 import optax
 
 from jaxinit import _checks
+from jaxinit._models import Model, as_model, what_was_raised
 from jaxinit._types import Array
 from jaxinit.compare.machine import use_all_cores
 from jaxinit.compare.task import data, streams
-from jaxinit.compare.task.models import Model, as_model, what_was_raised
 
 Scores: TypeAlias = Callable[[Any, Array], Array]
 """`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
@@ -273,7 +273,7 @@ def _explained(what: str, **given: Any) -> Iterator[None]:
 def _check(task: Task, named: str) -> None:
     """Raise unless the model can be trained: all of it is traced, nothing computed."""
     key, x, y = jax.random.key(0), task.x_train[:2], task.y_train[:2]
-    init, apply = task.model
+    init, apply = task.model.init, task.model.apply
 
     def evaluated(params: Any, state: Any, x: Any, key: Any) -> Any:
         return apply(params, state, x, key, False)[0]

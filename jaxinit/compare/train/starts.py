@@ -10,19 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._initializer import Initializer
+from jaxinit import tree
 from jaxinit._types import Key
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import is_key, stacked
+from jaxinit.compare.train.runners import is_key, stacked
 from jaxinit.compare.train.trainer import Config
 from jaxinit.trace import Layer, kernels
-from jaxinit.tree import MuP, TreeScheme
+from jaxinit.tree import MuP
 from jaxinit.tree._choice import choose
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import draw
 
-Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
+Scheme: TypeAlias = tree.Scheme | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
 `(key, params, apply, batch) -> params`."""
 
@@ -117,7 +117,7 @@ class Starts:
 
     def _draw_of(self, scheme: Scheme, found: Sequence[Layer]) -> tuple[Draw, set[str]]:
         """How a scheme draws, and of which leaves it needs the model's own values."""
-        if isinstance(scheme, (Initializer, TreeScheme)):
+        if isinstance(scheme, tree.Scheme):
             choices = choose(self._leaves, found, scheme, abstract=False)
 
             def by_rules(key: Key, own: dict[str, Any], state: Any) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import pathlib
 import time
 from typing import Any
 
@@ -14,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxinit.compare import machine
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import STRATEGIES, Engine, Strategy
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES, Strategy
 from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 LOG = logging.getLogger("jaxinit")
@@ -102,20 +102,14 @@ def _seconds_a_step(
     return min(spent) / segment / runs
 
 
-def cache_folder() -> pathlib.Path:
-    """The user's folder for what may be lost: compiled programs, choices."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "jaxinit"
-
-
 class _Remembered:
     """A choice on disk, of this task on this machine with these versions."""
 
     def __init__(self, name: str) -> None:
         device = jax.local_devices()[0]
-        machine = (device.device_kind, len(jax.local_devices()), jax.__version__)
-        digest = hashlib.sha256(repr((name, machine)).encode()).hexdigest()[:16]
-        self._file = cache_folder() / "strategies" / f"{digest}.json"
+        where = (device.device_kind, len(jax.local_devices()), jax.__version__)
+        digest = hashlib.sha256(repr((name, where)).encode()).hexdigest()[:16]
+        self._file = machine.cache_folder() / "strategies" / f"{digest}.json"
         try:
             found = json.loads(self._file.read_text())["strategy"]
         except (OSError, ValueError, KeyError):

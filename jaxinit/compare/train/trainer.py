@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ import optax
 from jax import lax
 
 from jaxinit import _checks
+from jaxinit._models import Params, State
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
-from jaxinit.compare.task.models import Params, State
 from jaxinit.compare.task.task import Task
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -31,10 +31,10 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 Run: TypeAlias = tuple[str, float, int]
 """Scheme, learning rate and seed: what a run is within its sweep."""
 
-DTYPES = ("float32", "bfloat16")
+Dtype: TypeAlias = Literal["float32", "bfloat16"]
 """In what a model may compute."""
 
-PRECISIONS = ("default", "high", "highest")
+Precision: TypeAlias = Literal["default", "high", "highest"]
 """Of float32 products, as `jax.default_matmul_precision` names them."""
 
 
@@ -48,8 +48,8 @@ class Config(NamedTuple):
         optimizer: a name of `OPTIMIZERS`.
         dtype: "float32" or "bfloat16": in what the model computes. Parameters, their
             updates and losses are float32 in any case.
-        matmul_precision: of float32 products, a name of `PRECISIONS`; an accelerator
-            is faster and coarser below "highest", a CPU has but one.
+        matmul_precision: of float32 products, of `Precision`; below "highest" an
+            accelerator is faster and less exact, and a CPU the same.
         stop_at_target: whether a run ends at the evaluation that reaches the target;
             its metrics then stay as they are.
     """
@@ -58,8 +58,8 @@ class Config(NamedTuple):
     eval_every: int = 25
     batch_size: int = 64
     optimizer: str = "momentum"
-    dtype: str = "float32"
-    matmul_precision: str = "highest"
+    dtype: Dtype = "float32"
+    matmul_precision: Precision = "highest"
     stop_at_target: bool = False
 
     def check(self, task: Task) -> None:
@@ -71,8 +71,9 @@ class Config(NamedTuple):
             batch_size=self.batch_size,
         )
         _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
-        _checks.choice("compare", "dtype", self.dtype, DTYPES)
-        _checks.choice("compare", "matmul_precision", self.matmul_precision, PRECISIONS)
+        _checks.choice("compare", "dtype", self.dtype, get_args(Dtype))
+        precisions = get_args(Precision)
+        _checks.choice("compare", "matmul_precision", self.matmul_precision, precisions)
         if self.steps % self.eval_every:
             raise ValueError(
                 f"compare: steps={self.steps} must be a multiple of "
@@ -200,19 +201,8 @@ def source_of(task: Task, config: Config) -> Source:
 
 def make_trainer(task: Task, config: Config) -> Trainer:
     """Build the pure functions that start a run and train it for one segment."""
-    apply = _in_precision(task.model.apply, config)
+    train_loss, evaluate = _objective(task, config)
     optimizer = OPTIMIZERS[config.optimizer]
-
-    def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
-        outputs, model_state = apply(params, model_state, x, key, True)
-        return task.loss(outputs, y).mean(), model_state
-
-    def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
-        outputs, _ = apply(
-            state.params, state.model_state, data.x_valid, state.key, False
-        )
-        loss, metric = task.loss(outputs, data.y_valid), task.metric
-        return loss.mean(), metric(outputs, data.y_valid).mean()
 
     def start(
         data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
@@ -267,6 +257,26 @@ def make_trainer(task: Task, config: Config) -> Trainer:
         return finish(data, state)
 
     return Trainer(start, plan, step, finish, segment)
+
+
+def _objective(
+    task: Task, config: Config
+) -> tuple[Callable[..., tuple[Array, State]], Callable[..., tuple[Array, Array]]]:
+    """What training lowers, and what validation measures: loss and metric."""
+    apply = _in_precision(task.model.apply, config)
+
+    def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
+        outputs, model_state = apply(params, model_state, x, key, True)
+        return task.loss(outputs, y).mean(), model_state
+
+    def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
+        outputs, _ = apply(
+            state.params, state.model_state, data.x_valid, state.key, False
+        )
+        loss, metric = task.loss(outputs, data.y_valid), task.metric
+        return loss.mean(), metric(outputs, data.y_valid).mean()
+
+    return train_loss, evaluate
 
 
 def make_train(task: Task, config: Config) -> Callable[..., Metrics]:

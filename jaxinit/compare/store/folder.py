@@ -1,6 +1,6 @@
-"""Finished runs on disk: `DIR/runs/*.parquet`, a row a run, and `DIR/sweep.json`.
+"""A sweep on disk: `DIR/runs/*.parquet`, a row for each run, and `DIR/sweep.json`.
 
-A run has a name made of all that decides its numbers, so that a store grows by runs
+A run has a name made of all that decides its numbers, so that a folder grows by runs
 that it lacks: more seeds, schemes and learning rates of the same task and settings.
 """
 
@@ -8,67 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("task", pa.string()),
-        ("scheme", pa.string()),
-        ("learning_rate", pa.float64()),
-        ("seed", pa.int64()),
-        (
-            "status",
-            pa.string(),
-        ),  # "finished", "diverged", or "reached" if it stops then
-        ("steps_to_target", pa.int64()),  # null when censored
-        ("final_train_loss", pa.float64()),
-        ("final_valid_loss", pa.float64()),
-        ("final_valid_accuracy", pa.float64()),
-        ("best_valid_accuracy", pa.float64()),
-        ("eval_steps", pa.list_(pa.int64())),
-        ("train_loss", pa.list_(pa.float64())),
-        ("valid_loss", pa.list_(pa.float64())),
-        ("valid_accuracy", pa.list_(pa.float64())),
-        ("init_seconds", pa.float64()),  # null in older stores
-        ("step_seconds", pa.float64()),
-    ]
-)
-"""A run's columns; steps count from 0.
-
-The three columns named after accuracy hold the task's validation metric, whatever it
-is: an accuracy as a fraction, or what `metric_name` in `sweep.json` says. The best is
-the greatest or the least, as `direction` says. Losses by cross-entropy are in nats.
-
-`init_seconds` is what drawing one start by the scheme takes, `step_seconds` a run's
-share of a step of all runs that were trained with it: wall-clock of the machine that
-`sweep.json` names, without compilation.
-"""
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import SCHEMA, Sweep
+from jaxinit.compare.train import signal
 
 
-GROWING = ("schemes", "learning_rates", "seeds")
-"""Settings that a store may have more of later."""
-
-NOTED = ("device", "strategy", "code", "targets", "looks", "settled")
-"""Settings that decide no run."""
-
-
-def claim(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
+def claim(out: pathlib.Path, settings: Settings) -> Settings:
     """Make `out` the folder of the sweep with these settings, or add to it.
 
     Args:
-        out: the folder, new, empty, or of a sweep that differs in schemes, learning
-            rates and seeds alone.
-        settings: what decides the runs.
+        out: the folder, new, empty, or of a sweep that agrees in what decides or reads.
+        settings: of the sweep.
 
     Returns:
         The settings of all that the folder then is for.
@@ -79,14 +41,14 @@ def claim(out: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
     marker = out / "sweep.json"
     taken = out.exists() and (not out.is_dir() or any(map(_shown, out.iterdir())))
     if marker.is_file():  # asked last, for another process may have just made it
-        settings = joined(out, read_settings(out), settings)
+        settings = _joined(out, read_settings(out), settings)
     elif taken:
         raise FileExistsError(
             f"{out} exists and holds no sweep of jaxinit; choose a new or empty folder "
             "with --out."
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, json.dumps(settings, indent=2).encode())
+    write_atomically(marker, json.dumps(settings.to_json(), indent=2).encode())
     return settings
 
 
@@ -95,43 +57,91 @@ def _shown(path: pathlib.Path) -> bool:
     return not path.name.startswith(".")
 
 
-def read_settings(out: str | os.PathLike[str]) -> dict[str, Any]:
+def read_settings(out: str | os.PathLike[str]) -> Settings:
     """The settings of a folder of results.
 
     Raises:
-        FileNotFoundError: the folder is no store.
+        FileNotFoundError: the folder holds no sweep.
+        ValueError: its settings are damaged, or of another version.
     """
-    try:
-        return json.loads((pathlib.Path(out) / "sweep.json").read_text())
-    except (OSError, ValueError):
+    marker = pathlib.Path(out) / "sweep.json"
+    if not marker.is_file():
         raise FileNotFoundError(
-            f"{out} is no folder of a sweep: it has no readable sweep.json."
-        ) from None
+            f"{out} is no folder of a sweep: it has no sweep.json; give the folder "
+            "that jaxinit compare wrote."
+        )
+    try:
+        content = json.loads(marker.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{marker} cannot be read: {_reason(error)}.") from error
+    try:
+        return Settings.from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{marker} {error}") from None
 
 
-def joined(
-    out: str | os.PathLike[str], old: dict[str, Any], new: dict[str, Any]
-) -> dict[str, Any]:
+def _joined(out: str | os.PathLike[str], old: Settings, new: Settings) -> Settings:
     """The settings of two sweeps that may share a folder."""
-    for name in old.keys() | new.keys():
-        there, here = old.get(name, new.get(name)), new.get(name, old.get(name))
-        if name not in (*GROWING, *NOTED) and there != here:
-            raise FileExistsError(
-                f"{out} holds the results of another sweep: {name} is {there!r} there "
-                f"and {here!r} here; choose another folder with --out."
-            )
-    return {
-        **new,
-        **old,
-        **{name: new[name] for name in NOTED if name in new},
-        "schemes": list(dict.fromkeys([*old["schemes"], *new["schemes"]])),
-        "learning_rates": sorted({*old["learning_rates"], *new["learning_rates"]}),
-        "seeds": max(old["seeds"], new["seeds"]),
-    }
+    for name, there, here in old.differences(new):
+        raise FileExistsError(
+            f"{out} holds the results of another sweep: {name} is {there!r} there "
+            f"and {here!r} here; choose another folder with --out."
+        )
+    return old.union(new)
+
+
+def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
+    """The sweep in a folder.
+
+    Args:
+        folder: with `sweep.json` and `runs/`, as `compare` writes it.
+
+    Raises:
+        FileNotFoundError: it holds no sweep, or no finished run.
+        ValueError: its files are damaged, or do not belong together.
+    """
+    folder = pathlib.Path(folder)
+    settings = read_settings(folder)
+    try:
+        runs = read_runs(folder)
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise ValueError(f"{folder} cannot be read: {_reason(error)}.") from error
+    if not runs.num_rows:
+        raise FileNotFoundError(f"{folder} holds no finished runs; run the sweep.")
+    strange = set(runs["scheme"].to_pylist()) - set(settings.schemes)
+    if strange:
+        raise ValueError(
+            f"{folder} holds runs of {', '.join(sorted(strange))}, which its "
+            "sweep.json does not list; they are of another sweep."
+        )
+    return Sweep(runs, settings, _seconds(folder), read_signals(folder))
+
+
+def read_signals(folder: str | os.PathLike[str]) -> dict[str, list[signal.LayerSignal]]:
+    """The signals at step 0 that a sweep left in a folder, none where it did not."""
+    try:
+        text = (pathlib.Path(folder) / "signal.json").read_text()
+        return signal.from_json(json.loads(text))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _seconds(folder: pathlib.Path) -> float:
+    """How long the sweep took, as its summary says; NaN where it does not."""
+    try:
+        return float(json.loads((folder / "summary.json").read_text())["seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return math.nan
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
 
 
 def write_runs(out: pathlib.Path, runs: pa.Table) -> None:
-    """Add the runs that the store lacks."""
+    """Add the runs that the folder lacks."""
     known = finished(out)
     fresh = [name not in known for name in runs["run_id"].to_pylist()]
     if any(fresh):
@@ -172,8 +182,7 @@ def read_runs(out: str | os.PathLike[str]) -> pa.Table:
     tables = _readable(out)
     if not tables:
         raise FileNotFoundError(f"{out} holds no finished runs under {out}/runs.")
-    listed = read_settings(out).get("schemes", ())
-    return sorted_runs(pa.concat_tables(tables), listed)
+    return sorted_runs(pa.concat_tables(tables), read_settings(out).schemes)
 
 
 def sorted_runs(runs: pa.Table, schemes: Sequence[str]) -> pa.Table:
@@ -191,7 +200,7 @@ def sorted_runs(runs: pa.Table, schemes: Sequence[str]) -> pa.Table:
 
 def merge(
     sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
-) -> pa.Table:
+) -> Sweep:
     """Join the runs of several folders, made on several machines, in one.
 
     Args:
@@ -199,7 +208,7 @@ def merge(
         out: where the runs go; may be one of them, or hold some of them already.
 
     Returns:
-        All runs.
+        The whole sweep.
 
     Raises:
         FileExistsError: the folders are of different sweeps.
@@ -207,30 +216,33 @@ def merge(
     """
     out = pathlib.Path(out)
     tables = [read_runs(source) for source in sources]
-    settings = [read_settings(source) for source in sources]
-    whole = settings[0]
-    for source, each in zip(sources[1:], settings[1:], strict=True):
-        whole = joined(source, whole, each)
+    whole = read_settings(sources[0])
+    for source in sources[1:]:
+        whole = _joined(source, whole, read_settings(source))
     if (out / "sweep.json").is_file() and finished(out):
         tables.append(read_runs(out))
     together = pa.concat_tables(tables)
     _check_agreement(together)
-    claim(out, whole)
-    write_runs(out, sorted_runs(together, whole["schemes"]))
-    return read_runs(out)
+    whole = claim(out, whole)
+    write_runs(out, sorted_runs(together, whole.schemes))
+    return Sweep(read_runs(out), whole)
 
 
 def _check_agreement(runs: pa.Table) -> None:
-    seen: dict[str, np.ndarray] = {}
+    seen: dict[str, Any] = {}
     for row in runs.to_pylist():
-        curve = np.array(row["train_loss"], float)
-        known = seen.setdefault(row["run_id"], curve)
-        if not np.allclose(known, curve, rtol=1e-2, atol=1e-4, equal_nan=True):
+        if not same_numbers(seen.setdefault(row["run_id"], row), row):
             raise ValueError(
                 f"run {row['run_id']} ({row['scheme']}, learning rate "
                 f"{row['learning_rate']:g}, seed {row['seed']}) is there twice with "
                 "different losses; the folders come from different code or data."
             )
+
+
+def same_numbers(run: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows have one curve, but for the rounding of different devices."""
+    curves = (np.array(row["train_loss"], float) for row in (run, other))
+    return bool(np.allclose(*curves, rtol=1e-2, atol=1e-4, equal_nan=True))
 
 
 def _readable(
