@@ -83,12 +83,12 @@ def test_list(capsys):
     assert cli.run(["list"]) == 0
     out = capsys.readouterr().out
     assert "he_normal" in out and "siren" in out
-    assert cli.run(["list", "--family", "recurrent", "--json"]) == 0
+    assert cli.run(["list", "--family", "gates", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    assert {"chrono", "hippo_legs"} <= {entry["name"] for entry in entries}
-    assert {entry["family"] for entry in entries} == {"recurrent"}
-    assert cli.run(["list", "--family", "recurent"]) == 2
-    assert "family='recurent'" in capsys.readouterr().err
+    assert {"chrono", "forget_bias"} <= {entry["name"] for entry in entries}
+    assert {entry["family"] for entry in entries} == {"gates"}
+    assert cli.run(["list", "--family", "gaits"]) == 2
+    assert "family='gaits'" in capsys.readouterr().err
 
 
 def test_show(capsys):

@@ -234,7 +234,7 @@ def list_command(
     """List the schemes: name, what they are, formula, source.
 
     Args:
-        family: only the schemes of one family, such as orthogonal or recurrent.
+        family: only the schemes of one family, such as orthogonal or gates.
         json: print everything that is known of each, as JSON.
     """
     entries = list(_catalogue.catalogue().values())
