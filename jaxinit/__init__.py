@@ -10,6 +10,7 @@ from jaxinit import presets as presets
 from jaxinit._fans import compute_fans as compute_fans
 from jaxinit._fans import einsum_axes as einsum_axes
 from jaxinit._initializer import Initializer as Initializer
+from jaxinit._initializer import Traits as Traits
 from jaxinit._initializer import initializer as initializer
 from jaxinit._layout import Layout as Layout
 from jaxinit._parse import parse as parse
@@ -83,6 +84,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Initializer",
     "Layout",
+    "Traits",
     "__version__",
     "bilinear",
     "chrono",

@@ -20,8 +20,15 @@ SERIES = jax.random.normal(jax.random.key(3), (2, 5, 8))
 
 
 def linen(module, x):
-    params = ji.init(module, jax.random.key(0), x, scheme=())["params"]
-    return params, jax.jit(lambda params, x: module.apply({"params": params}, x)), x
+    # The models broadcast ranks, as users' do; the schemes must not.
+    @jax.jit
+    def apply(params, x):
+        with jax.numpy_rank_promotion("allow"):
+            return module.apply({"params": params}, x)
+
+    with jax.numpy_rank_promotion("allow"):
+        params = ji.init(module, jax.random.key(0), x, scheme=())["params"]
+    return params, apply, x
 
 
 def leaves(params):
