@@ -163,8 +163,7 @@ def normal(stddev: Numeric = 1e-2, dtype: DType = None, *, mean: Numeric = 0.0) 
     _checks.number("normal", mean=mean)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        x = _samplers.standard_normal(key, shape, dtype)
-        return _samplers.scaled(x, stddev, mean)
+        return _samplers.scaled_normal(key, shape, dtype, stddev, mean)
 
     return draw
 
