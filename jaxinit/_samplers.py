@@ -103,11 +103,7 @@ def standard_normal(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
 
 
 def scaled_normal(
-    key: Key,
-    shape: tuple[int, ...],
-    dtype: DType,
-    stddev: Numeric,
-    mean: Numeric = 0.0,
+    key: Key, shape: tuple[int, ...], dtype: DType, stddev: Numeric, mean: Numeric = 0.0
 ) -> Array:
     """N(mean, stddev^2), untruncated; if complex, of that variance in all."""
     if is_complex(dtype) or not _compat.NORMALS_ROUND_ONCE:

@@ -38,6 +38,7 @@ ROOMS = [
     "tree",
     "_parse",
     "_catalogue",
+    "compare.extra",
     "compare.machine",
     "compare.cluster",
     "compare.task",

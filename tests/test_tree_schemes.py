@@ -181,7 +181,7 @@ def test_mitchell_falls_with_the_block():
             assert float(of_stack.std()) == pytest.approx(expected, rel=0.05)
 
 
-def test_small_wang():
+def test_gpt_neox():
     after = drawn(tree.gpt_neox(), *linen(nets.GPT(), TOKENS))
     got = deviations(after, "up/kernel", "value/kernel")
     np.testing.assert_allclose(got, (2 / (5 * 64)) ** 0.5, rtol=0.05)

@@ -54,6 +54,7 @@ def compare_command(
     processes: int | None = None,
     process_index: int | None = None,
     out: pathlib.Path | None = None,
+    redo: Flag = False,
     tensorboard: pathlib.Path | None = None,
     wandb: str | None = None,
     quiet: Flag = False,
@@ -87,6 +88,7 @@ def compare_command(
         out: folder for the results; results/NAME by default. A folder with runs of
             the same task and settings is added to; other results are never
             overwritten.
+        redo: set the runs in the folder aside, in a folder within, and make all anew.
         tensorboard: folder for event files that TensorBoard shows while it trains.
         wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
@@ -106,6 +108,7 @@ def compare_command(
         **vars(sweep),
         shard=None if shard is None else _part(shard),
         out=pathlib.Path("results", name) if out is None else out,
+        redo=redo,
         tensorboard=tensorboard,
         wandb=wandb,
         quiet=quiet,
@@ -312,6 +315,8 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jaxinit: interrupted; the same command goes on.", file=sys.stderr)
+        redo = "--redo" in (sys.argv if arguments is None else arguments)
+        how = ", without --redo," if redo else ""
+        print(f"jaxinit: interrupted; the same command{how} goes on.", file=sys.stderr)
         return 130
     return 0

@@ -10,6 +10,7 @@ from jaxinit import _checks, tree
 from jaxinit._parse import parse
 from jaxinit.compare.stats import summary
 from jaxinit.compare.store import provenance
+from jaxinit.compare.store.identity import identity
 from jaxinit.compare.store.settings import Options, Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
@@ -69,7 +70,7 @@ def plan(
             "batch_size": _batch_size(task, options.batch_size),
         },
         task=task.name,
-        fingerprint=task.fingerprint,
+        parts={},
         loss_name=task.loss_name,
         metric_name=task.metric_name,
         direction=task.direction,
@@ -79,6 +80,8 @@ def plan(
         code=provenance.code_state(),
     )
     settings.config.check(task)
+    found = identity(task, settings.config, schemes)
+    settings = dataclasses.replace(settings, **found._asdict())
     _checks.integer("compare", seeds=settings.seeds)
     if settings.strategy is not None:
         _checks.choice("compare", "strategy", settings.strategy, STRATEGIES)

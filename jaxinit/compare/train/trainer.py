@@ -87,7 +87,7 @@ class Config(NamedTuple):
 
 
 class Hparams(NamedTuple):
-    """What differs from run to run besides the start.
+    """What differs from run to run besides the initialization.
 
     Attributes:
         learning_rate: scalar, float32.
@@ -263,7 +263,7 @@ def _objective(
     task: Task, config: Config
 ) -> tuple[Callable[..., tuple[Array, State]], Callable[..., tuple[Array, Array]]]:
     """What training lowers, and what validation measures: loss and metric."""
-    apply = _in_precision(task.model.apply, config)
+    apply = in_precision(task.model.apply, config)
 
     def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
         outputs, model_state = apply(params, model_state, x, key, True)
@@ -311,7 +311,7 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
     return train
 
 
-def _in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
+def in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
     """The model's `apply` in the dtype of the sweep, float32 to the outside."""
     low = jnp.dtype(config.dtype)
 
