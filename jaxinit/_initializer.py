@@ -95,6 +95,12 @@ class Initializer:
             The array, of that shape, dtype and sharding.
         """
         owner = self.name
+        if isinstance(key, (tuple, list)):
+            raise TypeError(
+                f"{owner}: key={key!r} is a shape. Haiku and Keras call an initializer "
+                "without a key; give them `lambda shape, dtype: init(key, shape, "
+                "dtype)`, with hk.next_rng_key() for the key in Haiku."
+            )
         dtype = _checked_dtype(
             owner, self._own_dtype() if dtype is None else dtype, self.inexact
         )

@@ -24,3 +24,10 @@ Draw: TypeAlias = Callable[[Any, tuple[int, ...], Any], Array]
 
 Mode: TypeAlias = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution: TypeAlias = Literal["truncated_normal", "normal", "uniform"]
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether it is an array or the shape of one, and no type such as `jnp.float32`."""
+    return (
+        hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
+    )

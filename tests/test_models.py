@@ -381,7 +381,7 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
         RuntimeError,
     ),
     (lambda: task_of(lambda rngs: 3), "returned int, not an nnx.Module", None),
-    (lambda: task_of(lambda key: 3), "returned int, not an equinox.Module", None),
+    (lambda: task_of(lambda key: 3), "returned int, not a callable pytree", None),
     (lambda: task_of("mlp"), "model='mlp' must be a Flax Linen", None),
     (
         lambda: task_of((lambda key: {}, lambda params, x: x)),

@@ -51,7 +51,7 @@ each_task = pytest.mark.parametrize(
 
 
 def trained(task, rate, **config):
-    """The curves of a run from the model's own start."""
+    """The curves of a run from the model's own initialization."""
     key = jax.random.key(0)
     params, _ = task.model.init(key, task.x_train[:1])
     train = jax.jit(make_train(task, Config(**config)))

@@ -53,11 +53,15 @@ class Record(NamedTuple):
         use: the use, but for `acts_on`.
         fraction: how much of the leaf it sees.
         acts_on: numbers of the leaves whose outputs it meets.
+        site: the operation that shows it, whose result a kernel's output is.
+        view: the leaf as that operation meets it.
     """
 
     use: Use
     fraction: float
     acts_on: frozenset[int]
+    site: Site
+    view: View
 
 
 class Trace:
@@ -75,6 +79,7 @@ class Trace:
         sums: pairs of the roots of a trunk and of a branch that were added.
         reach: for each kernel the roots of its inputs.
         tokens: numbers below 0 for what is not a leaf: inputs and carries.
+        operands: by site what an operation met when it was last walked.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -88,6 +93,7 @@ class Trace:
         self.sums: dict[tuple[frozenset[int], frozenset[int]], None] = {}
         self.reach: dict[int, frozenset[int]] = {}
         self.tokens: dict[Site, int] = {}
+        self.operands: dict[Site, list[Value]] = {}
 
     def run(
         self,
@@ -112,7 +118,9 @@ class Trace:
         for number, eqn in enumerate(jaxpr.eqns):
             self.site = (*outer, number)
             apply = RULES.get(eqn.primitive.name, unreadable)
-            outs = apply(self, eqn, *(read(atom) for atom in eqn.invars))
+            operands = [read(atom) for atom in eqn.invars]
+            self.operands[self.site] = operands
+            outs = apply(self, eqn, *operands)
             for k, out in enumerate(outs[1:], 1):
                 # Several results of one equation are not one value.
                 if out.info and out.info.base == self.site:
@@ -154,7 +162,9 @@ class Trace:
         known = self.records.get(key)
         # A scale whose sum only serves a mean is a scale all the same.
         if known is None or (known.use.kind == "dense" and use.kind == "scale"):
-            self.records[key] = Record(use, view.fraction, view.acts_on)
+            self.records[key] = Record(
+                use, view.fraction, view.acts_on, self.site, view
+            )
 
     def settle(self, value: Value, reason: str = "") -> Value:
         """The value as activations alone, with the uses of its leaves recorded.

@@ -119,6 +119,8 @@ def _row(choice: Choice, value: Any) -> Row:
         std = _deviation(choice.init, spot_of(layer, choice.fans))
     elif isinstance(value, jax.ShapeDtypeStruct):
         std = float("nan")
+    elif not jnp.issubdtype(value.dtype, jnp.number):
+        std = float("nan")  # keys have no size
     else:
         std = float(jnp.std(value.astype(jnp.float32)))
     return Row(

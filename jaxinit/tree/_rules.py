@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import jax
+import numpy as np
 
 from jaxinit import _text, meanfield
 from jaxinit._initializer import Initializer
+from jaxinit._types import is_array
 from jaxinit.initializers import scaled
 from jaxinit.trace import KERNELS, Layer, kernels, layers
 from jaxinit.tree._leaves import Leaf
@@ -62,7 +64,7 @@ def layers_of(
     raw = [
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, leaf in arrays
-        if hasattr(leaf, "dtype")
+        if is_array(leaf)
     ]
     clean = dict(zip(raw, (leaf.path for leaf in leaves), strict=True))
 
@@ -184,6 +186,7 @@ def _choice(
         return Choice(layer, None, rule)
     if gain == "auto" and layer.kind in KERNELS:
         init = with_activation(init, layer.activation_before)
+    _check_dtype(layer, init)
     fans = None
     if _needs_fan(init) and layer.kind not in (*KERNELS, "embedding"):
         kernel = next(
@@ -197,6 +200,18 @@ def _choice(
             )
         fans = (kernel.fan_in, kernel.fan_out)
     return Choice(layer, init, rule, fans)
+
+
+def _check_dtype(layer: Layer, init: Initializer) -> None:
+    """Raise if the leaf is of integers, or of keys, that the scheme cannot draw."""
+    is_key = jax.dtypes.issubdtype(layer.dtype, jax.dtypes.prng_key)
+    inexact = jax.dtypes.issubdtype(layer.dtype, np.inexact)
+    if is_key or (init.inexact and not inexact):
+        raise ValueError(
+            f"reinit: {layer.path} of dtype {layer.dtype} cannot be drawn by {init!r}; "
+            f"keep it by rules that begin with ({layer.path!r}, None), or make it "
+            "float32."
+        )
 
 
 def _needs_fan(init: Initializer) -> bool:

@@ -18,7 +18,7 @@ from jaxinit.compare.task import builtin
 
 
 def paragraphs(sweep: Sweep) -> list[str]:
-    """The protocol of a sweep over one task, a paragraph an item."""
+    """The protocol of a sweep over one task, paragraph by paragraph."""
     settings = sweep.settings
     schemes, rates = len(settings.schemes), len(settings.learning_rates)
     every, tuning = settings.eval_every, settings.tuning_seeds

@@ -236,7 +236,7 @@ class _Clock:
     def step_seconds(self) -> float:
         """A run's share of a step, as the median over segments; NaN if none is left.
 
-        The first two are left out: the start, and the segment that compiles.
+        The first two are left out: step 0, and the segment that compiles.
         """
         return float(np.median(self._spent[2:])) if self._spent[2:] else np.nan
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.compare.task.models import what_was_raised
+from jaxinit._models import what_was_raised
 from jaxinit.compare.task.objective import (
     Objective,
     accuracy,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxinit import _checks
+from jaxinit._models import Model, as_model
 from jaxinit.compare.machine import use_all_cores
 from jaxinit.compare.task import check, data, streams
-from jaxinit.compare.task.models import Model, as_model
 from jaxinit.compare.task.objective import (
     Direction,
     Objective,

@@ -27,7 +27,7 @@ STRATEGIES: tuple[Strategy, ...] = ("map", "vmap", "loop")
 - "map": one run after another, each segment a compiled loop over steps.
 - "vmap": all runs at once, each segment a compiled loop over steps.
 - "loop": a compiled step, called from Python; on a CPU one run after another, with a
-  thread a device, elsewhere all at once.
+  thread per device, elsewhere all at once.
 
 A run that is over costs nothing from then on where runs go one after another. All at
 once they are repacked whenever half of the places are free, so that a sweep compiles
@@ -237,7 +237,7 @@ def _segments_of_live(
 
 
 class _Threads:
-    """A compiled step called from Python, one run after another, a thread a device."""
+    """A compiled step called from Python, run after run, a thread per device."""
 
     def __init__(self, trainer: Trainer, config: Config) -> None:
         self._config, self._trainer = config, trainer
@@ -292,7 +292,7 @@ class _Threads:
         return states, stacked([new[1] if new else some for new in done])
 
     def _on_each_device(self, work: Any, live: np.ndarray) -> list[Any]:
-        """`work(device, slot)` of the slots that live, in a thread a device."""
+        """`work(device, slot)` of the slots that live, in a thread per device."""
         count = len(self._devices)
         per_device = len(live) // count
         done: list[Any] = [None] * len(live)

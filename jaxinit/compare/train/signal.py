@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
-from jaxinit._compat import CALLS, body, called
+from jaxinit._models import Params, State
 from jaxinit._types import Array
-from jaxinit.compare.task.models import Params, State
 from jaxinit.compare.task.task import Task
-from jaxinit.trace import KERNELS
-from jaxinit.trace._trace import recorded
-from jaxinit.trace._view import Site
+from jaxinit.trace import Loop, Part, Product, Site, arrays_of, program, replay
 from jaxinit.tree import leaves_of
 
 EXAMPLES = 64
 """Of the training data, that the signal is measured on."""
-
-_PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
 
 
 class LayerSignal(NamedTuple):
@@ -76,8 +70,10 @@ def signals(
     so that the latter does not depend on B. The model is as in training, with dropout
     and the batch's statistics, and computes in float32.
 
-    A kernel that is used more than once counts where it is used first; one that acts
-    within a loop, as layers of a scan do, is not seen and has no row.
+    A kernel that is used more than once counts where it is used first. Layers that a
+    scan goes through have a row each, such as `path[3]`; a kernel that every iteration
+    of a loop uses has one for all. Where no gradient comes back, as from within a
+    function that brings its own derivative, `backward` is NaN.
 
     Args:
         task: what is learned; the examples are the first `EXAMPLES` for training.
@@ -148,91 +144,96 @@ def _measure(
 
     given = (x, y, jax.random.key(0))
     with jax.default_matmul_precision("highest"):
-        program = recorded(total, params, state, *given)
-    paths = [leaf.path for leaf in leaves_of(params)[0]]
-    first: dict[int, Site] = {}
-    for (site, leaf), record in program.trace.records.items():
-        if record.use.kind in KERNELS:
-            first.setdefault(leaf, site)
-    sites = frozenset(first.values())
+        made = program(total, params, state, *given)
+    leaves, _ = leaves_of(params)
+    paths = dict(zip(made.names, (leaf.path for leaf in leaves), strict=True))
+    firsts = [
+        (product, part)
+        for product in made.products.values()
+        for part in product.parts
+        if part.number == 1
+    ]
+    wanted = {product.site for product, _ in firsts}
+
+    def visit(
+        product: Product, operands: Any, result: Array, tap: Any, found: Any
+    ) -> tuple[Array, Array | None]:
+        result = result if tap is None else result + tap
+        return result, result if product.site in wanted else None
 
     def losses(taps: Mapping[Site, Array], *arrays: Any) -> tuple[Array, Any]:
-        outputs: dict[Site, Array] = {}
-        tapped = _Tapped(sites, taps, outputs)
-        (loss,) = tapped.evaluate(program.jaxpr, program.consts, arrays, ())
-        return loss, outputs
+        return replay(made, visit, arrays, taps)
 
-    _, shapes = jax.eval_shape(losses, {}, *program.arrays)
-    # A dictionary of tuples comes back sorted, so by equation: in order of execution.
-    order = [(site, leaf) for site in shapes for leaf in first if first[leaf] == site]
+    shapes = jax.eval_shape(losses, {}, *made.arrays)[1]
 
     @jax.jit
     def measure(params: Params, state: State) -> Array:
-        arrays = jax.tree.leaves((params, state, *given))
-        zeros = jax.tree.map(lambda out: jnp.zeros(out.shape, out.dtype), shapes)
+        zeros = {
+            site: jnp.zeros(out.shape, out.dtype)
+            for site, out in shapes.items()
+            if not made.products[site].unseen
+        }
+        arrays = arrays_of(params, state, *given)
         grads, outputs = jax.grad(losses, has_aux=True)(zeros, *arrays)
-        pairs = [(_rms(outputs[site]), _rms(grads[site])) for site, _ in order]
-        return jnp.array(pairs).reshape(-1, 2)
-
-    return measure, [paths[leaf] for _, leaf in order]
-
-
-class _Tapped(NamedTuple):
-    """The evaluation of a program in which the results of some equations are seen.
-
-    Attributes:
-        sites: of the equations. taps: what is added to their results, nothing if
-            missing. outputs: where results are put, in order of execution.
-    """
-
-    sites: Collection[Site]
-    taps: Mapping[Site, Array]
-    outputs: dict[Site, Array]
-
-    def evaluate(
-        self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any], outer: Site
-    ) -> list[Any]:
-        """The program's results; calls are entered where a site lies within."""
-        env = dict(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, arguments, strict=True))
-
-        def read(atom: Any) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else env[atom]
-
-        for number, eqn in enumerate(jaxpr.eqns):
-            site = (*outer, number)
-            values = [read(atom) for atom in eqn.invars]
-            if eqn.primitive.name in CALLS:
-                inner = called(eqn)
-                if any(each[: len(site)] == site for each in self.sites):
-                    closed = getattr(inner, "consts", ())
-                    outs = self.evaluate(body(inner), closed, values, site)
-                else:
-                    # Whole, so that a function keeps the derivative it was given.
-                    outs = _alone(jaxpr, eqn)(*values)
+        columns: list[Array] = []
+        for product, part in firsts:
+            forward = _sizes(outputs[product.site], product, part)
+            if product.unseen:
+                backward = jnp.full(forward.shape, jnp.nan)
             else:
-                outs = eqn.primitive.bind(*values, **eqn.params)
-                outs = outs if eqn.primitive.multiple_results else [outs]
-            if site in self.sites and eqn.primitive.name in _PRODUCTS:
-                if site in self.taps:
-                    outs = [outs[0] + self.taps[site]]
-                self.outputs[site] = outs[0]
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
+                backward = _sizes(grads[product.site], product, part)
+            columns.append(jnp.stack([forward.ravel(), backward.ravel()], axis=1))
+        pairs = jnp.concatenate(columns) if columns else jnp.zeros((0, 2))
+        return pairs[np.array(order, int)]
+
+    rows = [
+        row
+        for product, part in firsts
+        for row in _rows(paths[part.path], product, part)
+    ]
+    order = sorted(range(len(rows)), key=lambda k: rows[k][1])
+    return measure, [rows[k][0] for k in order]
 
 
-def _alone(jaxpr: Any, eqn: Any) -> Callable[..., list[Any]]:
-    """One equation of a program as a function of its operands."""
-    places = {
-        atom: place
-        for place, atom in enumerate(eqn.invars)
-        if not isinstance(atom, core.Literal)
-    }
-    part = jaxpr.replace(
-        eqns=[eqn], constvars=[], invars=list(places), outvars=eqn.outvars
-    )
-    function = core.jaxpr_as_fun(core.ClosedJaxpr(part, ()))
-    return lambda *values: function(*(values[place] for place in places.values()))
+def _sizes(x: Array, product: Product, part: Part) -> Array:
+    """The root mean square of a leaf's share of a product, for each of its layers."""
+    stacked = [loop for loop in product.loops if loop.length is not None]
+    if part.span is not None:
+        dim, start, stop = part.span
+        x = jax.lax.slice_in_dim(x, start, stop, axis=len(stacked) + dim)
+    axes = [axis for axis, _ in _layer_axes(product, part)]
+    x = jnp.moveaxis(x, axes, range(len(axes)))
+    size = _rms
+    for _ in axes:
+        size = jax.vmap(size)
+    return size(x)
+
+
+def _layer_axes(product: Product, part: Part) -> list[tuple[int, Loop]]:
+    """The leading axes along which a loop goes through layers, and the loops."""
+    pairs = zip(product.loops, part.axes, strict=True)
+    stacked = [(loop, axis) for loop, axis in pairs if loop.length is not None]
+    return [(k, loop) for k, (loop, axis) in enumerate(stacked) if axis is not None]
+
+
+def _rows(path: str, product: Product, part: Part) -> list[tuple[str, tuple[int, ...]]]:
+    """For each layer of a leaf its name, and what sorts layers by execution."""
+    loops = [loop for _, loop in _layer_axes(product, part)]
+    rows: list[tuple[str, tuple[int, ...]]] = []
+    for place in np.ndindex(*(loop.length or 0 for loop in loops)):
+        turns = dict(zip((loop.site for loop in loops), place, strict=True))
+        order: list[int] = []
+        for k, number in enumerate(product.site, 1):
+            order.append(number)
+            around = next(
+                (x for x in product.loops if x.site == product.site[:k]), None
+            )
+            if around is not None:
+                turn = turns.get(around.site, 0)
+                order.append(-turn if around.reverse else turn)
+        name = f"{path}[{', '.join(map(str, place))}]" if place else path
+        rows.append((name, tuple(order)))
+    return rows
 
 
 def _rms(x: Array) -> Array:

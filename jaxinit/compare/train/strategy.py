@@ -97,7 +97,7 @@ def _seconds_a_step(
     for _ in engine.train(*batch):
         moments.append(time.perf_counter())
         if len(moments) > 3 and moments[-1] - moments[2] > SECONDS:
-            break  # the first two are the start, and a segment that compiles
+            break  # the first two are step 0, and a segment that compiles
     spent = [b - a for a, b in zip(moments[1:], moments[2:], strict=False)]
     return min(spent) / segment / runs
 

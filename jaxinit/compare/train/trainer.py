@@ -14,9 +14,9 @@ import optax
 from jax import lax
 
 from jaxinit import _checks
+from jaxinit._models import Params, State
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
-from jaxinit.compare.task.models import Params, State
 from jaxinit.compare.task.task import Task
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -87,7 +87,7 @@ class Config(NamedTuple):
 
 
 class Hparams(NamedTuple):
-    """What differs from run to run besides the start.
+    """What differs from run to run besides the initialization.
 
     Attributes:
         learning_rate: scalar, float32.
