@@ -41,8 +41,8 @@ class Draws:
         leaves: the parameters by path.
         layers: the layers that the parameters are of.
         of: by scheme how it draws.
-        kept: by scheme the paths of the leaves that it leaves as the model itself
-            starts them, or wants to see.
+        kept: by scheme the paths of the leaves that it leaves as the model's own
+            initialization has them, or wants to see.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Draws:
         return set().union(*self.kept.values())
 
     def own(self, key: Key) -> tuple[dict[str, Any], Any]:
-        """The model's own start: the leaves that some scheme keeps, and the state."""
+        """The model's own initialization: leaves that a scheme keeps, and the state."""
         params, state = self._model.init(key, self._batch[0])
         values = {leaf.path: leaf.value for leaf in leaves_of(params)[0]}
         return {path: values[path] for path in self.all_kept}, state
