@@ -103,11 +103,7 @@ def standard_normal(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
 
 
 def scaled_normal(
-    key: Key,
-    shape: tuple[int, ...],
-    dtype: DType,
-    stddev: Numeric,
-    mean: Numeric = 0.0,
+    key: Key, shape: tuple[int, ...], dtype: DType, stddev: Numeric, mean: Numeric = 0.0
 ) -> Array:
     """N(mean, stddev^2), untruncated; if complex, of that variance in all."""
     if is_complex(dtype) or not _compat.NORMALS_ROUND_ONCE:
@@ -177,7 +173,7 @@ def _tail(
 
 
 def _mills_ratio(x: Array) -> Array:
-    """Q(x) / phi(x) of the normal law for x of 3 or more, by Laplace's fraction."""
+    """Q(x) / phi(x) of N(0, 1) for x of 3 or more, by Laplace's fraction."""
     denominator = x
     for k in range(24, 0, -1):
         denominator = x + k / denominator

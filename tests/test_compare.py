@@ -250,7 +250,7 @@ BAD = [
     (
         lambda: compare(
             make_task(
-                (lambda key: {"b": jnp.zeros(3)}, lambda p, x: x[:, :3] + p["b"]),
+                (lambda key: {"b": jnp.zeros(3)}, lambda p, x: x[:, :3] + p["b"][None]),
                 TRAIN,
                 VALID,
                 target=0.9,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 
 import jax
 import jax.numpy as jnp
@@ -110,23 +108,6 @@ def test_eval_shape_without_drawing(case, key):
     shape = (10**6, 512 * 10**6)
     result = jax.eval_shape(lambda k: case.init(k, shape), key)
     assert result.shape == shape
-
-
-@each
-def test_is_a_value(case):
-    init = case.init
-    for twin in (
-        ji.parse(repr(init)),
-        pickle.loads(pickle.dumps(init)),
-        copy.deepcopy(init),
-        init.replace() if init.name not in ("zeros", "ones") else init,
-    ):
-        assert twin == init and hash(twin) == hash(init) and repr(twin) == repr(init)
-    assert init != ji.constant(123.0) and init != object()
-    with pytest.raises(AttributeError, match="frozen"):
-        init.arguments = {}
-    with pytest.raises(TypeError):
-        init.arguments["dtype"] = "float16"
 
 
 @each_by_products

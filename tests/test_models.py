@@ -23,6 +23,8 @@ from jaxinit.compare import (
 )
 from jaxinit.compare.train.starts import Starts
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
 X = RNG.normal(size=(64, 8)).astype(np.float32)
@@ -450,7 +452,9 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
     ),
     (
         lambda: compare(
-            task_of((lambda key: {"b": jnp.ones(3)}, lambda p, x: x[:, :3] + p["b"])),
+            task_of(
+                (lambda key: {"b": jnp.ones(3)}, lambda p, x: x[:, :3] + p["b"][None])
+            ),
             quiet=True,
         ),
         "the model of task custom has no kernel",

@@ -395,12 +395,12 @@ def eqx_net(act=jax.nn.relu, more=0.0):
     class Net(eqx.Module):
         layer: eqx.nn.Linear
         act: object = eqx.field(static=True)
-        more: np.ndarray
+        more: jax.Array
 
         def __call__(self, x):
             return self.act(self.layer(x)) + self.more
 
-    return Net(eqx.nn.Linear(4, 3, key=KEY), act, np.full(3, more, np.float32))
+    return Net(eqx.nn.Linear(4, 3, key=KEY), act, jnp.full(3, more))
 
 
 def hk_net(act=jax.nn.relu, rate=0.5):

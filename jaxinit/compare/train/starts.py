@@ -10,16 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit._initializer import Initializer
+from jaxinit import tree
 from jaxinit._types import Key
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.runners import is_key, stacked
 from jaxinit.compare.train.trainer import Config
 from jaxinit.trace import Layer, kernels
-from jaxinit.tree import MuP, TreeScheme, choose, draw, layers_of, leaves_of
+from jaxinit.tree import MuP
+from jaxinit.tree._choice import choose
+from jaxinit.tree._layers import layers_of
+from jaxinit.tree._leaves import leaves_of
+from jaxinit.tree._reinit import draw
 
-Scheme: TypeAlias = Initializer | Callable[[Key, Any, Any, Any], Any]
+Scheme: TypeAlias = tree.Scheme | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
 `(key, params, apply, batch) -> params`."""
 
@@ -37,8 +41,8 @@ class Draws:
         leaves: the parameters by path.
         layers: the layers that the parameters are of.
         of: by scheme how it draws.
-        kept: by scheme the paths of the leaves that it leaves as the model itself
-            starts them, or wants to see.
+        kept: by scheme the paths of the leaves that it leaves as the model's own
+            initialization has them, or wants to see.
     """
 
     def __init__(
@@ -83,14 +87,14 @@ class Draws:
         return set().union(*self.kept.values())
 
     def own(self, key: Key) -> tuple[dict[str, Any], Any]:
-        """The model's own start: the leaves that some scheme keeps, and the state."""
+        """The model's own initialization: leaves that a scheme keeps, and the state."""
         params, state = self._model.init(key, self._batch[0])
         values = {leaf.path: leaf.value for leaf in leaves_of(params)[0]}
         return {path: values[path] for path in self.all_kept}, state
 
     def _draw_of(self, scheme: Scheme) -> tuple[Draw, set[str]]:
         """How a scheme draws, and of which leaves it needs the model's own values."""
-        if isinstance(scheme, (Initializer, TreeScheme)):
+        if isinstance(scheme, tree.Scheme):
             choices = choose(self.leaves, self.layers, scheme, abstract=False)
 
             def by_rules(key: Key, own: dict[str, Any], state: Any) -> Any:
