@@ -304,6 +304,62 @@ def test_convolutions_and_products_by_hand():
     np.testing.assert_allclose(found["w"], apply(params, images), rtol=1e-6)
 
 
+def norm(w):
+    return w / jnp.sqrt(jnp.sum(w**2, axis=0, keepdims=True))
+
+
+LINEAR = {  # how the kernel is made of w and v, and whether it is linear in each
+    "itself": (lambda w, v, x: w, {"w": True}),
+    "moved": (lambda w, v, x: w.reshape(2, 3, 6)[::-1].reshape(6, 6).T, {"w": True}),
+    "scaled": (lambda w, v, x: 3 * w / 7 - 2 * w, {"w": True}),
+    "masked": (lambda w, v, x: jnp.where(jnp.eye(6) > 0, w, 0.0), {"w": True}),
+    "by a gain": (lambda w, v, x: w * v[0], {"w": True}),
+    "a product": (lambda w, v, x: w @ v, {}),
+    "modulated": (lambda w, v, x: w * jnp.exp(x[0])[:, None], {"w": True}),
+    "side by side": (lambda w, v, x: jnp.hstack([w, v]), {"w": True, "v": True}),
+    "called": (lambda w, v, x: jax.jit(jax.checkpoint(jnp.transpose))(w), {"w": True}),
+    "normalized": (lambda w, v, x: norm(w), {"w": False}),
+    "with a gain": (lambda w, v, x: norm(w) * v[0], {"w": False}),
+    "shifted": (lambda w, v, x: w + 1, {"w": False}),
+    "a sum of two": (lambda w, v, x: w + v, {}),
+    "low rank": (lambda w, v, x: w + v[:, :2] @ v[:2], {"w": False}),
+    "bent": (lambda w, v, x: jnp.tanh(w), {"w": False}),
+    "squared": (lambda w, v, x: w * w, {"w": False}),
+    "chosen by itself": (lambda w, v, x: jnp.where(w > 1, w, 2 * w), {"w": False}),
+    "quantized": (lambda w, v, x: w.astype(jnp.int8).astype(w.dtype), {"w": False}),
+    "rounded": (lambda w, v, x: jnp.round(w), {"w": False}),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("loop", [False, True], ids=["", "in a scan"])
+def test_whether_a_kernel_is_linear_in_its_leaf(name, loop):
+    make, expected = LINEAR[name]
+
+    def apply(p, x):
+        if not loop:
+            return x @ make(p["w"], p["v"], x)
+        p = jax.tree.map(lambda w: jnp.stack([w] * 2), p)
+        step = lambda x, p: (x, x @ make(p["w"], p["v"], x))  # noqa: E731
+        return jax.lax.scan(step, x, p)[1]
+
+    params = {"w": PARAMS["w"], "v": PARAMS["v"]}
+    found = {
+        part.path: part.linear
+        for product in program(apply, params, X).products.values()
+        for part in product.parts
+    }
+    for path, told in expected.items():
+        assert found.get(path, told) is told
+        if told and path in found:  # and so it is
+            doubled = {**params, path: 2 * params[path]}
+            at = lambda p: jnp.hsplit(make(p["w"], p["v"], X), 2)  # noqa: E731
+            side = ["w", "v"].index(path) if name == "side by side" else slice(None)
+            np.testing.assert_allclose(
+                2 * np.array(at(params)[side]), at(doubled)[side], rtol=1e-5
+            )
+
+
 # --- The uses that other rooms make of it ---------------------------------------------
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxinit._checks import is_traced
 from jaxinit._models._model import (
     Keys,
     Model,
@@ -113,7 +114,7 @@ def _keep_traced(module: Any) -> None:
     for _, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Module):
             for name, value in list(vars(node).items()):
-                if isinstance(value, jax.core.Tracer):
+                if is_traced(value):
                     setattr(node, name, nnx.data(value))
 
 
