@@ -128,6 +128,14 @@ def sharded(p, x):
     return jax.shard_map(part, mesh=mesh, **specs)(p, x)
 
 
+def observed(p, x):
+    def layer(x, w):
+        jax.debug.callback(lambda mean: None, (x @ w).mean())
+        return jnp.tanh(x @ w), None
+
+    return jax.lax.scan(layer, x, p["stack"])[0]
+
+
 def structured(p, x):
     return {"out": x @ p["w"], "text": "as it is", "pair": (x, None)}
 
@@ -153,6 +161,7 @@ CASES = {
         differentiated,
         with_state,
         sharded,
+        observed,
         structured,
     )
 }

@@ -147,7 +147,10 @@ def _result(eqn: JaxprEqn, operands: Sequence[_Of]) -> _Of:
     """What the results of an operation depend on, from what its operands do."""
     name = eqn.primitive.name
     together = _joined(operands)
-    if not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
+    kinds = [getattr(var.aval, "dtype", None) for var in eqn.outvars]
+    if not any(
+        kind is not None and jnp.issubdtype(kind, jnp.inexact) for kind in kinds
+    ):
         return _bent(together)  # rounded to integers, or compared
     if name in _MOVES:
         return _joined([operands[0], *map(_bent, operands[1:])])
