@@ -387,6 +387,7 @@ def test_a_module_of_equinox_with_its_state(name, x):
     eqx = equinox()
     made = STATEFUL[name](eqx.nn.make_with_state(with_state()))
     module, state = ji.init(made, KEY, x, scheme=WIDE)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
     all_drawn(module, 2)
     module = eqx.nn.inference_mode(module)
     out, _ = jax.vmap(module, axis_name="examples", in_axes=(0, None))(X, state)

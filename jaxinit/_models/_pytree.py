@@ -63,7 +63,11 @@ class _Parts(NamedTuple):
 
 
 def of_pytree(
-    make: Callable[[Key], Any], whole: bool, *, finished: bool = False
+    make: Callable[[Key], Any],
+    whole: bool,
+    *,
+    finished: bool = False,
+    tried: bool = True,
 ) -> Model:
     """Floating arrays are the parameters; other arrays and a `State` the state."""
     parts: list[_Parts] = []  # as the last trace found them
@@ -93,7 +97,8 @@ def of_pytree(
 
         return only(True), (only(False), carried)
 
-    jax.eval_shape(lambda key: jax.tree.leaves(split(key)), jax.random.key(0))
+    if tried:
+        jax.eval_shape(lambda key: jax.tree.leaves(split(key)), jax.random.key(0))
 
     def join(params: Params, state: State) -> Any:
         arrays, carried = state

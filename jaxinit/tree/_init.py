@@ -157,8 +157,13 @@ class _Program:
         # Operation by operation: equal ones share what is compiled.
         given = map(_concrete, self._given)
         made = iter(core.jaxpr_as_fun(self._closed.replace(jaxpr=part))(*given))
-        shapes = zip(_arrays(jax.tree.leaves(self.shapes)), skipped, strict=True)
-        return self._filled([shape if skip else next(made) for shape, skip in shapes])
+        # What the program holds as a number comes out as one, and not as an array.
+        return self._filled(
+            shape if skip else jnp.asarray(next(made), shape.dtype)
+            for shape, skip in zip(
+                _arrays(jax.tree.leaves(self.shapes)), skipped, strict=True
+            )
+        )
 
     def _part(self, wanted: Sequence[Any]) -> core.Jaxpr:
         """The program of these of its variables alone."""
