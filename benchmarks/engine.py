@@ -23,7 +23,8 @@ import timing
 
 from jaxinit.compare import compare, machine, read_runs
 from jaxinit.compare.task import builtin
-from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.strategy import choose_strategy
 from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 

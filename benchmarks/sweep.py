@@ -21,7 +21,8 @@ import timing
 
 from jaxinit.compare import machine
 from jaxinit.compare.task import builtin
-from jaxinit.compare.train.engine import STRATEGIES, Engine
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
 WORK: dict[str, tuple[Callable[[], Any], int, int]] = {

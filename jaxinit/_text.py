@@ -7,7 +7,7 @@ import difflib
 import math
 from typing import Any
 
-from jaxinit._initializer import REGISTRY, Initializer
+from jaxinit._value import REGISTRY, Value
 
 _CONSTANTS = {"inf": math.inf}
 
@@ -50,7 +50,7 @@ def _scheme(node: ast.expr, text: str) -> Any:
         return REGISTRY[name]()
     if any(keyword.arg is None for keyword in node.keywords):
         raise ValueError(f"{text!r}: ** is not accepted; name each argument.")
-    if isinstance(REGISTRY[name], Initializer) and (node.args or node.keywords):
+    if isinstance(REGISTRY[name], Value) and (node.args or node.keywords):
         raise ValueError(f"{text!r}: {name} takes no arguments in a scheme's text.")
     args = [_value(argument, text) for argument in node.args]
     kwargs = {str(k.arg): _value(k.value, text) for k in node.keywords}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxinit._canonical import As, real
 
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array
@@ -17,7 +19,7 @@ DType: TypeAlias = Any
 Axis: TypeAlias = int | Sequence[int]
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
 
-Numeric: TypeAlias = Any
+Numeric: TypeAlias = Annotated[Any, As(real)]
 """A real number that may be traced: a float, a 0-d array or a tracer."""
 
 Draw: TypeAlias = Callable[[Any, tuple[int, ...], Any], Array]

@@ -234,8 +234,8 @@ DEPTH = [
     ),
     Case(ji.spectral(), (1024, 128), 0.0, (1 / 1024 / 8) ** 0.5, NORMAL),
     Case(ji.spectral(activation="relu"), (128, 1024), 0.0, 1 / 8, NORMAL),
-    Case(ji.small(), DENSE, 0.0, (2 / 5 / 256) ** 0.5, NORMAL),
-    Case(ji.wang(8), DENSE, 0.0, 2 / 8 / 16, NORMAL),
+    Case(ji.small_init(), DENSE, 0.0, (2 / 5 / 256) ** 0.5, NORMAL),
+    Case(ji.wang_init(8), DENSE, 0.0, 2 / 8 / 16, NORMAL),
     Case(ji.hyperfan(64), DENSE, 0.0, (1 / 64 / 256) ** 0.5, UNIFORM),
     Case(
         ji.hyperfan(64, 0.5, biases=True, activation="relu"),
@@ -253,7 +253,7 @@ COMBINED = [
     Case(ji.scaled(ji.lecun_normal(), 0.5), DENSE, 0.0, 0.5 / 16, TRUNCATED),
     Case(ji.stacked(ji.he_normal()), (4, 128, 256), 0.0, 1 / 8, TRUNCATED),
     Case(
-        ji.summed(ji.uniform(minval=-1, maxval=1)),
+        ji.sum_of(ji.uniform(minval=-1, maxval=1)),
         DENSE,
         0.0,
         (2 / 3) ** 0.5,
@@ -275,7 +275,7 @@ COMBINED = [
 STRUCTURED = [
     Case(ji.identity(2.0), (64, 64), None, None, None),
     Case(ji.dirac(), (3, 3, 16, 32), None, None, None),
-    Case(ji.zero(), (48, 100), None, None, None),
+    Case(ji.hadamard_identity(), (48, 100), None, None, None),
     Case(ji.idinit(0.5), (48, 100), None, None, None),
     Case(ji.bilinear(), (4, 4, 8, 8), None, None, None),
     Case(ji.stft(), (64, 1, 33), None, None, None),

@@ -3,11 +3,19 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")
 def key():
     return jax.random.key(7)
+
+
+@pytest.fixture
+def users_broadcast():
+    """For models under test that add a bias to a batch, as users write it."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

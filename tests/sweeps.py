@@ -1,27 +1,57 @@
-"""Sweeps made up for tests, with numbers known by hand, and a page's parser."""
+"""Sweeps for tests: made up, with numbers known by hand, and of a small network."""
 
 from __future__ import annotations
 
 import html.parser
 import math
 
+import numpy as np
 import pyarrow as pa
+from flax import linen as nn
 
+from jaxinit.compare import compare, make_task
 from jaxinit.compare.report.result import Result
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 
-STEPS = 100
+RNG = np.random.default_rng(0)
+Y = RNG.integers(3, size=96)
+X = (RNG.normal(size=(96, 5)) + 2 * np.eye(5)[Y]).astype(np.float32)
+TRAIN, VALID = (X[:64], Y[:64]), (X[64:], Y[64:])
 
 
-EVERY = 10
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(8)(x)))
+
+
+def task(**options):
+    """Three classes of five features by a small network."""
+    return make_task(Net(), TRAIN, VALID, **{"target": 0.9, **options})
+
+
+def sweep(
+    schemes=("he_normal", "normal(1)"),
+    rates=(0.01, 0.1),
+    seeds=2,
+    target=0.9,
+    **options,
+):
+    """A short sweep of that task."""
+    short = {"steps": 20, "eval_every": 5, "batch_size": 16, "quiet": True}
+    return compare(task(target=target), schemes, rates, seeds, **{**short, **options})
+
+
+STEPS, EVERY = 100, 10
+"""Of the sweeps that are made up."""
 
 
 def settings(schemes, rates=(0.1,), seeds=4, **more):
     """Settings of a sweep with so many seeds in all."""
     more = {
         "task": "linear(depth=2, width=4)",
-        "fingerprint": "f",
+        "parts": {"model": "m"},
         "loss_name": "cross_entropy",
         "metric_name": "accuracy",
         "direction": "max",

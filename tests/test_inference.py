@@ -1,4 +1,4 @@
-"""Times to target: small cases by hand, scipy's answers, and laws in simulation."""
+"""Times to target: cases by hand, scipy's answers, simulated distributions."""
 
 from __future__ import annotations
 

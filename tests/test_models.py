@@ -23,6 +23,8 @@ from jaxinit.compare import (
 )
 from jaxinit.compare.train.starts import Starts
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
 X = RNG.normal(size=(64, 8)).astype(np.float32)
@@ -380,26 +382,26 @@ def own(metric=None, loss=None, **options):
 FAULTS = [  # a call, what its one sentence says, and the type of the cause
     (
         lambda: task_of(Broken(raising)),
-        "the model Broken, given inputs of shape (2, 8) and dtype float32, raised "
+        "the model Broken, given inputs of shape (64, 8) and dtype float32, raised "
         "RuntimeError: no such luck.",
         RuntimeError,
     ),
     (
         lambda: task_of(Broken(raising, training_too=True)),
-        "the model Broken in training, given inputs of shape (2, 8) and dtype "
-        "float32 and labels of shape (2,) and dtype int32, raised RuntimeError: no",
+        "the model Broken in training, given inputs of shape (64, 8) and dtype "
+        "float32 and labels of shape (64,) and dtype int32, raised RuntimeError: no",
         RuntimeError,
     ),
     (lambda: task_of(Broken(at_least)), "raised ConcretizationTypeError", TypeError),
     (lambda: task_of(Broken(searched)), "the model Broken in training", ValueError),
     (
         lambda: task_of(nn.Conv(3, (3, 3)), X.reshape(64, 8)),
-        "given inputs of shape (2, 8) and dtype float32, raised",
+        "given inputs of shape (64, 8) and dtype float32, raised",
         Exception,
     ),
     (
         lambda: task_of(lambda rngs: nnx.Linear(7, 3, rngs=rngs)),
-        "given inputs of shape (2, 8) and dtype float32, raised TypeError",
+        "given inputs of shape (64, 8) and dtype float32, raised TypeError",
         TypeError,
     ),
     (
@@ -430,23 +432,23 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
     (lambda: task_of(nn.Dense(2)), "labels reach 2, but the model has 2", None),
     (
         lambda: task_of(Broken(jnp.sum)),
-        "to shape (); logits of shape (2, classes)",
+        "to shape (); logits of shape (64, classes)",
         None,
     ),
     (
         lambda: task_of(Broken(lambda x: x[:, None])),
-        "maps 2 inputs to shape (2, 1, 3); logits of shape (2, classes) are needed.",
+        "maps 64 inputs to shape (64, 1, 3); logits of shape (64, classes) are needed.",
         None,
     ),
     (lambda: task_of(Broken(lambda x: (x, x))), "returns a tuple; one array", None),
     (
         lambda: own(metric=by_numpy),
-        "the metric by_numpy, given outputs of shape (2, 3) and dtype float32 and "
-        "labels of shape (2,) and dtype int32, raised TracerArrayConversionError",
+        "the metric by_numpy, given outputs of shape (64, 3) and dtype float32 and "
+        "labels of shape (64,) and dtype int32, raised TracerArrayConversionError",
         TypeError,
     ),
     (lambda: own(loss=raising), "the loss raising, given outputs", TypeError),
-    (lambda: own(loss=mean_first), "the loss mean_first of 2 examples has", None),
+    (lambda: own(loss=mean_first), "the loss mean_first of 64 examples has", None),
     (lambda: own(metric=lambda o, y: "good"), "raised TypeError", TypeError),
     (lambda: own(metric=lambda o, y: None), "returns a NoneType; one array", None),
     (lambda: own(metric=lambda o, y: (y, y)), "returns a tuple; one array", None),
@@ -477,7 +479,9 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
     ),
     (
         lambda: compare(
-            task_of((lambda key: {"b": jnp.ones(3)}, lambda p, x: x[:, :3] + p["b"])),
+            task_of(
+                (lambda key: {"b": jnp.ones(3)}, lambda p, x: x[:, :3] + p["b"][None])
+            ),
             quiet=True,
         ),
         "the model of task custom has no kernel",

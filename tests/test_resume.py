@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from flax import linen as nn
+from sweeps import TRAIN, VALID, sweep
 
 from jaxinit.compare import cli, compare, machine, make_task, read_runs
 from jaxinit.compare.report import result as report
@@ -18,25 +19,7 @@ from jaxinit.compare.store import folder
 from jaxinit.compare.sweep import chunks as room
 from jaxinit.compare.train import engine
 from jaxinit.compare.train import strategy as choice
-from jaxinit.compare.train.engine import STRATEGIES
-
-RNG = np.random.default_rng(0)
-Y = RNG.integers(3, size=96)
-X = (RNG.normal(size=(96, 5)) + 2 * np.eye(5)[Y]).astype(np.float32)
-
-
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(nn.relu(nn.Dense(8)(x)))
-
-
-def sweep(schemes=("he_normal", "normal(1)"), rates=(0.01, 0.1), seeds=2, **options):
-    target = options.pop("target", 0.9)
-    task = make_task(Net(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=target)
-    settings = {"steps": 20, "eval_every": 5, "batch_size": 16, "quiet": True}
-    return compare(task, schemes, rates, seeds, **{**settings, **options})
-
+from jaxinit.compare.train.runners import STRATEGIES
 
 WRITE = report.Result.write
 
@@ -87,7 +70,7 @@ def test_a_convolution_and_a_diverged_run_by_every_strategy():
             x = nn.relu(nn.Conv(4, (3,))(x[..., None]))
             return nn.Dense(3)(x.reshape(len(x), -1))
 
-    task = make_task(Conv(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=0.9)
+    task = make_task(Conv(), TRAIN, VALID, target=0.9)
     results = {
         strategy: compare(
             task, ["he_normal", "normal(1e30)"], [0.05], 3, steps=10, eval_every=5,
@@ -283,8 +266,8 @@ def test_a_damaged_file_is_set_aside_and_its_runs_made_again(damage, tmp_path, w
 def test_two_writers_of_one_store(tmp_path, whole):
     code = (
         "import sys; sys.path.insert(0, 'tests'); import jax;"
-        "jax.config.update('jax_num_cpu_devices', 2); import test_resume;"
-        "test_resume.sweep(seeds=3, out=sys.argv[1])"
+        "jax.config.update('jax_num_cpu_devices', 2); import sweeps;"
+        "sweeps.sweep(seeds=3, out=sys.argv[1])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     writers = [subprocess.Popen(command) for _ in range(2)]

@@ -16,6 +16,8 @@ from jaxinit.compare.report import signal_figure
 from jaxinit.compare.train import signal
 from jaxinit.compare.train.starts import Starts
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 6)).astype(np.float32)
 Y = RNG.normal(size=(80, 3)).astype(np.float32)

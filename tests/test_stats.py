@@ -20,7 +20,7 @@ from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 
 SETTINGS = Settings(
-    task="t", fingerprint="f", loss_name="loss", metric_name="accuracy",
+    task="t", parts={"model": "m"}, loss_name="loss", metric_name="accuracy",
     direction="max", target=0.9,
 )  # fmt: skip
 

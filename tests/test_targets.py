@@ -49,7 +49,7 @@ def swept(curves=None, direction="max", status="finished", **more):
                 "train_loss": curve,
             })  # fmt: skip
     more = {
-        "task": "t()", "fingerprint": "f", "loss_name": "cross_entropy",
+        "task": "t()", "parts": {"model": "m"}, "loss_name": "cross_entropy",
         "metric_name": "accuracy" if direction == "max" else "loss",
         "direction": direction, "target": 0.6, "steps": 40, "eval_every": 10,
         "batch_size": 1, "optimizer": "sgd", "device": "1 x cpu", **more,

@@ -51,7 +51,7 @@ each_task = pytest.mark.parametrize(
 
 
 def trained(task, rate, **config):
-    """The curves of a run from the model's own start."""
+    """The curves of a run from the model's own initialization."""
     key = jax.random.key(0)
     params, _ = task.model.init(key, task.x_train[:1])
     train = jax.jit(make_train(task, Config(**config)))
@@ -238,7 +238,7 @@ BAD = [
     (lambda: regression(metric="loss", direction="max"), "whose direction is 'min'"),
     (lambda: regression(metric="accuracy"), "integer classes are needed"),
     (lambda: regression(target=float("nan")), "target=nan must be a finite number"),
-    (lambda: regression(y=Y[:, 0]), "(2, 1), but their labels have shape (2,)"),
+    (lambda: regression(y=Y[:, 0]), "(64, 1), but their labels have shape (64,)"),
     (lambda: regression(y=Y / 0), "train labels hold NaN or infinity in 64"),
     (lambda: regression(y=np.full((64, 1), "a")), "real numbers are needed"),
     (lambda: regression(y=np.float32(1)), "64 inputs and 1 labels"),

@@ -57,7 +57,7 @@ def linear_init(key, x):
 
 
 def linear_apply(params, x):
-    return x @ params["w"] + params["b"]
+    return x @ params["w"] + params["b"][None]
 
 
 MODELS = {

@@ -20,6 +20,7 @@ import tyro
 
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
+from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
 from jaxinit.compare import cluster, machine
 from jaxinit.compare.report.result import Result
@@ -53,6 +54,7 @@ def compare_command(
     processes: int | None = None,
     process_index: int | None = None,
     out: pathlib.Path | None = None,
+    redo: Flag = False,
     tensorboard: pathlib.Path | None = None,
     wandb: str | None = None,
     quiet: Flag = False,
@@ -86,6 +88,7 @@ def compare_command(
         out: folder for the results; results/NAME by default. A folder with runs of
             the same task and settings is added to; other results are never
             overwritten.
+        redo: set the runs in the folder aside, in a folder within, and make all anew.
         tensorboard: folder for event files that TensorBoard shows while it trains.
         wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
@@ -105,6 +108,7 @@ def compare_command(
         **vars(sweep),
         shard=None if shard is None else _part(shard),
         out=pathlib.Path("results", name) if out is None else out,
+        redo=redo,
         tensorboard=tensorboard,
         wandb=wandb,
         quiet=quiet,
@@ -230,10 +234,10 @@ def list_command(
     family: str | None = None,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """List the schemes: name, law, formula, source.
+    """List the schemes: name, what they are, formula, source.
 
     Args:
-        family: only the schemes of one family, such as orthogonal or recurrent.
+        family: only the schemes of one family, such as orthogonal or gates.
         json: print everything that is known of each, as JSON.
     """
     entries = list(_catalogue.catalogue().values())
@@ -244,7 +248,7 @@ def list_command(
         print(jsonlib.dumps([each._asdict() for each in entries], indent=2))
         return
     table = rich.table.Table(box=rich.box.SIMPLE)
-    for column in ("scheme", "law", "formula", "from", "family"):
+    for column in ("scheme", "what it is", "formula", "from", "family"):
         table.add_column(column, overflow="fold")
     for each in entries:
         names = ", ".join((each.name, *each.aliases))
@@ -266,24 +270,33 @@ def show_command(
 
     Args:
         scheme: its text, such as 'he_normal(gain=2)'.
-        shape: shape of the array to draw.
+        shape: shape of the array to draw, of an initializer.
         cite: print the sources as BibTeX, and nothing else.
     """
-    init = parse(scheme)
-    entry = _catalogue.catalogue()[init.name]
+    entries = _catalogue.catalogue()
     if cite:
+        entry = entries[scheme if scheme in entries else parse(scheme).name]
         print(entry.bibtex() or f"{entry.name} names no source.")
         return
+    init = parse(scheme)
+    entry = entries[init.name]
+    print(f"{init!r}: {entry.summary}\n\n{entry.description}")
+    if isinstance(init, Initializer):
+        _show_draw(init, shape)
+    for reference in entry.references:
+        print(f"\n{reference}.")
+
+
+def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
+    """Fans, moments and histogram of a draw."""
     x = np.asarray(init(jax.random.key(0), shape), np.float64)
-    print(f"{init!r}: {entry.summary}\n\n{entry.law}\n\nshape  {shape}")
+    print(f"\nshape  {shape}")
     if "in_axis" in init.arguments and init.arguments.get("fan") is None:
         names = inspect.signature(compute_fans).parameters
         layout = {k: v for k, v in init.arguments.items() if k in names}
         fan_in, fan_out = compute_fans(shape, **layout)
         print(f"fans   in {fan_in:g}, out {fan_out:g}")
     print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
-    for reference in entry.references:
-        print(f"\n{reference}.")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -302,6 +315,8 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jaxinit: interrupted; the same command goes on.", file=sys.stderr)
+        redo = "--redo" in (sys.argv if arguments is None else arguments)
+        how = ", without --redo," if redo else ""
+        print(f"jaxinit: interrupted; the same command{how} goes on.", file=sys.stderr)
         return 130
     return 0

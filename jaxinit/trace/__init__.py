@@ -18,7 +18,6 @@ from ._products import program as program
 from ._replay import outputs as outputs
 from ._replay import replay as replay
 from ._trace import layers as layers
-from ._trace import layers_made as layers_made
 from ._view import Site as Site
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "arrays_of",
     "kernels",
     "layers",
-    "layers_made",
     "outputs",
     "program",
     "replay",

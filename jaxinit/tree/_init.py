@@ -11,17 +11,20 @@ from jax.extend import core
 
 from jaxinit._models import Inputs, Keys, Model, as_model, keys_of
 from jaxinit._types import is_array
-from jaxinit.trace import Layer, layers_made
+from jaxinit.trace import Layer
+from jaxinit.trace._trace import layers_made
+from jaxinit.tree._choice import choose
+from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import Shardings, draw, reinit
-from jaxinit.tree._rules import Rules, choose, layers_of
+from jaxinit.tree._rules import SchemeLike
 
 
 def init(
     model: Any,
     key: Keys,
     *inputs: Any,
-    scheme: Rules,
+    scheme: SchemeLike,
     gain: Literal["auto"] | None = None,
     out_shardings: Shardings = None,
     **named: Any,
@@ -47,7 +50,7 @@ def init(
             traced; flags, integers, texts and whatever else there is reach the model
             as they are. A module of Equinox is mapped over the leading axis, unless it
             only takes the inputs whole.
-        scheme: as `rules` of `jaxinit.reinit`.
+        scheme: as in `jaxinit.reinit`.
         gain: as in `jaxinit.reinit`.
         out_shardings: as in `jaxinit.reinit`, for the parameters.
         **named: inputs by name, and flags such as `train=False`. A flag of this kind

@@ -18,7 +18,7 @@ from jaxinit.compare.task import builtin
 
 
 def paragraphs(sweep: Sweep) -> list[str]:
-    """The protocol of a sweep over one task, a paragraph an item."""
+    """The protocol of a sweep over one task, paragraph by paragraph."""
     settings = sweep.settings
     schemes, rates = len(settings.schemes), len(settings.learning_rates)
     every, tuning = settings.eval_every, settings.tuning_seeds
@@ -48,11 +48,23 @@ def paragraphs(sweep: Sweep) -> list[str]:
         "all pairs; the intervals of ranks hold for all schemes at once, with 95 % "
         "confidence.",
         *([f"Code: {settings.code}."] if settings.code else []),
+        *([_untraced(settings)] if settings.untraced else []),
         *(_seconds(settings, cost) for cost in list(summary.costs(sweep).values())[:1]),
         "Few seeds do not show rare failures. A scheme that diverges in one run of ten "
         "shows none in five runs more often than not, so the share of diverged runs "
         "has its interval, too.",
     ]
+
+
+def _untraced(settings: Settings) -> str:
+    """What a change of may go unnoticed."""
+    return (
+        "Cannot be traced: "
+        + "; ".join(settings.untraced)
+        + ". Runs are named by all that decides their numbers, but of this only its "
+        "code and the values that it closes over are known, so that another change of "
+        "it, as in a file that it reads, goes unnoticed."
+    )
 
 
 def _of_target(settings: Settings) -> str:

@@ -22,7 +22,7 @@ def plot(
     ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     medium: style.Medium = "file",
 ) -> np.ndarray:
-    """The signals over the layers, a line a scheme.
+    """The signals over the layers, a line for each scheme.
 
     A line has no mark where the signal is zero or not finite.
 

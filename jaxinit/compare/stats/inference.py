@@ -177,7 +177,7 @@ def geometric_mean(steps: ArrayLike, budget: float) -> float:
 
 
 def logrank(a: ArrayLike, b: ArrayLike, budget: float) -> float:
-    """Log-rank test of "both schemes' times follow one law", two-sided.
+    """Log-rank test of "both schemes' times have one distribution", two-sided.
 
     It sees the whole curve, misses included, but neither the pairing by seed nor, with
     few runs, its own level: the p-value is asymptotic. `ratio_to_target` is the test
@@ -307,7 +307,7 @@ def _checked(owner: str, name: str, steps: ArrayLike, budget: float) -> Floats:
     if times.ndim != 1:
         raise ValueError(
             f"{owner}: {name} has shape {times.shape}; times to target are a row, "
-            "a seed an entry."
+            "an entry for each seed."
         )
     if np.any(times <= 0):
         raise ValueError(

@@ -6,14 +6,16 @@ that it lacks: more seeds, schemes and learning rates of the same task and setti
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,8 @@ def claim(out: pathlib.Path, settings: Settings) -> Settings:
         The settings of all that the folder then is for.
 
     Raises:
-        FileExistsError: it holds anything else already; nothing is touched then.
+        FileExistsError: it holds anything else already, such as runs of other code;
+            nothing is touched then.
     """
     marker = out / "sweep.json"
     taken = out.exists() and (not out.is_dir() or any(map(_shown, out.iterdir())))
@@ -48,7 +51,7 @@ def claim(out: pathlib.Path, settings: Settings) -> Settings:
             "with --out."
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, json.dumps(settings.to_json(), indent=2).encode())
+    _write(marker, settings)
     return settings
 
 
@@ -89,7 +92,59 @@ def _joined(out: str | os.PathLike[str], old: Settings, new: Settings) -> Settin
             f"{out} holds the results of another sweep: {name} is {there!r} there "
             f"and {here!r} here; choose another folder with --out."
         )
-    return old.union(new)
+    changed = old.changed(new)
+    schemes = [] if changed else old.changed_schemes(new)
+    runs = _count(out, schemes if schemes else None) if changed or schemes else 0
+    if runs:
+        raise FileExistsError(
+            f"{out} holds {runs} {'run' if runs == 1 else 'runs'} of other code or "
+            f"data: {differing(changed, schemes)}; choose another folder with out= "
+            "(--out), or set them aside and make them again with redo=True (--redo)."
+        )
+    return dataclasses.replace(old, parts=new.parts).union(new)
+
+
+def differing(parts: Sequence[str], schemes: Sequence[str] = ()) -> str:
+    """The end of a sentence: which parts of code and data differ."""
+    named = [part if part == "jaxinit" else f"the {part}" for part in parts]
+    named += [f"the scheme {scheme}" for scheme in schemes]
+    several = len(named) > 1 or named == ["the data"]
+    listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"{listed} {'differ' if several else 'differs'}"
+
+
+def _count(out: str | os.PathLike[str], schemes: Collection[str] | None) -> int:
+    """How many runs a folder holds, of some schemes or all."""
+    rows = [row for t in _readable(out, ["run_id", "scheme"]) for row in t.to_pylist()]
+    among = [row for row in rows if schemes is None or row["scheme"] in schemes]
+    return len({row["run_id"] for row in among})
+
+
+def set_aside(out: pathlib.Path, settings: Settings) -> None:
+    """Move what a sweep has left to a folder within: `aside-1`, `aside-2`, and so on.
+
+    There it can be reported as before, and nothing else looks at it.
+
+    Args:
+        out: the folder; one that holds no sweep is left as it is.
+        settings: of the sweep that takes its place.
+    """
+    marker = out / "sweep.json"
+    if not marker.is_file():
+        return
+    taken = {path.name for path in out.glob("aside-*")}
+    number = next(n for n in itertools.count(1) if f"aside-{n}" not in taken)
+    aside = out / f"aside-{number}"
+    aside.mkdir()
+    write_atomically(aside / marker.name, marker.read_bytes())
+    for name in ("runs", "checkpoints", "signal.json", "summary.json"):
+        if (out / name).exists():
+            (out / name).replace(aside / name)
+    _write(marker, settings)
+
+
+def _write(marker: pathlib.Path, settings: Settings) -> None:
+    write_atomically(marker, json.dumps(settings.to_json(), indent=2).encode())
 
 
 def read_sweep(folder: str | os.PathLike[str]) -> Sweep:

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 from jaxinit import _checks
 from jaxinit._parse import parse
 from jaxinit.compare.task.task import Direction
-from jaxinit.compare.train.engine import Strategy
+from jaxinit.compare.train.runners import Strategy
 from jaxinit.compare.train.trainer import Config, Dtype, Precision
 
 DEFAULT_SCHEMES = (
@@ -96,7 +96,10 @@ class Settings(Options):
 
     Attributes:
         task: the task's name.
-        fingerprint: of the task; see `Task.fingerprint`.
+        parts: digests of the code and data that decide all runs, such as of "model";
+            see `identity`.
+        own_schemes: digests of the schemes that are the user's own.
+        untraced: what these digests cannot know all of, in words.
         loss_name: the loss's name.
         metric_name: the metric's.
         direction: whether the metric is to rise, "max", or to fall, "min".
@@ -112,7 +115,9 @@ class Settings(Options):
     """
 
     task: str = field(metadata=DECIDES)
-    fingerprint: str = field(metadata=DECIDES)
+    parts: Mapping[str, str] = field(metadata=DECIDES)
+    own_schemes: Mapping[str, str] = field(default_factory=dict, metadata=GROWS)
+    untraced: tuple[str, ...] = field(default=(), metadata=NOTED)
     loss_name: str = field(metadata=DECIDES)
     metric_name: str = field(metadata=DECIDES)
     direction: Direction = field(metadata=DECIDES)
@@ -153,11 +158,30 @@ class Settings(Options):
         return {name: getattr(self, name) for name in names("decides")}
 
     def differences(self, other: Settings) -> Iterator[tuple[str, Any, Any]]:
-        """Name and both values where two sweeps cannot be one."""
+        """Name and both values where two sweeps were asked for in different ways."""
         for name in names("decides", "reads"):
+            if name == "parts":
+                continue  # of which `changed` says which differ
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 yield name, mine, theirs
+
+    def changed(self, other: Settings) -> list[str]:
+        """The parts of code and data that all runs of two sweeps differ in, by name."""
+        every = {**self.parts, **other.parts}
+        found = [p for p in every if self.parts.get(p) != other.parts.get(p)]
+        if {"model", "loss"} & set(found):
+            return [part for part in found if part != "gradient"]  # which is of both
+        return found
+
+    def changed_schemes(self, other: Settings) -> list[str]:
+        """The schemes of both sweeps that have one name and different code."""
+        both = [each for each in self.schemes if each in other.schemes]
+        return [
+            scheme
+            for scheme in both
+            if self.own_schemes.get(scheme) != other.own_schemes.get(scheme)
+        ]
 
     def union(self, new: Settings) -> Settings:
         """The settings of two sweeps that agree, as one; `new` is the later."""
@@ -175,6 +199,8 @@ class Settings(Options):
             "device": _each("; ", self.device, new.device),
             "code": _each("; ", self.code, new.code) or None,
             "schemes": tuple(dict.fromkeys((*self.schemes, *new.schemes))),
+            "own_schemes": {**self.own_schemes, **new.own_schemes},
+            "untraced": tuple(dict.fromkeys((*self.untraced, *new.untraced))),
             "learning_rates": tuple(
                 sorted({*self.learning_rates, *new.learning_rates})
             ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jaxinit.compare.store.folder import same_numbers
+from jaxinit.compare.store.folder import differing, same_numbers
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 
@@ -30,7 +30,8 @@ def side_by_side(sweeps: Mapping[str, Sweep]) -> Sweep:
         The sweep; seconds are unknown where devices differ.
 
     Raises:
-        ValueError: the sweeps differ in a setting that decides or reads the runs.
+        ValueError: the sweeps differ in a setting that decides or reads the runs, or
+            in their code or data.
     """
     _check(sweeps)
     apart = _apart(sweeps)
@@ -65,6 +66,12 @@ def _check(sweeps: Mapping[str, Sweep]) -> None:
                 f"report: {first} and {name} are of the task {one.settings.task} but "
                 f"differ in {setting}, {a} and {b}, so that their steps cannot be "
                 "compared; run one of them again with the other's settings."
+            )
+        if changed := one.settings.changed(other.settings):
+            raise ValueError(
+                f"report: {first} and {name} are of the task {one.settings.task} but "
+                f"of other code or data, for {differing(changed)}, so that their steps "
+                "cannot be compared; run one of them again."
             )
 
 

@@ -20,7 +20,8 @@ from jaxinit.compare.store.sweep import SCHEMA
 from jaxinit.compare.sweep.checkpoints import Unfinished
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train import signal
-from jaxinit.compare.train.engine import STRATEGIES, Engine, Snapshot, Strategy
+from jaxinit.compare.train.engine import Engine, Snapshot
+from jaxinit.compare.train.runners import STRATEGIES, Strategy
 from jaxinit.compare.train.starts import Scheme, Starts
 from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
 from jaxinit.compare.train.trainer import (
@@ -235,7 +236,7 @@ class _Clock:
     def step_seconds(self) -> float:
         """A run's share of a step, as the median over segments; NaN if none is left.
 
-        The first two are left out: the start, and the segment that compiles.
+        The first two are left out: step 0, and the segment that compiles.
         """
         return float(np.median(self._spent[2:])) if self._spent[2:] else np.nan
 

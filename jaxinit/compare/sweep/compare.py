@@ -12,6 +12,7 @@ from jaxinit.compare import cluster
 from jaxinit.compare.machine import use_all_cores
 from jaxinit.compare.report.result import Result
 from jaxinit.compare.stats import race, summary
+from jaxinit.compare.store import folder
 from jaxinit.compare.store.settings import (
     DEFAULT_LEARNING_RATES,
     DEFAULT_SCHEMES,
@@ -21,10 +22,10 @@ from jaxinit.compare.store.settings import (
 from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.sweep import live
 from jaxinit.compare.sweep.make import Maker
-from jaxinit.compare.sweep.plan import grid, grown, named, plan
+from jaxinit.compare.sweep.plan import Plan, grid, grown, named, plan
 from jaxinit.compare.task.builtin import parse_task
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import Strategy
+from jaxinit.compare.train.runners import Strategy
 from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Dtype, Precision, Run
 
@@ -52,6 +53,7 @@ def compare(
     strategy: Strategy | None = None,
     shard: tuple[int, int] | None = None,
     out: str | pathlib.Path | None = None,
+    redo: bool = False,
     tensorboard: str | pathlib.Path | None = None,
     wandb: str | None = None,
     quiet: bool = False,
@@ -98,6 +100,8 @@ def compare(
             of the runs already, only the others are made; unfinished ones go on from
             their last checkpoint, of which there is one a minute. Processes of a
             cluster share the folder.
+        redo: set the runs that `out` holds aside, in a folder within, and make all
+            anew: the way on for runs of other code.
         tensorboard: folder for event files that TensorBoard shows while it trains.
         wandb: project of Weights & Biases for the same.
         quiet: neither progress nor table on the screen.
@@ -108,7 +112,8 @@ def compare(
     Raises:
         ValueError: a setting is out of range.
         TypeError: a scheme is no scheme.
-        FileExistsError: `out` holds something else, or runs of other settings.
+        FileExistsError: `out` holds something else, or runs of other settings, code
+            or data.
         ModuleNotFoundError: tensorboardX or wandb is not installed.
         ConnectionError: another process of a cluster is gone.
 
@@ -145,13 +150,13 @@ def compare(
     planned = plan(task, known, options, shard)
     began = time.perf_counter()
     out = None if out is None else pathlib.Path(out)
+    if redo:
+        _redo(out, planned)
     quiet = quiet or cluster.index() > 0  # the first process speaks for all
     with _live(tensorboard, wandb, planned.settings) as writers:
-        maker = Maker(planned, out, writers, quiet)
-        sweep = _made(maker, planned.settings)
-        signals = maker.signals()
+        sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
     spent = time.perf_counter() - began
-    result = Result(dataclasses.replace(sweep, seconds=spent, signals=signals))
+    result = Result(dataclasses.replace(sweep, seconds=spent))
     if planned.part[1] > 1:
         return result  # a part alone makes no ranking
     if out is not None and cluster.index() == 0:
@@ -161,8 +166,26 @@ def compare(
     return result
 
 
+def _redo(out: pathlib.Path | None, planned: Plan) -> None:
+    """Set aside what the folder holds, so that it is made again."""
+    if out is None or planned.part[1] > 1:
+        raise ValueError(
+            "compare: redo=True sets aside all runs of the folder out=, which it needs "
+            "and which no other part of the sweep may share; leave redo= or shard= out."
+        )
+    if cluster.index() == 0:
+        folder.set_aside(out, planned.settings)
+    cluster.wait()
+
+
 def _made(maker: Maker, asked: Settings) -> Sweep:
-    """The whole sweep: the grid, and with `tuning_seeds` then the best rates alone."""
+    """The whole sweep, and the signal at step 0."""
+    sweep = _runs(maker, asked)
+    return dataclasses.replace(sweep, signals=maker.signals())
+
+
+def _runs(maker: Maker, asked: Settings) -> Sweep:
+    """The runs of the grid, and with `tuning_seeds` then the best rates alone."""
     seeds = range(asked.tuning_seeds or asked.seeds)
     sweep = maker.make(asked, grid(asked, seeds))
     for _ in range(EXTENSIONS if asked.extend_grid else 0):

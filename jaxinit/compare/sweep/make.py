@@ -18,7 +18,7 @@ from jaxinit.compare.sweep.chunks import Runs
 from jaxinit.compare.sweep.live import Live
 from jaxinit.compare.sweep.plan import Plan
 from jaxinit.compare.sweep.progress import Progress
-from jaxinit.compare.train.engine import Strategy
+from jaxinit.compare.train.runners import Strategy
 from jaxinit.compare.train.signal import Signals
 from jaxinit.compare.train.trainer import Metrics, Run, diverged
 

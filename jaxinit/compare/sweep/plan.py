@@ -6,18 +6,17 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxinit import _checks
-from jaxinit._initializer import Initializer
+from jaxinit import _checks, tree
 from jaxinit._parse import parse
 from jaxinit.compare.stats import summary
 from jaxinit.compare.store import provenance
+from jaxinit.compare.store.identity import identity
 from jaxinit.compare.store.settings import Options, Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import STRATEGIES
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Run
-from jaxinit.tree import TreeScheme
 
 BATCH_SIZE = 64
 """Examples in a step, where nobody says."""
@@ -71,7 +70,7 @@ def plan(
             "batch_size": _batch_size(task, options.batch_size),
         },
         task=task.name,
-        fingerprint=task.fingerprint,
+        parts={},
         loss_name=task.loss_name,
         metric_name=task.metric_name,
         direction=task.direction,
@@ -81,6 +80,8 @@ def plan(
         code=provenance.code_state(),
     )
     settings.config.check(task)
+    found = identity(task, settings.config, schemes)
+    settings = dataclasses.replace(settings, **found._asdict())
     _checks.integer("compare", seeds=settings.seeds)
     if settings.strategy is not None:
         _checks.choice("compare", "strategy", settings.strategy, STRATEGIES)
@@ -113,20 +114,23 @@ def named(schemes: Sequence[Scheme | str] | Scheme | str) -> dict[str, Scheme]:
         ValueError: there is none, or one comes twice.
         TypeError: a scheme is no scheme.
     """
-    if isinstance(schemes, (str, Initializer)) or callable(schemes):
+    if isinstance(schemes, (str, tree.Scheme)) or callable(schemes):
         schemes = [schemes]
     found: dict[str, Scheme] = {}
     for scheme in schemes:
         if isinstance(scheme, str):
             scheme = parse(scheme)
-        if not callable(scheme):
+        if isinstance(scheme, list):
+            scheme = tree.rules(scheme)
+        if not callable(scheme) and not isinstance(scheme, tree.Scheme):
             raise TypeError(
-                f"compare: scheme {scheme!r} must be an initializer, its text, or a "
-                "function (key, params, apply, batch) -> params."
+                f"compare: scheme {scheme!r} must be an initializer, a scheme of "
+                "jaxinit.tree, the text of one, a list of rules, or a function "
+                "(key, params, apply, batch) -> params."
             )
         name = (
             repr(scheme)
-            if isinstance(scheme, (Initializer, TreeScheme))
+            if isinstance(scheme, tree.Scheme)
             else getattr(scheme, "__name__", repr(scheme))
         )
         if name in found:

@@ -50,7 +50,7 @@ class Progress:
 
 
 def histogram(values: np.ndarray, bins: int = 15, width: int = 50) -> str:
-    """A histogram in text, a line a bin: its centre and a bar."""
+    """A histogram in text, a line for each bin: its centre and a bar."""
     counts, edges = np.histogram(values, bins)
     centers = (edges[:-1] + edges[1:]) / 2
     bars = np.round(width * counts / max(counts.max(), 1)).astype(int)

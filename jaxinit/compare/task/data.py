@@ -87,10 +87,10 @@ def split(x: Any, y: Any) -> tuple[Split, Split]:
 def standardised(
     train: np.ndarray, valid: np.ndarray, axis: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean 0 and deviation 1 over the training data; what is constant becomes 0."""
-    mean, deviation = train.mean(axis), train.std(axis)
-    deviation = np.where(deviation > 0, deviation, 1).astype(train.dtype)
-    return (train - mean) / deviation, (valid - mean) / deviation
+    """Mean 0 and variance 1 over the training data; what is constant becomes 0."""
+    mean, stddev = train.mean(axis), train.std(axis)
+    stddev = np.where(stddev > 0, stddev, 1).astype(train.dtype)
+    return (train - mean) / stddev, (valid - mean) / stddev
 
 
 def digits() -> tuple[Split, Split]:

@@ -1,4 +1,4 @@
-"""The networks of the built-in tasks: plain, small, and each a case for its start."""
+"""The networks of the built-in tasks, small ones in which initialization matters."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class CNN(linen.Module):
 
 
 class ResNet(linen.Module):
-    """A residual network without normalisation, where only the start can keep scale.
+    """A residual network without normalisation: initialization alone keeps its scale.
 
     Blocks are x + conv(activation(conv(x))), after one convolution of stride 2 and
     before a mean over space and a linear readout.

@@ -23,7 +23,7 @@ def is_stream(train: Any) -> bool:
 def endless(
     source: Callable[[], Iterable[Any]] | Iterable[Any], *, classes: bool
 ) -> Callable[[], Iterator[Batch]]:
-    """What iterates over a source's batches, over and over, each time from its start.
+    """What iterates over a source's batches, over and over, each time from the first.
 
     Args:
         source: a function that makes an iterator of batches; or an object that can be

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxinit import _checks
-from jaxinit._models import Model, as_model, what_was_raised
-from jaxinit._types import Array
+from jaxinit._models import Model, as_model
 from jaxinit.compare.machine import use_all_cores
-from jaxinit.compare.task import data, streams
+from jaxinit.compare.task import check, data, streams
+from jaxinit.compare.task.objective import (
+    Direction,
+    Objective,
+    Scores,
+    accuracy,
+    cross_entropy,
+    loss_of,
+    metric_of,
+)
+from jaxinit.compare.task.programs import Fingerprint
+from jaxinit.compare.task.values import Digests
 
-Scores: TypeAlias = Callable[[Any, Array], Array]
-"""`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
-
-Direction: TypeAlias = Literal["max", "min"]
+EXAMPLES = 64
+"""In a step, where nothing else is asked for."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,45 +68,66 @@ class Task:
     direction: Direction
     batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
 
-    @functools.cached_property
+    @property
+    def objective(self) -> Objective:
+        """Loss and metric, with their names."""
+        named = self.loss_name, self.metric_name
+        return Objective(self.loss, self.metric, *named, self.direction)
+
+    @property
+    def split(self) -> check.Split:
+        """The arrays of the data."""
+        return check.Split(self.x_train, self.y_train, self.x_valid, self.y_valid)
+
+    def traced(
+        self,
+        examples: int | None = None,
+        apply: Callable[..., Any] | None = None,
+        named: str = "the model",
+    ) -> check.Traced:
+        """What the task's functions compute, part by part.
+
+        They are traced anew only where they, or what they close over, are no longer
+        what they were.
+
+        Args:
+            examples: in a training step; by default 64, or all if there are fewer.
+            apply: the model's `apply` as a sweep computes it, if not as it is.
+            named: what errors call the model.
+
+        Raises:
+            ValueError: the task cannot be trained, in one sentence.
+        """
+        examples = min(EXAMPLES, len(self.x_train)) if examples is None else examples
+        apply = self.model.apply if apply is None else apply
+        functions = (self.model.init, apply, self.loss, self.metric)
+        made_of = (examples, Digests().of(functions))
+        if made_of not in self._known:
+            parts = self.model.init, apply, self.objective, self.split
+            self._known[made_of] = check.traced(*parts, examples, named)
+        return self._known[made_of]
+
+    def data(self) -> Fingerprint:
+        """The fingerprint of the data, arrays and stream."""
+        return check.data_of(self.split, self._stream)
+
+    @property
     def fingerprint(self) -> str:
-        """A text that differs where names, data or the model's parameters differ."""
-        names = (self.name, self.loss_name, self.metric_name, self.direction)
-        digest = hashlib.sha256(repr(names).encode())
-        for array in (self.x_train, self.y_train, self.x_valid, self.y_valid):
-            digest.update(repr((array.shape, array.dtype)).encode())
-            digest.update(array.tobytes())
-        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.x_train[:1])
-        leaves = jax.tree_util.tree_leaves_with_path(shapes)
-        digest.update(repr([(jax.tree_util.keystr(p), s) for p, s in leaves]).encode())
-        return digest.hexdigest()[:16]
+        """A text that differs where the data or the programs of two tasks differ."""
+        return Digests().of((self.data(), self.traced().parts)).hex()[:16]
+
+    @functools.cached_property
+    def _known(self) -> dict[Any, check.Traced]:
+        return {}
+
+    @functools.cached_property
+    def _stream(self) -> Fingerprint | None:
+        return None if self.batches is None else check.stream_of(self.batches)
 
     def reached(self, metric: np.ndarray) -> np.ndarray:
         """Where the metric is at the target or better, which NaN never is."""
         at_least = self.direction == "max"
         return metric >= self.target if at_least else metric <= self.target
-
-
-def cross_entropy(logits: Array, y: Array) -> Array:
-    """-log softmax(logits)[y] in nats, of (batch, ..., classes) and (batch, ...)."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
-
-
-def squared_error(outputs: Array, y: Array) -> Array:
-    """(outputs - y)^2, entry by entry, of arrays of one shape (batch, ...)."""
-    return jnp.square(outputs - y)
-
-
-def accuracy(logits: Array, y: Array) -> Array:
-    """Whether the greatest logit is the label's."""
-    return logits.argmax(axis=-1) == y
-
-
-LOSSES: Mapping[str, Scores] = {
-    "cross_entropy": cross_entropy,
-    "squared_error": squared_error,
-}
-"""The losses that `make_task` knows by name."""
 
 
 def make_task(
@@ -143,8 +167,8 @@ def make_task(
             a function, and known otherwise.
 
     Returns:
-        A `Task` for `jaxinit.compare.compare`. Results know a function by its name
-        alone: two that differ need two names.
+        A `Task` for `jaxinit.compare.compare`. Results name a function by its
+        `__name__`, and know it by the program that it is traced to.
 
     Raises:
         ValueError: lengths differ, data hold NaN or infinity, labels are out of
@@ -166,10 +190,10 @@ def make_task(
         ('loss', 'min')
     """
     use_all_cores()
-    loss, loss_name = _loss(loss)
+    loss, loss_name = loss_of(loss)
     if metric is None:
         metric = "accuracy" if loss is cross_entropy else "loss"
-    metric, metric_name, direction = _metric(metric, loss, direction)
+    metric, metric_name, direction = metric_of(metric, loss, direction)
     if not isinstance(target, numbers.Real):
         raise TypeError(f"target={target!r} must be a number.")
     _checks.number("make_task", target=target)
@@ -209,7 +233,8 @@ def make_task(
         batches,
     )
     called = getattr(model, "__name__", type(model).__name__)
-    _check(task, "the model" if type(model) is tuple else f"the model {called}")
+    named = "the model" if type(model) is tuple else f"the model {called}"
+    task.traced(named=named)  # raises unless the task can be trained
     return task
 
 
@@ -222,160 +247,3 @@ def _two(split: str, pair: Any) -> tuple[Any, Any]:
             "labels)."
         ) from None
     return x, y
-
-
-def _loss(loss: str | Scores) -> tuple[Scores, str]:
-    if callable(loss):
-        return loss, getattr(loss, "__name__", repr(loss))
-    _checks.choice("make_task", "loss", loss, LOSSES)
-    return LOSSES[loss], loss
-
-
-def _metric(
-    metric: str | Scores, loss: Scores, direction: str | None
-) -> tuple[Scores, str, Direction]:
-    """The metric as a function, its name, and the direction in which it is better."""
-    if not callable(metric):
-        _checks.choice("make_task", "metric", metric, ("accuracy", "loss"))
-        known = "max" if metric == "accuracy" else "min"
-        if direction not in (None, known):
-            raise ValueError(
-                f"make_task: direction={direction!r} does not fit metric={metric!r}, "
-                f"whose direction is {known!r}; leave it out."
-            )
-        return (accuracy if metric == "accuracy" else loss), metric, known
-    name = getattr(metric, "__name__", repr(metric))
-    if direction not in ("max", "min"):
-        raise ValueError(
-            f"make_task: direction={direction!r} of metric {name} must be 'max' if "
-            "greater is better, or 'min'."
-        )
-    return metric, name, direction
-
-
-@contextlib.contextmanager
-def _explained(what: str, **given: Any) -> Iterator[None]:
-    """Turn what is raised inside into a sentence: whose fault it is, given what."""
-    try:
-        yield
-    except Exception as error:
-        listed = " and ".join(
-            f"{name} of shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
-            for name, value in given.items()
-            if hasattr(value, "shape")
-        )
-        given_these = f", given {listed}," if listed else ""
-        raise ValueError(
-            f"{what}{given_these} raised {what_was_raised(error)}."
-        ) from error
-
-
-def _check(task: Task, named: str) -> None:
-    """Raise unless the model can be trained: all of it is traced, nothing computed."""
-    key, x, y = jax.random.key(0), task.x_train[:2], task.y_train[:2]
-    init, apply = task.model.init, task.model.apply
-
-    def evaluated(params: Any, state: Any, x: Any, key: Any) -> Any:
-        return apply(params, state, x, key, False)[0]
-
-    def trained(params: Any, state: Any, x: Any, y: Any, key: Any) -> Any:
-        outputs, state = apply(params, state, x, key, True)
-        return task.loss(outputs, y).mean(), state
-
-    with _explained(named, inputs=x):
-        params, state = jax.eval_shape(init, key, x)
-    _check_params(named, params)
-    with _explained(named, inputs=x):
-        out = jax.eval_shape(evaluated, params, state, x, key)
-    _check_shapes(task, named, out)
-    _check_scores(task, out)
-    with _explained(f"{named} in training", inputs=x, labels=y):
-        gradient = jax.grad(trained, has_aux=True)
-        _, after = jax.eval_shape(gradient, params, state, x, y, key)
-    if _form(state) != _form(after):
-        raise ValueError(
-            f"{named} returns a state of other structure, shapes or dtypes than it was "
-            "given; a step must keep them."
-        )
-
-
-def _form(tree: Any) -> tuple[Any, ...]:
-    """The structure, shapes and dtypes of a tree."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-
-
-def _check_params(named: str, params: Any) -> None:
-    """Raise unless there are parameters, and all of them real numbers."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise ValueError(f"{named} has no parameters, so that no scheme can start it.")
-    for path, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"{named} has a parameter {name} of dtype {leaf.dtype}; only real "
-                "numbers are trained, so keep it elsewhere."
-            )
-
-
-def _check_shapes(task: Task, named: str, out: Any) -> None:
-    """Raise unless the outputs are what a built-in loss or metric takes."""
-    y = task.y_train[:2]
-    count = len(y)
-    classes = task.loss is cross_entropy or task.metric is accuracy
-    if not classes and task.loss is not squared_error:
-        return
-    if not hasattr(out, "shape"):
-        raise ValueError(
-            f"{named} returns a {type(out).__name__}; one array is needed, or a loss "
-            "and a metric of one's own that take it."
-        )
-    shape = out.shape
-    if classes:
-        if len(shape) != y.ndim + 1 or shape[:-1] != y.shape:
-            wanted = ", ".join(map(str, (*y.shape, "classes")))
-            raise ValueError(
-                f"{named} maps {count} inputs to shape {shape}; logits of shape "
-                f"({wanted}) are needed."
-            )
-        highest = max(task.y_train.max(), task.y_valid.max())
-        if highest >= shape[-1]:
-            raise ValueError(
-                f"labels reach {highest}, but the model has {shape[-1]} outputs, so "
-                f"labels from 0 to {shape[-1] - 1} are in range."
-            )
-    if task.loss is squared_error and shape != y.shape:
-        raise ValueError(
-            f"{named} maps {count} inputs to shape {shape}, but their labels have "
-            f"shape {y.shape}; squared errors need one shape."
-        )
-
-
-def _check_scores(task: Task, out: Any) -> None:
-    """Raise unless loss and metric give a number, or some, for each example."""
-    y = task.y_train[:2]
-    count = len(y)
-    for what, called, function in (
-        ("loss", task.loss_name, task.loss),
-        ("metric", task.metric_name, task.metric),
-    ):
-        named = f"the {what} {called}" if called != what else f"the {what}"
-        with _explained(named, outputs=out, labels=y):
-            scores = jax.eval_shape(function, out, y)
-        if not hasattr(scores, "shape"):
-            raise ValueError(
-                f"{named} returns a {type(scores).__name__}; one array with a value "
-                f"for each example, of shape ({count}, ...), is needed."
-            )
-        if scores.ndim == 0 or len(scores) != count:
-            raise ValueError(
-                f"{named} of {count} examples has shape {scores.shape}; a value for "
-                f"each example, of shape ({count}, ...), is needed."
-            )
-        real = jnp.issubdtype(scores.dtype, jnp.floating)
-        whole = jnp.issubdtype(scores.dtype, jnp.integer) or scores.dtype == bool
-        if not real and (what == "loss" or not whole):
-            raise ValueError(
-                f"{named} has values of dtype {scores.dtype}; real numbers are needed."
-            )

@@ -14,7 +14,7 @@ from jaxinit._models import Params, State
 from jaxinit._types import Array
 from jaxinit.compare.task.task import Task
 from jaxinit.trace import Loop, Part, Product, Site, arrays_of, program, replay
-from jaxinit.tree import leaves_of
+from jaxinit.tree._leaves import leaves_of
 
 EXAMPLES = 64
 """Of the training data, that the signal is measured on."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxinit.compare import machine
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.engine import STRATEGIES, Engine, Strategy
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES, Strategy
 from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 LOG = logging.getLogger("jaxinit")
@@ -96,7 +97,7 @@ def _seconds_a_step(
     for _ in engine.train(*batch):
         moments.append(time.perf_counter())
         if len(moments) > 3 and moments[-1] - moments[2] > SECONDS:
-            break  # the first two are the start, and a segment that compiles
+            break  # the first two are step 0, and a segment that compiles
     spent = [b - a for a, b in zip(moments[1:], moments[2:], strict=False)]
     return min(spent) / segment / runs
 

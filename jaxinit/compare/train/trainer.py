@@ -87,7 +87,7 @@ class Config(NamedTuple):
 
 
 class Hparams(NamedTuple):
-    """What differs from run to run besides the start.
+    """What differs from run to run besides the initialization.
 
     Attributes:
         learning_rate: scalar, float32.
@@ -201,19 +201,8 @@ def source_of(task: Task, config: Config) -> Source:
 
 def make_trainer(task: Task, config: Config) -> Trainer:
     """Build the pure functions that start a run and train it for one segment."""
-    apply = _in_precision(task.model.apply, config)
+    train_loss, evaluate = _objective(task, config)
     optimizer = OPTIMIZERS[config.optimizer]
-
-    def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
-        outputs, model_state = apply(params, model_state, x, key, True)
-        return task.loss(outputs, y).mean(), model_state
-
-    def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
-        outputs, _ = apply(
-            state.params, state.model_state, data.x_valid, state.key, False
-        )
-        loss, metric = task.loss(outputs, data.y_valid), task.metric
-        return loss.mean(), metric(outputs, data.y_valid).mean()
 
     def start(
         data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
@@ -270,6 +259,26 @@ def make_trainer(task: Task, config: Config) -> Trainer:
     return Trainer(start, plan, step, finish, segment)
 
 
+def _objective(
+    task: Task, config: Config
+) -> tuple[Callable[..., tuple[Array, State]], Callable[..., tuple[Array, Array]]]:
+    """What training lowers, and what validation measures: loss and metric."""
+    apply = in_precision(task.model.apply, config)
+
+    def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
+        outputs, model_state = apply(params, model_state, x, key, True)
+        return task.loss(outputs, y).mean(), model_state
+
+    def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
+        outputs, _ = apply(
+            state.params, state.model_state, data.x_valid, state.key, False
+        )
+        loss, metric = task.loss(outputs, data.y_valid), task.metric
+        return loss.mean(), metric(outputs, data.y_valid).mean()
+
+    return train_loss, evaluate
+
+
 def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
     """The whole training of a run as one pure function.
 
@@ -302,7 +311,7 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
     return train
 
 
-def _in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
+def in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any]:
     """The model's `apply` in the dtype of the sweep, float32 to the outside."""
     low = jnp.dtype(config.dtype)
 

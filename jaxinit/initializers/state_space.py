@@ -1,4 +1,4 @@
-"""Recurrent and state-space models: gate biases and spectra with a chosen memory."""
+"""State-space models and linear recurrent units: spectra, step sizes, inputs."""
 
 from __future__ import annotations
 
@@ -10,168 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _checks
-from jaxinit._initializer import alias, initializer
+from jaxinit._initializer import initializer
 from jaxinit._samplers import rounded
 from jaxinit._types import Array, Draw, DType, Key, Numeric
-from jaxinit.initializers.structured import identity
-
-irnn = alias("irnn", identity)
-
-Part = Literal["forget", "input", "packed"]
 
 
-@initializer(random=False)
-def forget_bias(
-    value: Numeric = 1.0, gates: int = 4, index: int = 1, dtype: DType = None
-) -> Draw:
-    """A constant for the forget gate of a packed bias, zeros for the others.
-
-    Args:
-        value: bias of the forget gate.
-        gates: gates packed along the last axis.
-        index: the forget gate's place among them: 1 in the order i, f, g, o of Keras,
-            torch and Flax.
-        dtype: dtype of the array; JAX's default float if None.
-
-    Returns:
-        An initializer of shapes (..., gates times hidden).
-
-    Raises:
-        ValueError: gates that do not divide the last axis, or an index beyond them.
-
-    Example:
-        >>> forget_bias()(None, (8,)).tolist()
-        [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-
-    References:
-        Gers, Schmidhuber and Cummins 2000, Learning to forget; Jozefowicz, Zaremba and
-        Sutskever 2015, An empirical exploration of recurrent network architectures.
-    """
-    _checks.number("forget_bias", value=value)
-    _checks.integer("forget_bias", gates=gates)
-    _checks.integer("forget_bias", minimum=0, index=index)
-    if index >= gates:
-        raise ValueError(f"forget_bias: index={index} is beyond the gates={gates}.")
-
-    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        size = _gate_size("forget_bias", shape, gates)
-        gate = jnp.arange(shape[-1]) // size
-        row = jnp.where(gate == index, jnp.asarray(value, dtype), 0)
-        return jnp.broadcast_to(row, shape)
-
-    return draw
-
-
-@initializer
-def chrono(max_length: Numeric, part: Part = "forget", dtype: DType = None) -> Draw:
-    r"""Gate biases for dependencies of up to a given length.
-
-    $b_f = \log u$, $u \sim U[1, T - 1]$, and $b_i = -b_f$: a cell of forget gate
-    $\sigma(b_f)$ remembers for about u steps.
-
-    Args:
-        max_length: T, the longest dependency in steps, above 2.
-        part: "forget" or "input", of one gate's bias (hidden,), equal and opposite for
-            the same key; or "packed", of a bias (4 hidden,) in the order i, f, g, o,
-            with zeros for g and o.
-        dtype: dtype of the array; JAX's default float if None.
-
-    Returns:
-        An initializer.
-
-    Raises:
-        ValueError: T of at most 2, an unknown part, or a packed bias that four does
-            not divide.
-
-    Example:
-        >>> import jax
-        >>> b = chrono(100.0)(jax.random.key(0), (2**16,))
-        >>> round(float(jax.numpy.exp(b).mean()))
-        50
-
-    References:
-        Tallec and Ollivier 2018, arXiv:1804.11188, equation 16.
-    """
-    _checks.number("chrono", max_length=max_length)
-    if not _checks.is_traced(max_length) and not max_length > 2:
-        raise ValueError(
-            f"chrono: max_length={max_length!r} must exceed 2, the shortest dependency."
-        )
-
-    def forget(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, max_length - 1))
-
-    return _gate_pair("chrono", part, forget)
-
-
-@initializer
-def uniform_gate(part: Part = "forget", dtype: DType = None) -> Draw:
-    r"""Gate biases that spread the gates' activations evenly over (0, 1).
-
-    $b_f = -\log(1/u - 1)$, $u \sim U[1/n, 1 - 1/n]$ with n hidden units, so that
-    $\sigma(b_f) = u$, and $b_i = -b_f$.
-
-    Args:
-        part: as in `chrono`.
-        dtype: dtype of the array; JAX's default float if None.
-
-    Returns:
-        An initializer; n is the size of one gate's bias.
-
-    Raises:
-        ValueError: an unknown part, fewer than three units, or a packed bias that four
-            does not divide.
-
-    Example:
-        >>> import jax
-        >>> b = uniform_gate()(jax.random.key(0), (2**16,))
-        >>> round(float(jax.nn.sigmoid(b).std() * 12**0.5), 2)
-        1.0
-
-    References:
-        Gu et al. 2020, arXiv:1910.09890, section 3.3.
-    """
-
-    def forget(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        edge = 1 / shape[-1]
-        if edge >= 0.5:
-            raise ValueError(
-                f"uniform_gate: a gate of {shape[-1]} units has no range to spread "
-                "over; it needs three or more."
-            )
-        u = jax.random.uniform(key, shape, dtype, edge, 1 - edge)
-        return jnp.log(u) - jnp.log1p(-u)
-
-    return _gate_pair("uniform_gate", part, forget)
-
-
-def _gate_pair(owner: str, part: str, forget: Draw) -> Draw:
-    """The bias of the forget gate, of the input gate opposite to it, or of all four."""
-    _checks.choice(owner, "part", part, ("forget", "input", "packed"))
-
-    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _real(owner, dtype)
-        if part == "packed":
-            size = _gate_size(owner, shape, 4)
-            bias = forget(key, (*shape[:-1], size), dtype)
-            zeros = jnp.zeros_like(bias)
-            return jnp.concatenate([-bias, bias, zeros, zeros], axis=-1)
-        bias = forget(key, shape, dtype)
-        return bias if part == "forget" else -bias
-
-    return draw
-
-
-def _gate_size(owner: str, shape: tuple[int, ...], gates: int) -> int:
-    if not shape or shape[-1] % gates:
-        raise ValueError(
-            f"{owner}: the last axis of shape {shape} does not hold {gates} gates of "
-            "equal size."
-        )
-    return shape[-1] // gates
-
-
-@initializer(random=False)
+@initializer(random=False, cites=("gu2020hippo", "gu2022s4"))
 def hippo_legs(dtype: DType = None) -> Draw:
     r"""HiPPO-LegS: the transition that compresses a whole history.
 
@@ -210,7 +54,7 @@ def hippo_legs(dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("gu2020hippo",))
 def hippo_legs_input(dtype: DType = None) -> Draw:
     r"""The input weights of HiPPO-LegS: $B_n = \sqrt{2n + 1}$ along the last axis.
 
@@ -239,7 +83,7 @@ def hippo_legs_input(dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("gu2022s4d",))
 def s4d_lin(
     part: Literal["value", "log_decay", "frequency"] = "value", dtype: DType = None
 ) -> Draw:
@@ -283,7 +127,7 @@ def s4d_lin(
     return draw
 
 
-@initializer
+@initializer(cites=("gu2022s4", "gu2023mamba"))
 def log_step(
     minimum: Numeric = 1e-3, maximum: Numeric = 1e-1, dtype: DType = None
 ) -> Draw:
@@ -314,14 +158,14 @@ def log_step(
     _checks.interval("log_step", minimum, maximum, ("minimum", "maximum"))
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _real("log_step", dtype)
+        _checks.real_dtype("log_step", dtype)
         low, high = (jnp.log(jnp.asarray(x, dtype)) for x in (minimum, maximum))
         return jax.random.uniform(key, shape, dtype, low, high)
 
     return draw
 
 
-@initializer
+@initializer(cites=("orvieto2023",))
 def lru_nu_log(r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""Moduli of an LRU's eigenvalues, uniform on a ring of the unit disk.
 
@@ -352,13 +196,13 @@ def lru_nu_log(r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None) 
     _check_ring("lru_nu_log", r_min, r_max)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _real("lru_nu_log", dtype)
+        _checks.real_dtype("lru_nu_log", dtype)
         return jnp.log(-jnp.log(_squared_modulus(key, shape, dtype, r_min, r_max)) / 2)
 
     return draw
 
 
-@initializer
+@initializer(cites=("orvieto2023",))
 def lru_theta_log(max_phase: Numeric = 2 * math.pi, dtype: DType = None) -> Draw:
     r"""Phases of an LRU's eigenvalues: $\log(\theta_1 u)$, $u \sim U(0, 1)$.
 
@@ -384,14 +228,14 @@ def lru_theta_log(max_phase: Numeric = 2 * math.pi, dtype: DType = None) -> Draw
     _checks.number("lru_theta_log", positive=True, max_phase=max_phase)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _real("lru_theta_log", dtype)
+        _checks.real_dtype("lru_theta_log", dtype)
         u = jax.random.uniform(key, shape, dtype, jnp.finfo(dtype).eps)
         return jnp.log(jnp.asarray(max_phase, dtype) * u)
 
     return draw
 
 
-@initializer
+@initializer(cites=("orvieto2023",))
 def lru_gamma_log(
     r_min: Numeric = 0.0, r_max: Numeric = 1.0, dtype: DType = None
 ) -> Draw:
@@ -424,7 +268,7 @@ def lru_gamma_log(
     _check_ring("lru_gamma_log", r_min, r_max)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _real("lru_gamma_log", dtype)
+        _checks.real_dtype("lru_gamma_log", dtype)
         return jnp.log1p(-_squared_modulus(key, shape, dtype, r_min, r_max)) / 2
 
     return draw
@@ -448,14 +292,6 @@ def _check_ring(owner: str, r_min: Numeric, r_max: Numeric) -> None:
     if not _checks.is_traced(r_max) and r_max > 1:
         raise ValueError(
             f"{owner}: r_max={r_max!r} must be at most 1, for the state to be stable."
-        )
-
-
-def _real(owner: str, dtype: DType) -> None:
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{owner}: dtype {jnp.dtype(dtype).name} is complex, but the values are "
-            "real; pass a floating dtype."
         )
 
 

@@ -33,7 +33,7 @@ def _scalars(owner: str, model: Structure) -> list[Layer]:
     return scalars
 
 
-@tree_scheme
+@tree_scheme(cites=("zhang2019fixup",))
 def fixup(branches: int | None = None, mode: Literal["fan_in", "fan_out"] = "fan_in"):
     r"""Fixup: residual networks without normalisation, trained at any depth.
 
@@ -43,7 +43,7 @@ def fixup(branches: int | None = None, mode: Literal["fan_in", "fan_out"] = "fan
 
     Args:
         branches: L; as many as the trace finds if None.
-        mode: fan of He's law; the authors' code has "fan_out".
+        mode: the fan of He's variance; the authors' code has "fan_out".
 
     Returns:
         A `TreeScheme`.
@@ -82,14 +82,14 @@ def fixup(branches: int | None = None, mode: Literal["fan_in", "fan_out"] = "fan
     return assign
 
 
-@tree_scheme
+@tree_scheme(cites=("de2020",))
 def skipinit(value: float = 0.0):
-    r"""SkipInit: a multiplier at the end of each residual branch, 0 at the start.
+    r"""SkipInit: the multiplier at the end of each residual branch initialized to 0.
 
     Kernels stay as they are.
 
     Args:
-        value: what the multipliers start at; at most $1 / \sqrt{L}$.
+        value: initial value of the multipliers; at most $1 / \sqrt{L}$.
 
     Returns:
         A `TreeScheme`.
@@ -107,9 +107,9 @@ def skipinit(value: float = 0.0):
     return _multipliers("tree.skipinit", value)
 
 
-@tree_scheme
+@tree_scheme(cites=("bachlechner2021",))
 def rezero():
-    """ReZero: a multiplier of each residual branch that starts at 0.
+    """ReZero: the multiplier of each residual branch initialized to 0.
 
     Kernels stay as they are.
 
@@ -129,15 +129,16 @@ def rezero():
     return _multipliers("tree.rezero", 0.0)
 
 
-@tree_scheme
+@tree_scheme(cites=("touvron2021",))
 def layerscale(value: float | None = None):
-    """LayerScale: a small multiplier a channel at the end of each residual branch.
+    """LayerScale: a small multiplier per channel at the end of each residual branch.
 
     Kernels stay as they are.
 
     Args:
-        value: what the multipliers start at; if None 0.1 for up to 18 blocks, 1e-5 for
-            up to 24, 1e-6 beyond, a block being an attention and a feed-forward layer.
+        value: initial value of the multipliers; if None 0.1 for up to 18 blocks, 1e-5
+            for up to 24, 1e-6 beyond, a block being an attention and a feed-forward
+            layer.
 
     Returns:
         A `TreeScheme`.
@@ -160,35 +161,35 @@ def _multipliers(owner: str, value: float | None) -> Assign:
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
         scalars = _scalars(owner, model)
-        start = value
-        if start is None:
+        initial = value
+        if initial is None:
             blocks = model.depth / 2
-            start = 0.1 if blocks <= 18 else 1e-5 if blocks <= 24 else 1e-6
-        return {scalar.path: initializers.constant(start) for scalar in scalars}
+            initial = 0.1 if blocks <= 18 else 1e-5 if blocks <= 24 else 1e-6
+        return {scalar.path: initializers.constant(initial) for scalar in scalars}
 
     return assign
 
 
-@tree_scheme
-def zero():
+@tree_scheme(cites=("zhao2022",))
+def hadamard_identity():
     """ZerO: identities and Hadamard matrices, zeros at the end of each branch.
 
-    The start has no randomness at all. See `jaxinit.zero` for a kernel.
+    Nothing in it is random. See `jaxinit.hadamard_identity` for one kernel.
 
     Returns:
         A `TreeScheme`.
 
     Example:
-        >>> zero()
-        tree.zero()
+        >>> hadamard_identity()
+        tree.hadamard_identity()
 
     References:
         Zhao, Schaefer and Anandkumar 2022, arXiv:2110.12661, algorithms 1 and 2.
     """
-    return _with_ends(initializers.zero(), initializers.zeros)
+    return _with_ends(initializers.hadamard_identity(), initializers.zeros)
 
 
-@tree_scheme
+@tree_scheme(cites=("pan2025",))
 def idinit(last: float = 1e-6):
     """IDInit: repeated identities, nearly zero at the end of each branch.
 
@@ -217,7 +218,7 @@ def _with_ends(kernel: Initializer, end: Initializer) -> Assign:
     return assign
 
 
-@tree_scheme
+@tree_scheme(cites=("xiao2018",))
 def delta_conv():
     r"""Delta-orthogonal convolutions and orthogonal dense layers, at their gain.
 
@@ -259,7 +260,7 @@ def _delta(kernel: Layer) -> Initializer:
     return initializers.delta_orthogonal(gain)
 
 
-@tree_scheme
+@tree_scheme(cites=("yang2023spectral",))
 def spectral():
     r"""Spectral norms of $\sqrt{\text{out} / \text{in}}$ everywhere.
 

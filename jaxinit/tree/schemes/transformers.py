@@ -25,7 +25,7 @@ from jaxinit.trace import Layer
 from jaxinit.tree._draw import path_key
 from jaxinit.tree._scheme import tree_scheme
 from jaxinit.tree._structure import Branch, Structure, copies, over_layers
-from jaxinit.tree.residual import branches_of
+from jaxinit.tree.schemes.residual import branches_of
 
 
 def _tables(model: Structure) -> list[Layer]:
@@ -47,12 +47,12 @@ def _width(owner: str, model: Structure) -> float:
     return branches_of(owner, model)[0].end.fan_out
 
 
-@tree_scheme
+@tree_scheme(cites=("radford2019",))
 def gpt2(stddev: float = 0.02, branches: int | None = None):
-    r"""GPT-2: one deviation for all, less where branches end.
+    r"""GPT-2: one standard deviation for all, less where branches end.
 
     Kernels and embeddings $N(0, \sigma^2)$; the last kernel of each residual branch
-    has deviation $\sigma / \sqrt{L}$ with L branches, two a block.
+    has standard deviation $\sigma / \sqrt{L}$ with L branches, two per block.
 
     Args:
         stddev: $\sigma$.
@@ -76,8 +76,8 @@ def gpt2(stddev: float = 0.02, branches: int | None = None):
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
         ends = branches_of("tree.gpt2", model)
-        law = normal(stddev)
-        chosen = {layer.path: law for layer in (*model.kernels, *_tables(model))}
+        init = normal(stddev)
+        chosen = {layer.path: init for layer in (*model.kernels, *_tables(model))}
         last = normal(stddev / math.sqrt(branches or model.depth))
         chosen.update((branch.end.path, last) for branch in ends)
         return chosen
@@ -85,12 +85,12 @@ def gpt2(stddev: float = 0.02, branches: int | None = None):
     return assign
 
 
-@tree_scheme
+@tree_scheme(cites=("groeneveld2024",))
 def mitchell():
-    r"""Mitchell's start, of OLMo: fan-in, and the depth of each block.
+    r"""Mitchell's initialization, of OLMo: fan-in, and the depth of each block.
 
-    Normal truncated at three deviations, $\sigma = 1 / \sqrt{\text{fan\_in}}$, and
-    $1 / \sqrt{2\, \text{fan\_in}\, (l + 1)}$ for the last kernel of a branch of the
+    Normal truncated at three standard deviations, $\sigma = 1 / \sqrt{\text{fan\_in}}$,
+    and $1 / \sqrt{2\, \text{fan\_in}\, (l + 1)}$ for the last kernel of a branch of the
     l-th block, from 0; embeddings $1 / \sqrt{d}$.
 
     Returns:
@@ -107,16 +107,16 @@ def mitchell():
         Groeneveld et al. 2024, arXiv:2402.00838, whose code has it.
     """
 
-    def law(stddev: float) -> Initializer:
+    def truncated(stddev: float) -> Initializer:
         return truncated_normal(stddev, lower=-3.0, upper=3.0)
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
-        chosen = {k.path: law(k.fan_in**-0.5) for k in model.kernels}
-        chosen.update((t.path, law(t.shape[-1] ** -0.5)) for t in _tables(model))
+        chosen = {k.path: truncated(k.fan_in**-0.5) for k in model.kernels}
+        chosen.update((t.path, truncated(t.shape[-1] ** -0.5)) for t in _tables(model))
         for branch in branches_of("tree.mitchell", model):
             end = branch.end
             blocks = branch.index + np.arange(copies(end)) + 1
-            shallow = law((2 * end.fan_in * blocks[0]) ** -0.5)
+            shallow = truncated((2 * end.fan_in * blocks[0]) ** -0.5)
             chosen[end.path] = shallow
             if len(blocks) > 1:
                 factors = over_layers(end, (blocks / blocks[0]) ** -0.5)
@@ -126,9 +126,9 @@ def mitchell():
     return assign
 
 
-@tree_scheme
-def small_wang(blocks: int | None = None):
-    r"""Small initialization, and Wang's where branches end, as GPT-NeoX-20B.
+@tree_scheme(cites=("nguyen2019", "wang2021gptj", "black2022"))
+def gpt_neox(blocks: int | None = None):
+    r"""GPT-NeoX-20B: small initialization, and Wang's where branches end.
 
     $\sigma = \sqrt{2 / 5d}$ with d the width of the trunk, and $2 / (N \sqrt{d})$ for
     the last kernel of each branch, with N blocks of two branches.
@@ -143,8 +143,8 @@ def small_wang(blocks: int | None = None):
         ValueError: the model has no residual branch.
 
     Example:
-        >>> small_wang()
-        tree.small_wang()
+        >>> gpt_neox()
+        tree.gpt_neox()
 
     References:
         Nguyen and Salazar 2019, arXiv:1910.05895, section 2.2; Black et al. 2022,
@@ -152,9 +152,9 @@ def small_wang(blocks: int | None = None):
     """
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
-        width = _width("tree.small_wang", model)
-        law = normal(math.sqrt(2 / (5 * width)))
-        chosen = {layer.path: law for layer in (*model.kernels, *_tables(model))}
+        width = _width("tree.gpt_neox", model)
+        init = normal(math.sqrt(2 / (5 * width)))
+        chosen = {layer.path: init for layer in (*model.kernels, *_tables(model))}
         count = blocks or model.depth / 2
         last = normal(2 / (count * math.sqrt(width)))
         chosen.update((branch.end.path, last) for branch in model.branches)
@@ -200,7 +200,7 @@ def _scaled_kernels(branches: Sequence[Branch]) -> list[Layer]:
     ]
 
 
-@tree_scheme
+@tree_scheme(cites=("huang2020",))
 def t_fixup(decoder: str = "", stack: Literal["encoder", "decoder"] = "encoder"):
     r"""T-Fixup: transformers without layer normalisation or warm-up.
 
@@ -242,8 +242,8 @@ def t_fixup(decoder: str = "", stack: Literal["encoder", "decoder"] = "encoder")
                 chosen[kernel.path] = scaled(glorot_uniform(), factor)
         blocks = second.blocks or first.blocks
         for table in _tables(model):
-            law = normal(table.shape[-1] ** -0.5)
-            chosen[table.path] = scaled(law, (9 * blocks) ** -0.25)
+            init = normal(table.shape[-1] ** -0.5)
+            chosen[table.path] = scaled(init, (9 * blocks) ** -0.25)
         return chosen
 
     return assign
@@ -296,7 +296,7 @@ def deepnorm_constants(
     return (alone, None) if encoder else (None, alone)
 
 
-@tree_scheme
+@tree_scheme(cites=("wang2022deepnet",))
 def deepnorm(decoder: str = ""):
     r"""DeepNorm: post-normalised transformers of a thousand layers.
 
@@ -334,14 +334,14 @@ def deepnorm(decoder: str = ""):
     return assign
 
 
-@tree_scheme
+@tree_scheme(cites=("trockman2023",))
 def mimetic(
     query_noise: float = 0.7,
     query_identity: float = 0.7,
     value_noise: float = 0.4,
     value_identity: float = 0.4,
 ):
-    r"""Mimetic initialization: attention that starts like a trained one.
+    r"""Mimetic initialization: attention that is like a trained one from step 0.
 
     In every head $W_Q W_K^\top \approx \alpha_1 Z + \beta_1 I$, and over all heads
     $W_V W_O \approx \alpha_2 Z - \beta_2 I$, with $Z_{ij} \sim N(0, 1/d)$, each
@@ -387,13 +387,14 @@ def mimetic(
             shape = (count, heads, width, width)
             noise = jax.random.normal(pair_key, shape) / width**0.5
             left, right = _factors(
-                query_noise * noise + query_identity * jnp.eye(width), size
+                query_noise * noise + query_identity * jnp.eye(width)[None, None], size
             )
             made[q.path] = _to_leaf(jnp.moveaxis(left, 1, 2), q)
             made[k.path] = _to_leaf(jnp.transpose(right, (0, 3, 1, 2)), k)
             noise = jax.random.normal(value_key, (count, width, width)) / width**0.5
             left, right = _factors(
-                value_noise * noise - value_identity * jnp.eye(width), heads * size
+                value_noise * noise - value_identity * jnp.eye(width)[None],
+                heads * size,
             )
             made[v.path] = _to_leaf(left, v)
             made[out.path] = _to_leaf(right, out)
