@@ -14,6 +14,7 @@ from flax import nnx
 
 import jaxinit as ji
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
 KEY = jax.random.key(0)
 X = jnp.ones((6, 8))
 PIXELS = jnp.ones((2, 8, 8, 3))

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxinit.trace import arrays_of, outputs, program, replay
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(8, 6)), jnp.float32)
 
