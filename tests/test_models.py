@@ -387,7 +387,7 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
     (lambda: task_of("mlp"), "model='mlp' must be a Flax Linen", None),
     (
         lambda: task_of((lambda key: {}, lambda params, x: x)),
-        "the model has no parameters, so that no scheme can start it.",
+        "the model has no parameters, so that there is nothing to initialize.",
         None,
     ),
     (
