@@ -186,7 +186,7 @@ def _check_params(named: str, params: Any) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(
-            f"{named} has no parameters, so that there is nothing to initialize."
+            f"{named} has no parameters, so that no scheme can initialize it."
         )
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
