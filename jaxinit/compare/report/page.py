@@ -100,7 +100,7 @@ def _section(part: Part, prefix: str) -> list[str]:
     again = (
         f"<pre><code>{_(command)}</code></pre>"
         if command
-        else "<p>Task or schemes are a program's own: run that program again.</p>"
+        else "<p>The task or a scheme is defined in a program: run that again.</p>"
     )
     drawn = _drawn(sweep, verdict) | _signals(sweep)
     return [
