@@ -91,6 +91,10 @@ def test_is_a_value(value):
         (tree.rules([(re.compile("(?i)x"), None)]), tree.rules([("re:(?i)x", None)])),
         (tree.mup(BASE), tree.mup(jax.eval_shape(lambda: BASE))),
         (tree.mup(BASE), tree.mup({k: w.shape for k, w in BASE.items()})),
+        (  # a stack of layers is one line of the text, whatever its depth
+            tree.mup({f"layer_{k}": {"w": jnp.ones((2, 3))} for k in range(9)}),
+            tree.mup({"layer_*/w": (2, 3)}),
+        ),
         (ji.scaled(ji.normal(), [1, 2]), ji.scaled(ji.normal(), (1.0, 2.0))),
         (ji.sparse(sparsity=1), ji.sparse(sparsity=1.0)),
         (ji.he_normal(activation=jax.nn.relu), ji.he_normal(activation="relu")),
@@ -110,6 +114,7 @@ def test_equal_arguments_have_one_form(one, other):
         (tree.gpt2(), tree.gpt2(branches=1)),
         (tree.gpt2(), tree.mitchell()),
         (tree.mup(BASE), tree.mup({**BASE, "w": jnp.ones((4, 16))})),
+        (tree.mup({"w0": (2, 3), "w1": (3, 3)}), tree.mup({"w*": (3, 3)})),
         (tree.rules([("a", None)]), tree.rules([("a", ji.zeros)])),
         (tree.rules([("x", None)]), tree.rules([(re.compile("x"), None)])),
         (ji.constant(True), ji.constant(1)),
