@@ -234,6 +234,26 @@ def test_a_shape_in_the_place_of_the_key_is_told(key):
             init((2, 3), jnp.float32)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "made", "error", "words"),
+    [
+        ({"kernle": ji.zeros}, {}, ValueError, "'kernle', which is no leaf"),
+        ({"kernel": "zeros"}, {}, TypeError, "must be an initializer, or None"),
+        ({}, {"bias": jnp.ones(2)}, ValueError, r"\['bias'\], which are no leaves"),
+    ],
+)
+def test_a_scheme_of_ones_own_names_leaves(key, chosen, made, error, words):
+    class Mine:
+        def choose(self, layers):
+            return chosen
+
+        def finish(self, key, values, layers):
+            return made
+
+    with pytest.raises(error, match=words):
+        ji.reinit(key, {"kernel": jnp.ones((2, 2))}, Mine())
+
+
 def test_an_entrywise_scheme_draws_a_leaf_as_it_lies(key):
     # (out, in): a scheme that is not said to be entrywise sees (in, out).
     params = {"weight": jnp.ones((3, 5))}
