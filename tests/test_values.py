@@ -234,6 +234,21 @@ def test_a_shape_in_the_place_of_the_key_is_told(key):
             init((2, 3), jnp.float32)
 
 
+def test_no_scheme_promotes_ranks(key):
+    firsts = {case.init.name: case for case in reversed(CASES)}
+    assert {"orthogonal", "bilinear", "idinit", "sparse"} <= firsts.keys()
+    odd = [
+        (ji.orthogonal(batch_axis=1), (70, 3, 40)),
+        (ji.scaled(ji.normal(), (1, 2)), (3, 2)),
+        (ji.masked(ji.normal(), [True, False]), (3, 2)),
+        (ji.convolution_orthogonal(), (3, 8, 4)),
+        (ji.constant([1, 2]), (3, 2)),
+    ]
+    with jax.numpy_rank_promotion("raise"):
+        for init, shape in [*((c.init, c.small) for c in firsts.values()), *odd]:
+            assert jax.eval_shape(lambda k: init(k, shape), key).shape == shape  # noqa: B023
+
+
 @pytest.mark.parametrize(
     ("chosen", "made", "error", "words"),
     [
