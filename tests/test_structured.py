@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from jax import lax
 
 import jaxinit as ji
@@ -73,6 +76,23 @@ def test_zero_has_orthogonal_rows_or_is_a_partial_identity(key):
     kernel = ji.hadamard_identity()(key, (3, 3, 8, 8))
     x = jax.random.normal(key, (1, 6, 6, 8))
     np.testing.assert_allclose(convolve(x, kernel), x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(8, 8), (12, 5), (5, 12), (1, 2), (48, 64), (3, 1000)]
+)
+def test_zero_is_the_authors_codes_times_the_root_of_two_where_it_widens(
+    key, inputs, outputs
+):
+    # jiaweizzhao/ZerO-initialization, `ZerO_Init_on_matrix`, for weights (out, in).
+    code = np.eye(outputs, inputs)
+    if outputs > inputs:
+        m = math.ceil(math.log2(outputs))
+        wide = scipy.linalg.hadamard(2**m) / 2 ** (m / 2)
+        code = np.eye(outputs, 2**m) @ wide @ np.eye(2**m, inputs)
+        code = code * 2**0.5
+    ours = ji.hadamard_identity()(key, (inputs, outputs))
+    np.testing.assert_allclose(ours, code.T, rtol=1e-6)
 
 
 def test_sparse_counts_exactly(key):

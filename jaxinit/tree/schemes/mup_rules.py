@@ -273,11 +273,11 @@ def within_branches(model: Structure) -> frozenset[str]:
     """Paths of the leaves within residual branches, norms before their kernels too."""
     inside = set(model.inside)
     for place, layer in enumerate(model.layers):
-        if layer.kind in KERNELS or not layer.acts_on:
+        if layer.kind not in ("scale", "bias"):
             continue
         met = set(layer.acts_on)
         paths = ({k.path for k in branch.kernels} for branch in model.branches)
-        if any(met <= own for own in paths) or _opens(model, place, met):
+        if (met and any(met <= own for own in paths)) or _opens(model, place, met):
             inside.add(layer.path)
     return frozenset(inside)
 
@@ -289,8 +289,9 @@ def _opens(model: Structure, place: int, met: set[str]) -> bool:
     other norm of the same stream between; and the branch goes back to this stream. A
     bias there is of a norm if a scale of the same stream came before.
     """
-    streams = [model.by_path[path] for path in met]
-    reached = set.intersection(*(set(stream.feeds) for stream in streams))
+    reached = {kernel.path for kernel in model.kernels}
+    for path in met:  # nothing, if the stream is the model's input
+        reached &= set(model.by_path[path].feeds)
 
     def first(layers: Iterable[Layer]) -> Layer | None:
         """The next kernel that is reached, or scale of the same stream."""
