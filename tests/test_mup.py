@@ -162,6 +162,38 @@ def test_other_biases_stay(bias):
     np.testing.assert_array_equal(after["hidden"]["b"], bias)
 
 
+def test_biases_of_recurrent_cells_keep_the_bases_size():
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        first: eqx.nn.LSTMCell
+        second: eqx.nn.GRUCell
+        head: eqx.nn.Linear
+
+        def __init__(self, width, key):
+            keys = jax.random.split(key, 3)
+            self.first = eqx.nn.LSTMCell(8, width, key=keys[0])
+            self.second = eqx.nn.GRUCell(width, width, key=keys[1])
+            self.head = eqx.nn.Linear(width, 50, key=keys[2])
+
+        def __call__(self, series):
+            def step(carry, x):
+                (h, c), g = carry
+                h, c = self.first(x, (h, c))
+                return ((h, c), self.second(h, g)), None
+
+            zero = jnp.zeros(self.first.hidden_size)
+            (_, g), _ = jax.lax.scan(step, ((zero, zero), zero), series)
+            return self.head(g)
+
+    scheme = tree.mup(eqx.filter(Net(64, KEY), eqx.is_array))
+    for width in (64, 512):
+        make = lambda key: Net(width, key)  # noqa: B023, E731
+        net = ji.init(make, KEY, jnp.ones((2, 5, 8)), scheme=scheme)
+        for bias in (net.first.bias, net.second.bias, net.second.bias_n, net.head.bias):
+            assert float(bias.std()) == pytest.approx(1 / 8 / 3**0.5, rel=0.25)
+
+
 # ---- embeddings ------------------------------------------------------------------
 
 

@@ -11,9 +11,9 @@ from jaxinit.tree._scheme import TreeScheme as TreeScheme
 from jaxinit.tree._scheme import tree_scheme as tree_scheme
 from jaxinit.tree._structure import Branch as Branch
 from jaxinit.tree._structure import Structure as Structure
-from jaxinit.tree.schemes.mup import Multipliers as Multipliers
 from jaxinit.tree.schemes.mup import MuP as MuP
 from jaxinit.tree.schemes.mup import mup as mup
+from jaxinit.tree.schemes.mup_rules import Multipliers as Multipliers
 from jaxinit.tree.schemes.residual import delta_conv as delta_conv
 from jaxinit.tree.schemes.residual import fixup as fixup
 from jaxinit.tree.schemes.residual import hadamard_identity as hadamard_identity

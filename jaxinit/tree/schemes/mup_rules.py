@@ -7,7 +7,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -134,25 +134,37 @@ class Rules:
         made: dict[str, Array] = {}
         for layer in model.layers:
             value = values[layer.path]
-            if not jnp.issubdtype(layer.dtype, jnp.inexact):
-                continue
-            factor: Any = factors.get(layer.path, 1.0) if layer.kind == "bias" else 1.0
-            outputs = self.growth(layer).outputs
-            if layer.kind == "embedding" and layer.in_axes and outputs != 1:
-                features = math.prod(layer.shape[axis] for axis in layer.out_axes)
-                shrinks = _has_mean_square(value, 1 / features)
-                factor = jnp.where(shrinks, outputs**0.5, 1.0)
+            if layer.kind == "embedding":
+                factor = self._embedding_factor(layer, value)
             elif layer.kind == "bias":
-                found = (model.by_path[path] for path in layer.acts_on)
-                for kernel in (k for k in found if k.kind in KERNELS):
-                    inputs = self.growth(kernel).inputs
-                    if inputs != 1:
-                        shrinks = _fills(value, kernel.fan_in**-0.5)
-                        factor = factor * jnp.where(shrinks, inputs**0.5, 1.0)
-                        break
+                factor = factors.get(layer.path, 1.0)
+                factor *= self._bias_factor(layer, value, model)
+            else:
+                continue
             if not isinstance(factor, float) or factor != 1:
                 made[layer.path] = value * jnp.asarray(factor, value.dtype)
         return made
+
+    def _embedding_factor(self, layer: Layer, value: Array) -> float | Array:
+        """What brings a table of mean square 1 / features to the base's size."""
+        outputs = self.growth(layer).outputs
+        if outputs == 1 or not layer.in_axes:  # nothing is looked up, as in a token
+            return 1.0
+        features = math.prod(layer.shape[axis] for axis in layer.out_axes)
+        shrinks = _has_mean_square(value, 1 / features)
+        return jnp.where(shrinks, outputs**0.5, 1.0)
+
+    def _bias_factor(
+        self, layer: Layer, value: Array, model: Structure
+    ) -> float | Array:
+        """What brings a bias within 1 / sqrt(fan-in) to the base's size."""
+        factor: float | Array = 1.0
+        for kernel in (model.by_path[path] for path in layer.acts_on):
+            inputs = self.growth(kernel).inputs
+            if inputs != 1:
+                shrinks = _fills(value, kernel.fan_in**-0.5)
+                factor = jnp.where(shrinks, inputs**0.5, factor)
+        return factor
 
     def multipliers(self, model: Structure) -> dict[str, Multipliers]:
         """What the settings of each leaf's optimizer are multiplied with, by path."""
