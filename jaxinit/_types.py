@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit._canonical import As, real
@@ -29,7 +30,6 @@ Distribution: TypeAlias = Literal["truncated_normal", "normal", "uniform"]
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether it is an array or the shape of one, and no type such as `jnp.float32`."""
-    return (
-        hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
-    )
+    """Whether it is an array or the shape of one: no flag, no type as `jnp.float32`."""
+    is_like = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return is_like and not isinstance(leaf, (type, np.bool_))

@@ -32,7 +32,8 @@ def as_model(model: Any, *, whole: bool = False) -> Model:
               between the parameters and the inputs, as Haiku's functions do;
             - a `Model`.
         whole: whether `params` shall hold all that a scheme may meet, as the model
-            holds it: NNX's variables in their boxes, and the integers of a pytree.
+            holds it: NNX's variables in their boxes, and the integers of a pytree. A
+            function that makes the model is then first called by `init`.
 
     Returns:
         A `Model`. Of a finished module, biases and other non-kernel parameters are the
@@ -84,9 +85,9 @@ def _made_by(make: Callable[..., Any], whole: bool) -> Model:
     names = parameters(make)
     if nnx is not None:
         if "rngs" in names:
-            return of_nnx(lambda rngs: make(rngs=rngs), whole)
+            return of_nnx(lambda rngs: make(rngs=rngs), whole, tried=not whole)
         if isinstance(make, type) and issubclass(make, nnx.Module):
-            return of_nnx(make, whole)
+            return of_nnx(make, whole, tried=not whole)
     by_name = lambda key: make(key=key)  # noqa: E731
     ways = [by_name] if "key" in names else [make]
     if "key" not in names and takes_any(make):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxinit._checks import is_traced
 from jaxinit._models._model import (
     Keys,
     Model,
@@ -61,12 +62,14 @@ def of_nnx(
     *,
     from_key: bool = False,
     finished: bool = False,
+    tried: bool = True,
 ) -> Model:
-    """A module that `make` makes of an `nnx.Rngs`, or of a key."""
+    """A module that `make` makes of an `nnx.Rngs`, or of a key; `tried` at once."""
     nnx = sys.modules["flax.nnx"]
+    graphs: list[Any] = []  # as the last trace found it
     pure = (lambda state: state) if whole else nnx.as_pure
 
-    def split(key: Keys) -> tuple[Any, Params, State]:
+    def split(key: Keys) -> tuple[Params, State]:
         with making("a key" if from_key else "an nnx.Rngs"):
             if from_key:
                 module = make(one_key(key))
@@ -84,13 +87,15 @@ def of_nnx(
         graph, params, state = nnx.split(module, nnx.Param, ...)
         if not jax.tree.leaves(params):
             _check_boxed(module, state)
-        return graph, pure(params), pure(state)
+        graphs[:] = [graph]
+        return pure(params), pure(state)
 
-    graph = nnx.eval_shape(split, jax.random.key(0))[0]
+    if tried:
+        nnx.eval_shape(split, jax.random.key(0))
 
     def join(params: Params, state: State) -> Any:
         # Variables of the trace that we are in, which the call may change.
-        return nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, state))
+        return nnx.merge(graphs[0], params, jax.tree.map(lambda leaf: leaf, state))
 
     def apply(
         params: Params, state: State, x: Any, key: Keys, train: bool | None
@@ -104,7 +109,7 @@ def of_nnx(
         outputs = module(*args, **named, **train_flags(module, args, named, train))
         return outputs, pure(nnx.split(module, nnx.Param, ...)[2])
 
-    return Model(lambda key, x: split(key)[1:], apply, join, finished=finished)
+    return Model(lambda key, x: split(key), apply, join, finished=finished)
 
 
 def _keep_traced(module: Any) -> None:
@@ -113,7 +118,7 @@ def _keep_traced(module: Any) -> None:
     for _, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Module):
             for name, value in list(vars(node).items()):
-                if isinstance(value, jax.core.Tracer):
+                if is_traced(value):
                     setattr(node, name, nnx.data(value))
 
 

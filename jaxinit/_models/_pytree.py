@@ -63,7 +63,11 @@ class _Parts(NamedTuple):
 
 
 def of_pytree(
-    make: Callable[[Key], Any], whole: bool, *, finished: bool = False
+    make: Callable[[Key], Any],
+    whole: bool,
+    *,
+    finished: bool = False,
+    tried: bool = True,
 ) -> Model:
     """Floating arrays are the parameters; other arrays and a `State` the state."""
     parts: list[_Parts] = []  # as the last trace found them
@@ -93,7 +97,8 @@ def of_pytree(
 
         return only(True), (only(False), carried)
 
-    jax.eval_shape(lambda key: jax.tree.leaves(split(key)), jax.random.key(0))
+    if tried:
+        jax.eval_shape(lambda key: jax.tree.leaves(split(key)), jax.random.key(0))
 
     def join(params: Params, state: State) -> Any:
         arrays, carried = state
@@ -116,7 +121,9 @@ def of_pytree(
             options = {**inputs.named, **flags, **({"key": key} if takes_key else {})}
             if carried is None:
                 return module(*inputs.args, **options), None
-            return module(*inputs.args, carried, **options)
+            # A state is good for one call; a copy leaves this one as it is.
+            own = jax.tree.map(lambda leaf: leaf, carried)
+            return module(*inputs.args, own, **options)
 
         outputs, carried = _each_or_whole(
             call, Inputs(args, named), one_key(key), carried, _axis_name(module)
@@ -172,6 +179,8 @@ def _each_or_whole(
     try:
         return whole()
     except Exception as error:
+        if what_was_raised(error) == what_was_raised(each):
+            raise
         raise ValueError(
             "the module takes neither one example, an entry of the leading axis of its "
             f"inputs ({what_was_raised(each)}), nor the inputs as they are "

@@ -1,6 +1,6 @@
 """The products of a function with its kernels: where they are, and of what."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jaxinit import _compat
 from jaxinit._types import is_array
 
 from ._layer import KERNELS, Use
+from ._linear import linear
 from ._trace import Recorded, recorded
 from ._view import Site, View
 from ._walk import Record, shape_of
@@ -48,6 +49,8 @@ class Part(NamedTuple):
             share an axis share its places, the outer loop the major part.
         span: result dimension, start and stop of the leaf's outputs, where kernels
             were concatenated; None where it has them all.
+        linear: whether the kernel doubles where the leaf does, as far as the
+            operations between them tell; one that is normalized does not.
     """
 
     path: str
@@ -55,6 +58,7 @@ class Part(NamedTuple):
     number: int
     axes: tuple[int | None, ...]
     span: tuple[int, int, int] | None
+    linear: bool
 
 
 class Product(NamedTuple):
@@ -126,6 +130,7 @@ def program(apply: Callable[..., Any], params: Any, *inputs: Any) -> Program:
     for (_, leaf), record in walked.trace.records.items():
         if record.use.kind in KERNELS:
             by_site.setdefault(record.site, []).append((leaf, record))
+    straight = linear(walked.jaxpr, len(walked.names), by_site, within)
     products: dict[Site, Product] = {}
     missed: dict[str, str] = {}
     counts: dict[int, int] = {}
@@ -137,7 +142,7 @@ def program(apply: Callable[..., Any], params: Any, *inputs: Any) -> Program:
             continue
         for leaf, _ in found:
             counts[leaf] = counts.get(leaf, 0) + 1
-        products[site] = _product(walked, around, found, counts)
+        products[site] = _product(walked, around, found, counts, straight)
     jaxpr, consts, arrays, names, _, rebuild = walked
     return Program(jaxpr, consts, arrays, names, products, missed, rebuild)
 
@@ -188,7 +193,8 @@ def _product(
     walked: Recorded,
     around: Sequence[tuple[Site, JaxprEqn]],
     found: Sequence[tuple[int, Record]],
-    counts: dict[int, int],
+    counts: Mapping[int, int],
+    straight: Mapping[tuple[Site, int], bool],
 ) -> Product:
     *outside, (site, eqn) = around
     loops = [loop for place in outside if (loop := _loop(*place)) is not None]
@@ -207,8 +213,8 @@ def _product(
                 if not window.whole:
                     span = (place, window.start, window.start + window.length)
         axes = tuple(_axis(walked, loop, leaf) for loop in loops)
-        part = Part(walked.names[leaf], record.use, counts[leaf], axes, span)
-        parts.append(part)
+        name, is_linear = walked.names[leaf], straight.get((site, leaf), False)
+        parts.append(Part(name, record.use, counts[leaf], axes, span, is_linear))
     return Product(
         site,
         tuple(parts),

@@ -267,7 +267,8 @@ def _shard_map(
     def part(values: list[Any], given: Mapping[Site, Any]) -> Entered:
         outs, emitted = inside(values, jax.tree.map(lambda x: x[0], given))
         # Statistics of one device's part differ from device to device.
-        varying = sum(jax.lax.axis_index(axis) for axis in axes) * 0
+        places = [jax.lax.axis_index(axis) for axis in axes]
+        varying = 0 * sum(places, jnp.zeros((), jnp.int32))
         own = lambda x: (x + varying.astype(x.dtype))[None]  # noqa: E731
         return outs, jax.tree.map(own, emitted)
 

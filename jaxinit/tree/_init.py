@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 
 from jaxinit._models import Inputs, Keys, Model, as_model, keys_of
@@ -77,7 +76,7 @@ def init(
     """
     own, keys = keys_of(key, "init")
     adapted = as_model(model, whole=True)
-    given = Inputs(inputs, named)
+    given = jax.tree.map(_number, Inputs(inputs, named))
     if adapted.finished:
         params, state = adapted.init(keys, given)
 
@@ -116,13 +115,13 @@ class _Program:
     def __init__(self, model: Model, keys: Keys, inputs: Inputs) -> None:
         """Trace the making of the model and its use."""
         flat, tree = jax.tree.flatten((keys, inputs))
-        traced = [leaf for leaf in flat if _is_traced(leaf)]
+        traced = _arrays(flat)
         seen: list[tuple[list[Any], Any]] = []
 
         def arrays(*given: Any) -> tuple[list[Any], list[Any]]:
             values = iter(given)
             keys, x = tree.unflatten(
-                [next(values) if _is_traced(leaf) else leaf for leaf in flat]
+                [next(values) if is_array(leaf) else leaf for leaf in flat]
             )
             made, outputs = model.made(keys, x)
             seen.append(jax.tree.flatten(made))
@@ -161,8 +160,13 @@ class _Program:
         # Operation by operation: equal ones share what is compiled.
         given = map(_concrete, self._given)
         made = iter(core.jaxpr_as_fun(self._closed.replace(jaxpr=part))(*given))
-        shapes = zip(_arrays(jax.tree.leaves(self.shapes)), skipped, strict=True)
-        return self._filled([shape if skip else next(made) for shape, skip in shapes])
+        # What the program holds as a number comes out as one, and not as an array.
+        return self._filled(
+            shape if skip else jnp.asarray(next(made), shape.dtype)
+            for shape, skip in zip(
+                _arrays(jax.tree.leaves(self.shapes)), skipped, strict=True
+            )
+        )
 
     def _part(self, wanted: Sequence[Any]) -> core.Jaxpr:
         """The program of these of its variables alone."""
@@ -181,11 +185,9 @@ class _Program:
         return jax.tree.unflatten(self._tree, flat)
 
 
-def _is_traced(leaf: Any) -> bool:
-    """Whether an input is one of numbers, and no flag, size or text."""
-    return isinstance(leaf, (float, complex)) or (
-        is_array(leaf) and not isinstance(leaf, np.bool_)
-    )
+def _number(leaf: Any) -> Any:
+    """A number with a fraction, such as a time, as an array; all else as it is."""
+    return jnp.asarray(leaf) if isinstance(leaf, (float, complex)) else leaf
 
 
 def _arrays(leaves: Iterable[Any]) -> list[Any]:
