@@ -14,11 +14,11 @@ import json
 import math
 import pathlib
 import platform
-import sys
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import timing
 from scipy import stats as scipy_stats
 
 from jaxinit.compare.stats import comparisons, inference, measures
@@ -134,7 +134,7 @@ verdict on the mean is worth then. The interval of the divergence rate says it.
 
 def main() -> None:
     """Print a row a setting, and write the results."""
-    sweeps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    sweeps = timing.sized(2000, 10)
     began = time.perf_counter()
     covered = [show(coverage(s, n, sweeps)) for s in RATIOS for n in (5, 10, 20, 30)]
     content: dict[str, Any] = {
@@ -161,7 +161,7 @@ def main() -> None:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("numpy", "scipy")},
     }
-    if sweeps == 2000:
+    if not timing.SMOKE:
         path = RESULTS / "inference.json"
         path.write_text(json.dumps(content, indent=1) + "\n")
     print(f"{time.perf_counter() - began:.0f} s")

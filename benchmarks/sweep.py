@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +31,8 @@ WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
     "text transformer, 16 runs": (lambda: builtin.text_transformer(), 16, 10),
 }
 """Task, runs of the sweep, and optimizer steps to time of each run."""
+
+SMALL = "digits MLP 2 x 32, 160 runs"
 
 BATCH = 64
 
@@ -169,6 +170,7 @@ def measured(contenders: dict[str, Callable[[], float]], rounds: int = 4) -> Any
 def row_of(work: str) -> dict[str, Any]:
     """One kind of work: every strategy, the loops, and their ratios."""
     make, runs, steps = WORK[work]
+    runs, steps = timing.sized((runs, steps), (4, 10))
     task = make()
     convolved = "CNN" in work
     contenders: dict[str, Callable[[], float]] = {
@@ -222,9 +224,8 @@ def share_of_peak(task: Any, seconds: np.ndarray) -> float:
 def main() -> None:
     """Print a row a kind of work, and write the results."""
     machine.use_all_cores()
-    only = sys.argv[1:] or list(WORK)
     rows = []
-    for work in only:
+    for work in timing.sized(list(WORK), [SMALL]):
         rows.append(row_of(work))
         print(rows[-1], flush=True)
     timing.write("sweep", rows)

@@ -153,7 +153,7 @@ class Builder:
         self.cites = cites
         self.library = is_library(build)
         self.signature, hints = _parameters(like or build, defaults)
-        self.doc = _completed(build.__doc__ or "", self.signature, meanings)
+        self.doc = _completed(build, self.signature, meanings)
         self.within = tuple(
             name
             for name, hint in hints.items()
@@ -286,15 +286,17 @@ def _hints(annotated: Any) -> dict[str, Any]:
 
 
 def _completed(
-    doc: str, signature: inspect.Signature, meanings: Mapping[str, str]
+    build: Callable[..., Any], signature: inspect.Signature, meanings: Mapping[str, str]
 ) -> str:
     """The docstring with each keyword in the place of the line on `**keywords`."""
-    lines = inspect.cleandoc(doc).splitlines()
-    places = [place for place, line in enumerate(lines) if line.startswith("    **")]
-    if not places or not meanings:
-        return doc
-    end = start = places[0]
-    while lines[end + 1].startswith("        "):
+    lines = inspect.cleandoc(build.__doc__ or "").splitlines()
+    rest = next(reversed(inspect.signature(build).parameters), "")
+    places = [k for k, line in enumerate(lines) if line.startswith(f"    **{rest}:")]
+    if not places:
+        return "\n".join(lines)
+    start, *_ = places
+    end = start
+    while end + 1 < len(lines) and lines[end + 1].startswith("        "):
         end += 1
     said = {line.strip().partition(":")[0] for line in lines[:start]}
     added = [

@@ -1,8 +1,8 @@
-"""THE table: a row an initializer. Every law in the tests runs over it.
+"""THE table: a row per initializer. Every general test runs over it.
 
 A row gives the initializer, a shape of 2**17 elements or near, the mean and standard
-deviation of its closed form (None where an array has no such law), the law of an
-element in units of that deviation, and the peer in `jax.nn.initializers` whose float32
+deviation of its closed form (None where there is none), the distribution of an element
+in units of that standard deviation, and the peer in `jax.nn.initializers` whose float32
 bits it shares, if there is one. `small` is a shape like it that compiles fast,
 `complex` says that a complex draw is circular, of the same mean square; `tolerance` is
 0 where eager, jitted and sharded draws agree to the bit.
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     mean: float
     stddev: float
-    law: Any  # has the cdf of (x - mean) / stddev, or None
+    distribution: Any  # has the cdf of (x - mean) / stddev, or None
     peer: Any = None
     complex: bool = True
     tolerance: float = 0.0
@@ -50,18 +50,18 @@ NORMAL = scipy.stats.norm()
 UNIFORM = scipy.stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))
 CUT = scipy.stats.truncnorm(-2, 2).std()
 TRUNCATED = scipy.stats.truncnorm(-2, 2, scale=1 / CUT)
-LAWS = {"normal": NORMAL, "uniform": UNIFORM, "truncated_normal": TRUNCATED}
+DISTRIBUTIONS = {"normal": NORMAL, "uniform": UNIFORM, "truncated_normal": TRUNCATED}
 
 
 def truncated(lower, upper):
     """Truncated normal, shifted and scaled to mean 0 and variance 1."""
-    law = scipy.stats.truncnorm(lower, upper)
-    mean, std = law.mean(), law.std()
+    distribution = scipy.stats.truncnorm(lower, upper)
+    mean, std = distribution.mean(), distribution.std()
     return scipy.stats.truncnorm(lower, upper, loc=-mean / std, scale=1 / std)
 
 
 class Quantiles:
-    """A law by its quantile function, rising or falling, shifted and scaled."""
+    """A distribution by its quantile function, shifted and scaled."""
 
     def __init__(self, quantile):
         grid = np.sort(quantile((np.arange(2**20) + 0.5) / 2**20))
@@ -88,13 +88,20 @@ def _scaling(mode, distribution):
         CONV,
         0.0,
         math.sqrt(1.7 / fans[mode]),
-        LAWS[distribution],
+        DISTRIBUTIONS[distribution],
         jinit.variance_scaling(1.7, mode, distribution),
     )
 
 
-def _named(name, std, law):
-    return Case(getattr(ji, name)(), DENSE, 0.0, std, LAWS[law], getattr(jinit, name)())
+def _named(name, std, distribution):
+    return Case(
+        getattr(ji, name)(),
+        DENSE,
+        0.0,
+        std,
+        DISTRIBUTIONS[distribution],
+        getattr(jinit, name)(),
+    )
 
 
 CONSTANTS = [
@@ -153,7 +160,7 @@ VARIANCE = [
     *[
         _scaling(mode, distribution)
         for mode in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
-        for distribution in LAWS
+        for distribution in DISTRIBUTIONS
     ],
     _named("lecun_normal", (1 / 256) ** 0.5, "truncated_normal"),
     _named("lecun_uniform", (1 / 256) ** 0.5, "uniform"),

@@ -11,6 +11,7 @@ import pytest
 import sweeps
 from flax import linen as nn
 
+import jaxinit as ji
 from jaxinit.compare import cli, compare, load_results, make_task
 from jaxinit.compare.report import protocol
 from jaxinit.compare.store import folder
@@ -210,3 +211,20 @@ def test_the_protocol_names_what_cannot_be_traced():
     assert text.startswith(
         "Cannot be traced: the Python function host in the model; the"
     )
+
+
+def test_a_registered_scheme_redefined():
+    def registered(value):
+        @ji.initializer
+        def mine(dtype=None):
+            return lambda key, *given: value * jax.random.normal(key, *given)
+
+        return mine()
+
+    task = make_task(nn.Dense(3), (X, Y), (X, Y), target=0.9)
+    short = {"steps": 5, "eval_every": 5, "batch_size": 16, "quiet": True}
+    found = [
+        compare(task, [registered(value)], [0.1], 1, **short) for value in (0.1, 0.2)
+    ]
+    digests = [each.settings.own_schemes["mine()"] for each in found]
+    assert digests[0] != digests[1] and losses(found[0]) != losses(found[1])

@@ -1,4 +1,4 @@
-"""Laws that every row of the table obeys."""
+"""What holds for every row of the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOW_PRECISION = ["bfloat16", "float8_e4m3b11fnuz"]  # the widest and the narrowe
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.stddev is not None], ids=repr)
-def test_moments_and_law(case, key):
+def test_moments_and_distribution(case, key):
     # Over 1,000 keys for each elementwise row, no mean and no square left 4.5 standard
     # errors and no p-value fell below 4e-6: no false alarm in 38,000. What is caught:
     # test_detects_planted_bugs.
@@ -35,20 +35,20 @@ def test_moments_and_law(case, key):
     fourth = (z**4).mean()
     assert abs(z.mean()) < error
     assert abs((z**2).mean() - 1) < error * np.sqrt(max(fourth - 1, 1e-3))
-    if case.law is not None:
-        assert scipy.stats.kstest(z, case.law.cdf).pvalue > 1e-6
+    if case.distribution is not None:
+        assert scipy.stats.kstest(z, case.distribution.cdf).pvalue > 1e-6
 
 
 def promised(case, dtype, compiled):
     """Whether the README promises the bits of `jax.nn.initializers` here."""
-    if case.law is NORMAL and compiled:
+    if case.distribution is NORMAL and compiled:
         return NORMALS_ROUND_ONCE  # before, JAX's compiled draws differ from its eager
     if dtype == "complex64":
         # JAX has no complex `uniform`, and misses the variance of a truncated modulus.
         none = case.init.name in ("uniform", "truncated_normal")
-        return not none and case.law is not TRUNCATED
+        return not none and case.distribution is not TRUNCATED
     # JAX's standard deviation of a truncated normal has 15 digits.
-    return dtype == "float32" or case.law is not TRUNCATED
+    return dtype == "float32" or case.distribution is not TRUNCATED
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
@@ -232,7 +232,7 @@ def test_traced_initializer_says_so():
 
 
 def test_detects_planted_bugs(key):
-    # The checks of test_moments_and_law, turned on draws that are wrong by design:
+    # The checks of test_moments_and_distribution, on draws that are wrong by design:
     # fans swapped, the correction for truncation missing, one key used twice.
     def moments_hold(x, stddev):
         z = np.asarray(x, np.float64).ravel() / stddev
@@ -263,12 +263,12 @@ def test_truncated_normal_is_exact_in_the_far_tail(lower, upper, traced, key):
     if traced and math.inf in (-lower, upper):
         lower, upper = max(lower, -60.0), min(upper, 60.0)
     x = np.asarray(draw(float(lower), float(upper)), np.float64)
-    law = scipy.stats.truncnorm(lower, upper)
+    distribution = scipy.stats.truncnorm(lower, upper)
     assert (x > lower).all() and (x < upper).all()
     if upper - lower > 0.1:
         assert len(np.unique(x)) > 2**15 / 8
-    # 8 to 8.001 has about 1,000 floats: a step of the law is one of their spacing.
-    assert scipy.stats.kstest(x, law.cdf).pvalue > 1e-6
+    # 8 to 8.001 has about 1,000 floats: the distribution has steps of their spacing.
+    assert scipy.stats.kstest(x, distribution.cdf).pvalue > 1e-6
     init = ji.truncated_normal(
         1.0, lower=float(lower), upper=float(upper), corrected=True
     )

@@ -324,7 +324,7 @@ def test_a_given_fan_is_the_fan_of_the_formula(init, shape, fan, key):
 
 
 BAD = [
-    (lambda key: ji.spectral(fan=64), ValueError, "the law needs two"),
+    (lambda key: ji.spectral(fan=64), ValueError, "but two are needed"),
     (lambda key: ji.stft()(key, (2, 1, 3)), ValueError, "zero throughout"),
     (lambda key: ji.sparse(sparsity="a"), TypeError, "sparsity='a'"),
     (

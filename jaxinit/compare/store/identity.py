@@ -103,13 +103,14 @@ def _is_own(scheme: Scheme) -> bool:
 def _drawn(name: str, scheme: Scheme, draws: Any) -> Fingerprint:
     """The fingerprint of what a scheme draws; of its code where that has no program."""
     try:
-        return fingerprint(draws.program(name))
+        program = draws.program(name)
     except Exception:  # a fault of the scheme's is raised where it draws
         return Fingerprint(Digests().of(scheme).hex(), ("what is drawn",))
+    return fingerprint(program)
 
 
 def _optimizer(name: str, params: Any) -> Fingerprint:
-    """The fingerprint of an optimizer, at the start and at a step."""
+    """The fingerprint of an optimizer: how it begins, and what a step does."""
     rate = jax.ShapeDtypeStruct((), jnp.float32)
     make = OPTIMIZERS[name]
     start, state = program_of(
