@@ -18,7 +18,8 @@ from jaxinit.compare.store import folder
 # Checkpoints after every segment, as hours of training would have them.
 CODE = (
     "import sys; from jaxinit.compare import cli; "
-    "from jaxinit.compare.sweep import chunks; chunks.SAVE_EVERY = 0.0;"
+    "from jaxinit.compare.sweep import chunks; "
+    "chunks.SAVE_EVERY, chunks.SAVE_SHARE = 0.0, 1.0; "
     "sys.exit(cli.run(sys.argv[1:]))"
 )
 SWEEP = [
