@@ -9,11 +9,11 @@ from jax.extend.core import JaxprEqn
 from jaxinit import _compat
 from jaxinit._compat import body
 
-from . import _view
+from . import _axes, _view
 from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
 from ._value import ANY, CONST, Value, join_infos, join_views, renew, with_act
 from ._view import View
-from ._walk import Trace, rule
+from ._walk import Trace, rule, shape_of
 
 
 @rule(*(name for name in _compat.CALLS if name != "jit"))
@@ -38,7 +38,9 @@ def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     assert info is not None
     if name in OVER_AXIS:
         bent = trace.bend(info, name)
-        return [Value(info=with_act(renew(bent, trace.site), name))]
+        out = with_act(renew(bent, trace.site), name)
+        same = shape_of(eqn.outvars[0]) == shape_of(eqn.invars[0])
+        return [Value(info=out if same else out._replace(layout=None))]
     info = info._replace(ops=info.ops | {name})
     return [Value(info=trace.bend(info, curve_name(info.ops)))]
 
@@ -68,7 +70,9 @@ def _join(trace: Trace, values: Sequence[Value], number: int) -> Value:
             )
         )
     infos = [info for value in values if (info := trace.settle(value).info)]
-    return Value(info=join_infos(infos, (*trace.site, -1 - number)))
+    # One of them, entry by entry.
+    joined = join_infos(infos, (*trace.site, -1 - number), entrywise=True)
+    return Value(info=joined._replace(spans=()))
 
 
 @rule("cond")
@@ -130,7 +134,11 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 
     def first(value: Value) -> Value:
         views = (v if v.reason else _view.drop(v, (0,)) for v in value.views)
-        return value._replace(views=tuple(views))
+        info = value.info
+        if info is not None:
+            layout = _axes.moved(info.layout, lambda v: _view.drop(v, (0,)))
+            info = info._replace(layout=layout)
+        return value._replace(views=tuple(views), info=info)
 
     slices = [first(value) for value in active[n_consts + n_carry :]]
 
@@ -145,10 +153,13 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     def stack(view: View) -> View:
         return view if view.reason else _view.insert(view, 0, length)
 
-    stacked = [
-        value._replace(views=tuple(stack(view) for view in value.views), scalar=None)
-        for value in results[n_carry:]
-    ]
+    def pile(value: Value) -> Value:
+        info = value.info
+        if info is not None:
+            info = info._replace(layout=_axes.moved(info.layout, stack))
+        return Value(tuple(stack(view) for view in value.views), info)
+
+    stacked = [pile(value) for value in results[n_carry:]]
     return [*results[:n_carry], *stacked]
 
 
@@ -180,7 +191,8 @@ def _shard_map(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         names = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
         counts = [math.prod(sizes.get(n, 1) for n in entry if n) for entry in names]
         views = (_view.share(view, counts) for view in value.views)
-        inner.append(value._replace(views=tuple(views)))
+        info = value.info and value.info._replace(layout=None)
+        inner.append(value._replace(views=tuple(views), info=info))
     outs = trace.run(body(program), inner)
     return _settle_active(trace, outs)
 
@@ -190,7 +202,7 @@ def _all_gather(trace: Trace, eqn: JaxprEqn, value: Value) -> list[Value]:
     if value.info is not None:
         settled = trace.settle(value).info
         assert settled is not None
-        return [Value(info=renew(settled, trace.site))]
+        return [Value(info=renew(settled, trace.site)._replace(layout=None))]
     axis, count = eqn.params["all_gather_dimension"], eqn.params["axis_size"]
     views = (_view.gather(v, axis, count, eqn.params["tiled"]) for v in value.views)
     return [Value(tuple(views))]

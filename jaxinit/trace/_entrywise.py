@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from . import _axes, _view
 from ._activations import BENDS, COMPARISONS, curve_name
 from ._roles import entry_use
 from ._sinks import contract
@@ -73,13 +74,12 @@ def _fit(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[Value, ...]:
     """The operands broadcast to the shape of the result."""
     shape = shape_of(eqn.outvars[0])
     fitted: list[Value] = []
-    for value, atom in zip(values, eqn.invars[-len(values) :], strict=True):
+    for value in values:
         views = tuple(stretch(view, shape) for view in value.views)
         info = value.info
         if info is not None:
-            old = shape_of(atom) or (1,) * len(shape)
-            grown = {k for k, n in enumerate(old) if n != shape[k]}
-            info = info._replace(spread=info.spread | grown)
+            layout = _axes.moved(info.layout, lambda view: stretch(view, shape))
+            info = info._replace(layout=layout)
         fitted.append(value._replace(views=views, info=info))
     return tuple(fitted)
 
@@ -179,7 +179,6 @@ def _meet(trace: Trace, name: str, values: Sequence[Value]) -> Value:
         info for value in values if value.info and (info := trace.settle(value).info)
     ]
     info = join_infos(infos, trace.site, entrywise=True)
-    info = info._replace(spread=infos[0].spread)
     leaves = [view for value in values if value.is_param for view in value.views]
     if name == "select_n":
         # Chosen in place of activations: a mask token.
@@ -285,7 +284,13 @@ def _reduce(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]
             return [contracted]
         info = mixed(trace, (value,)).info
         assert info is not None
-        return [Value(info=info._replace(reduced=True))]
+        trace.labels.judge(value.info.layout)
+
+        def drop(view: View) -> View:
+            return _view.drop(view, axes)
+
+        layout = _axes.moved(value.info.layout, drop)
+        return [Value(info=info._replace(reduced=True, layout=layout))]
     if value.is_const:
         return [CONST]
     views: list[View] = []

@@ -27,9 +27,9 @@ class Use:
         out_axes: leaf axes that the output keeps; for a scale or a bias, those that
             run along features.
         batch_axes: leaf axes along which there are separate, equal layers: scanned or
-            stacked layers, experts, vmapped ensembles, `batch_dims`. A vmapped scale
-            or bias meets other entries one by one as any does: all its axes are
-            `out_axes`, as is the ensemble's of a table read at constant places.
+            stacked layers, experts, ensembles (whether their members share an input
+            or not), `batch_dims`. A vmapped scale or bias meets other entries one by
+            one as any does: all its axes are `out_axes`.
         layer_axes: those of `batch_axes` whose places the program uses one after the
             other: the layers of a scan, or of a stack that is sliced.
         receptive_axes: a convolution's window axes. For "dense" and "conv" the four

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from . import _axes, _view
+from ._axes import Layout
 from ._roles import BATCH, IN, MULTIPLIED, OUT, RECEPTIVE, entry_use, kernel_use
 from ._value import (
     CONST,
@@ -17,7 +19,7 @@ from ._value import (
     join_views,
     with_act,
 )
-from ._view import Dim, Factor, View, only_repeats
+from ._view import Dim, Factor, View, only_repeats, repeated
 from ._walk import Trace, mixed, rule, shape_of, unreadable
 
 
@@ -96,7 +98,9 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
             # Attention weights average: what they average decides.
             let = (info.act for info in infos if info.act not in GATES)
             joined = with_act(joined, next(let, None))
-        return [Value(info=joined)]
+        layouts = [v.info.layout if v.info else None for v in (left, right)]
+        layout = _product((layouts[0], layouts[1]), contract, batch)
+        return [Value(info=joined._replace(layout=layout))]
     rank = len(shape_of(eqn.invars[side]))
     roles = [OUT] * rank
     for dim in contract[side]:
@@ -104,8 +108,48 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
     for dim in batch[side]:
         roles[dim] = BATCH
     out = _apply(trace, kernel, data, "dense", roles)
-    assert out.info is not None
-    return [Value(info=out.info._replace(spans=_spans(eqn, kernel, side, roles)))]
+    assert out.info is not None and data.info is not None
+    own = _axes_of(trace, kernel)
+    trace.labels.meet(
+        data.info.layout, kernel.views, contract[1 - side], batch[1 - side], batch[side]
+    )
+    places = len(shape_of(eqn.invars[1 - side])) - len(contract[1 - side])
+    trace.labels.vmapped(own, roles, trace.vmaps - places)
+    sides = (own, data.info.layout) if side == 0 else (data.info.layout, own)
+    layout = _product(sides, contract, batch)
+    spans = _spans(eqn, kernel, side, roles)
+    return [Value(info=out.info._replace(spans=spans, layout=layout))]
+
+
+def _axes_of(trace: Trace, kernel: Value) -> Layout | None:
+    """The layout that a kernel hands on to what it puts out."""
+    return _axes.overlay(
+        tuple(trace.labels.named(dim, view.leaf) for dim in view.dims)
+        for view in kernel.views
+        if not view.reason
+    )
+
+
+def _product(
+    sides: tuple[Layout | None, Layout | None],
+    contract: Sequence[Sequence[int]],
+    batch: Sequence[Sequence[int]],
+) -> Layout | None:
+    """The layout of a product: batch dimensions, those left, those of the right."""
+    left, right = sides
+    if left is None or right is None:
+        return None
+    shared = _axes.overlay(
+        tuple(layout[k] for k in dims)
+        for layout, dims in zip((left, right), batch, strict=True)
+    )
+    free = (
+        dim
+        for layout, *gone in zip((left, right), contract, batch, strict=True)
+        for k, dim in enumerate(layout)
+        if k not in gone[0] and k not in gone[1]
+    )
+    return None if shared is None else (*shared, *free)
 
 
 def _spans(
@@ -236,7 +280,29 @@ def _conv(trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value) -> list[Value
         upsample=tuple(eqn.params["lhs_dilation"]),
         dilation=tuple(eqn.params["rhs_dilation"]),
     )
-    return [out]
+    assert out.info is not None and data.info is not None
+    layout = _convolved(trace, eqn, kernel, data.info.layout)
+    return [Value(info=out.info._replace(layout=layout))]
+
+
+def _convolved(
+    trace: Trace, eqn: JaxprEqn, kernel: Value, data: Layout | None
+) -> Layout | None:
+    """The layout of a convolution's output."""
+    own = _axes_of(trace, kernel)
+    numbers = eqn.params["dimension_numbers"]
+    if data is None or own is None:
+        return None
+    groups, channels = _split_groups(
+        data[numbers.lhs_spec[1]], eqn.params["feature_group_count"]
+    )
+    trace.labels.convolve(groups, channels)
+    layout = [repeated(size) for size in shape_of(eqn.outvars[0])]
+    layout[numbers.out_spec[0]] = data[numbers.lhs_spec[0]]
+    layout[numbers.out_spec[1]] = own[numbers.rhs_spec[0]]
+    for to, out_of in zip(numbers.out_spec[2:], numbers.lhs_spec[2:], strict=True):
+        layout[to] = _axes.merged(data[out_of], layout[to].size)
+    return tuple(layout)
 
 
 def contract(trace: Trace, eqn: JaxprEqn, value: Value) -> Value | None:
@@ -259,16 +325,22 @@ def contract(trace: Trace, eqn: JaxprEqn, value: Value) -> Value | None:
         return None
     if any(all(v.dims[axis].own == 1 for axis in axes) for v in value.views):
         return None
+    layout = info.layout or ()
+    spread = {k for k, dim in enumerate(layout) if only_repeats([dim])}
+    kept = [k for k in range(len(shape_of(eqn.invars[0]))) if k not in axes]
+    trace.labels.meet(info.layout, value.views, axes, kept, kept)
     for view in value.views:
         # Where the activations are repeated they have no axis: the output gets one.
         roles = [
             (IN if dim.own > 1 else BATCH)
             if k in axes
-            else (OUT if k in info.spread else BATCH)
+            else (OUT if k in spread else BATCH)
             for k, dim in enumerate(view.dims)
         ]
         shape = trace.shapes[view.leaf]
         use = kernel_use(view, shape, "dense", roles, before=info.act)
         trace.kernel(view, use, info, view.site)
     found = info.sources | {view.leaf for view in value.views}
-    return Value(info=Info(found, base=trace.site, roots=found))
+    own = _axes.overlay((info.layout, _axes_of(trace, value)))
+    layout = _axes.moved(own, lambda view: _view.drop(view, axes))
+    return Value(info=Info(found, base=trace.site, roots=found, layout=layout))

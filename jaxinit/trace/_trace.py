@@ -1,5 +1,6 @@
 """`layers`: from a function and its parameters to the list of its layers."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 from jax.extend.core import Jaxpr, Var
 
 # Imported for the rules they enter.
-from . import _calls, _entrywise, _index, _layout, _sinks  # noqa: F401
+from . import _axes, _calls, _entrywise, _index, _layout, _sinks  # noqa: F401
 from ._layer import KERNELS, Layer, Use
 from ._value import CONST, Info, Value
 from ._view import whole_leaf
@@ -98,14 +99,16 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
     trace = Trace(shapes)
     values = [Value((whole_leaf(k, shape),)) for k, shape in enumerate(shapes)]
     for number in range(len(dynamic) - count):
-        values.append(Value(info=Info(roots=trace.token(number, (0,)))))
-    closed = (
-        Value(info=Info(roots=trace.token(-1))) if len(dynamic) == count else Value()
-    )
-    consts = [closed if var.aval.shape else CONST for var in jaxpr.constvars]
+        layout = _axes.of_input(dynamic[count + number].shape)
+        roots = trace.token(number, (0,))
+        values.append(Value(info=Info(roots=roots, layout=layout)))
+    consts: list[Value] = []
+    for var in jaxpr.constvars:
+        info = Info(roots=trace.token(-1), layout=_axes.of_input(shape_of(var)))
+        closed = len(dynamic) == count and bool(shape_of(var))
+        consts.append(Value(info=info) if closed else CONST)
     for out in trace.run(jaxpr, values, consts):
-        reason = "" if out.info else "It is returned as it is."
-        trace.settle(out, reason)
+        trace.end(out)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
     return Recorded(jaxpr, program.consts, dynamic, names, trace)
 
@@ -139,12 +142,16 @@ def layers_made(
         for k, (var, shape) in enumerate(zip(variables, shapes, strict=True))
     }
     values = [
-        Value(info=Info(roots=trace.token(k, (0,)))) if var in inputs else CONST
+        Value(
+            info=Info(roots=trace.token(k, (0,)), layout=_axes.of_input(shape_of(var)))
+        )
+        if var in inputs
+        else CONST
         for k, var in enumerate(jaxpr.invars)
     ]
     outs = dict(zip(jaxpr.outvars, trace.run(jaxpr, values, (), given), strict=True))
     for var in outputs:
-        trace.settle(outs[var], "" if outs[var].info else "It is returned as it is.")
+        trace.end(outs[var])
     found = _assemble(trace, list(made), [var.aval for var in variables])
     return None if any(layer.uses == 0 for layer in found) else found
 
@@ -170,7 +177,7 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
             # Products before it, as in a spectral norm, only measure the kernel.
             last = [p for p in found if p[1].use.kind in KERNELS][-1:]
             found = last + [p for p in found if p not in last]
-        uses = [_named(record, names, learned) for _, record in found]
+        uses = [_named(record, names, learned, trace, leaf) for _, record in found]
         if not uses:
             reason = trace.hints.get(leaf, "It is never used.")
             uses = [Use("unknown", reason=reason)]
@@ -240,7 +247,19 @@ def _count(records: list[Record]) -> int:
     return max(1, round(sum(record.fraction for record in records)))
 
 
-def _named(record: Record, names: list[str], learned: set[int]) -> Use:
+def _named(
+    record: Record, names: list[str], learned: set[int], trace: Trace, leaf: int
+) -> Use:
     """The finished use."""
     acts_on = tuple(names[leaf] for leaf in sorted(record.acts_on & learned))
-    return replace(record.use, acts_on=acts_on)
+    use = replace(record.use, acts_on=acts_on)
+    if use.kind not in (*KERNELS, "embedding") or record.fraction < 1:
+        return use
+    stacked = trace.labels.separate(leaf, use.out_axes)
+    members = math.prod(trace.shapes[leaf][axis] for axis in stacked)
+    return replace(
+        use,
+        out_axes=tuple(axis for axis in use.out_axes if axis not in stacked),
+        batch_axes=tuple(sorted({*use.batch_axes, *stacked})),
+        fan_out=use.fan_out / members,
+    )

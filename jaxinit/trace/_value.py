@@ -9,6 +9,7 @@ it to be a kernel that something modulates. Such views wait as `pending`.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ._axes import Layout, overlay
 from ._view import Site, View, blur
 
 Span = tuple[int, int, int, int]
@@ -35,7 +36,8 @@ class Info(NamedTuple):
             computed in earlier turns.
         reduced: whether it is a statistic, such as a variance that a threshold guards.
         gated: whether a gate scales it, so that it is no plain skip connection.
-        spread: dimensions along which broadcasting has just repeated it.
+        layout: the axes of leaves and inputs that its dimensions run along; None where
+            that cannot be told.
         spans: where the outputs of kernels that were joined side by side lie: tuples
             of source, dimension, start and stop.
     """
@@ -48,7 +50,7 @@ class Info(NamedTuple):
     roots: frozenset[int] = frozenset()
     reduced: bool = False
     gated: bool = False
-    spread: frozenset[int] = frozenset()
+    layout: Layout | None = None
     spans: tuple[Span, ...] = ()
 
 
@@ -98,7 +100,7 @@ def join_gated(acts: Iterable[str | None]) -> str | None:
 def renew(info: Info, site: Site) -> Info:
     """The same activations elsewhere: a new base of entry-by-entry functions."""
     moved = info._replace(base=site, base_act=info.act, ops=frozenset())
-    return moved._replace(spans=(), spread=frozenset())
+    return moved._replace(spans=())
 
 
 def with_act(info: Info, act: str | None) -> Info:
@@ -134,6 +136,7 @@ def join_infos(
         roots=roots,
         reduced=reduced,
         gated=len(let) < len(infos) or any(info.gated for info in infos),
+        layout=overlay(info.layout for info in infos) if entrywise else None,
         spans=tuple(spans),
     )
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
+from ._axes import Labels
 from ._layer import Use
 from ._roles import entry_use
 from ._value import CONST, Info, Value, blur_all, join_infos, join_views, renew
@@ -46,6 +47,12 @@ def _number(literal: Literal) -> float | None:
     return float(literal.val) if real and aval.shape == () else None
 
 
+def _vmaps(eqn: JaxprEqn) -> int:
+    """How many `vmap`s an equation was traced under, within its program."""
+    stack = eqn.source_info.name_stack.stack
+    return sum(getattr(entry, "name", "") == "vmap" for entry in stack)
+
+
 class Record(NamedTuple):
     """A use in the making.
 
@@ -66,6 +73,7 @@ class Trace:
     Attributes:
         shapes: the shapes of the leaves.
         site: the numbers of the equations that the walk is inside of.
+        vmaps: how many `vmap`s it is inside of.
         records: uses by the site and the leaf's number, in order of execution. A value
             that several operations read is one use, since it has one site.
         hints: for leaves that are seen in no readable way, why.
@@ -75,11 +83,13 @@ class Trace:
         sums: pairs of the roots of a trunk and of a branch that were added.
         reach: for each kernel the roots of its inputs.
         tokens: numbers below 0 for what is not a leaf: inputs and carries.
+        labels: the axes of leaves that activations run along.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         self.shapes = shapes
         self.site: Site = ()
+        self.vmaps = 0
         self.records: dict[tuple[Site, int], Record] = {}
         self.hints: dict[int, str] = {}
         self.feeds: dict[int, dict[int, None]] = {}
@@ -88,6 +98,7 @@ class Trace:
         self.sums: dict[tuple[frozenset[int], frozenset[int]], None] = {}
         self.reach: dict[int, frozenset[int]] = {}
         self.tokens: dict[Site, int] = {}
+        self.labels = Labels()
 
     def run(
         self,
@@ -108,9 +119,10 @@ class Trace:
                 return env.get(atom, CONST)
             return Value(scalar=_number(atom))
 
-        outer = self.site
+        outer, vmaps = self.site, self.vmaps
         for number, eqn in enumerate(jaxpr.eqns):
             self.site = (*outer, number)
+            self.vmaps = vmaps + _vmaps(eqn)
             apply = RULES.get(eqn.primitive.name, unreadable)
             outs = apply(self, eqn, *(read(atom) for atom in eqn.invars))
             for k, out in enumerate(outs[1:], 1):
@@ -120,7 +132,7 @@ class Trace:
                     outs[k] = out._replace(info=info)
             env.update(zip(eqn.outvars, outs, strict=True))
             env.update((var, given[var]) for var in eqn.outvars if var in given)
-        self.site = outer
+        self.site, self.vmaps = outer, vmaps
         return [read(atom) for atom in jaxpr.outvars]
 
     def inside(self, number: int) -> Site:
@@ -174,7 +186,15 @@ class Trace:
             if kind == "embedding" and not view.reason:
                 roots = info.roots | self.token(view.leaf, ())
                 info = info._replace(sources=info.sources | {view.leaf}, roots=roots)
+                dims = (self.labels.named(dim, view.leaf) for dim in view.dims)
+                info = info._replace(layout=tuple(dims))
         return Value(info=info)
+
+    def end(self, value: Value) -> None:
+        """Notes a result of the program."""
+        self.settle(value, "" if value.info else "It is returned as it is.")
+        if value.info is not None:
+            self.labels.judge(value.info.layout)
 
     def bend(self, info: Info, name: str | None) -> Info:
         """Notes that activations went through a nonlinearity."""
@@ -217,7 +237,17 @@ def unreadable(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         reason = f"It is only seen through `{name}`, which mixes its entries."
         return [blur_all(Value(views), reason)] * outs
     reason = f"It enters `{name}` together with activations."
-    return [mixed(trace, values, reason)] * outs
+    out = mixed(trace, values, reason)
+    data = [k for k, value in enumerate(values) if value.info]
+    if len(data) == 1 and out.info and (info := values[data[0]].info):
+        # What keeps the shape, such as a cumulated sum, keeps the axes in place.
+        kept = out.info._replace(layout=info.layout)
+        shape = shape_of(eqn.invars[data[0]])
+        return [
+            Value(info=kept if shape_of(var) == shape else out.info)
+            for var in eqn.outvars
+        ]
+    return [out] * outs
 
 
 def mixed(trace: Trace, values: Sequence[Value], reason: str = "") -> Value:
@@ -227,5 +257,5 @@ def mixed(trace: Trace, values: Sequence[Value], reason: str = "") -> Value:
     if not infos:
         return CONST
     if len(infos) == 1:
-        return Value(info=renew(infos[0], trace.site))
+        return Value(info=renew(infos[0], trace.site)._replace(layout=None))
     return Value(info=join_infos(infos, trace.site))
