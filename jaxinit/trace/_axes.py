@@ -74,6 +74,16 @@ def _dim(labels: Sequence[set[int]], sizes: Sequence[int]) -> Dim:
     return dim._replace(size=dim.length)
 
 
+def is_narrower(one: Layout | None, other: Layout | None) -> bool:
+    """Whether an array repeats its entries where another of its shape does not."""
+    pairs = [
+        (only_repeats([mine]), only_repeats([its]))
+        for mine, its in zip(one or (), other or (), strict=False)
+        if mine.size > 1
+    ]
+    return any(a and not b for a, b in pairs) and not any(b > a for a, b in pairs)
+
+
 def labels_of(dim: Dim) -> set[int]:
     """The labels along a dimension; one place of an axis is none of a longer one."""
     return {

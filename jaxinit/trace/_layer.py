@@ -92,6 +92,11 @@ class Layer(Use):
             further kernel, None if there is none.
         residual: whether its output ends a residual branch: it is added to what the
             branch began from, on its own or along with other branches' outputs.
+        additions: how many additions to the residual stream it makes, 0 if it ends no
+            branch. Every use counts, and every turn of a loop that carries the
+            stream; kernels that a gate or a condition chooses among share one.
+        ends: paths of the last kernels of the residual branches that it is inside of,
+            its own included.
         other_uses: the uses after the first: a tied embedding's product with the
             output, a packed kernel's other slices.
     """
@@ -103,6 +108,8 @@ class Layer(Use):
     feeds: tuple[str, ...] = ()
     activation_after: str | None = None
     residual: bool = False
+    additions: float = 0.0
+    ends: tuple[str, ...] = ()
     other_uses: tuple[Use, ...] = ()
 
 
