@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import networks as nets
 import numpy as np
 import pytest
 from flax import nnx
@@ -35,17 +36,6 @@ def members(module, count, out_axes=0):
         variable_axes={"params": 0},
         split_rngs={"params": True},
     )
-
-
-class Critic(nn.Module):
-    """Value of a state and an action."""
-
-    @nn.compact
-    def __call__(self, state, action):
-        x = jnp.concatenate([state, action], -1)
-        for _ in range(2):
-            x = nn.relu(nn.LayerNorm()(nn.Dense(32)(x)))
-        return nn.Dense(1)(x)[..., 0]
 
 
 class Small(nnx.Module):
@@ -105,11 +95,11 @@ ENSEMBLES = {
     "Linen layers by DenseGeneral": lambda: linen(
         members(nn.DenseGeneral, 10)((4, 4)), X
     ),
-    "twin critics": lambda: linen(members(Critic, 10)(), X, X),
-    "critics side by side": lambda: linen(members(Critic, 10, 1)(), X, X),
+    "twin critics": lambda: linen(members(nets.Critic, 10)(), X, X),
+    "critics side by side": lambda: linen(members(nets.Critic, 10, 1)(), X, X),
     "the smaller of two critics": lambda: (
-        lambda p, s, a: members(Critic, 10)().apply(p, s, a).min(0),
-        jax.eval_shape(members(Critic, 10)().init, KEY, X, X), X, X,
+        lambda p, s, a: members(nets.Critic, 10)().apply(p, s, a).min(0),
+        jax.eval_shape(members(nets.Critic, 10)().init, KEY, X, X), X, X,
     ),
     "NNX": lambda: nnx_members(jnp.ones((2, 8, 8, 3))),
     "one Equinox layer": lambda: equinox_members(
@@ -199,3 +189,357 @@ def test_members_are_drawn_as_each_would_be_alone():
         again = ji.reinit(KEY, {"params": params}, scheme, ensemble.apply, (X,))
         square = float((again["params"]["kernel"] ** 2).mean())
         assert square == pytest.approx(expected, rel=rtol)
+
+
+# --- kernels that something changes on the way to their product ----------------------
+
+W = jnp.ones((8, 5))
+STEP = jnp.float32(0.1)
+
+
+def rounded(w, step):
+    return jnp.round(w / step) * step
+
+
+def straight_through(w, x, step):
+    return x @ (w + jax.lax.stop_gradient(rounded(w, step) - w))
+
+
+def integers(w, x, step):
+    left, right = (jnp.round(a / step).astype(jnp.int8) for a in (x, w))
+    numbers = (((1,), (0,)), ((), ()))
+    out = jax.lax.dot_general(left, right, numbers, preferred_element_type=jnp.int32)
+    return out.astype(jnp.float32) * step**2
+
+
+def ternary(w, x, step):
+    return x @ (jnp.where(jnp.abs(w) > step, jnp.sign(w), 0.0) * step)
+
+
+CHANGED = {
+    "rounded": lambda w, x, s: x @ rounded(w, s),
+    "rounded by columns": lambda w, x, s: x @ rounded(w, jnp.broadcast_to(s, 5)),
+    "floored and clipped": lambda w, x, s: x @ (
+        jnp.clip(jnp.floor(w / s + 0.5), -8, 7) * s
+    ),
+    "cast": lambda w, x, s: x @ ((w / s).astype(jnp.int8).astype(jnp.float32) * s),
+    "to float8": lambda w, x, s: x @ (
+        (w / s).astype(jnp.float8_e4m3fn).astype(jnp.float32) * s
+    ),
+    "straight through": straight_through,
+    "integers": integers,
+    "ternary": ternary,
+    "clipped by state": lambda w, x, s: x @ jnp.clip(w, -s, s),
+    "bent": lambda w, x, s: x @ jnp.tanh(w * s),
+    "standardised by state": lambda w, x, s: x @ ((w - w.mean(0)) / s),
+    "product by hand": lambda w, x, s: (x[:, :, None] * rounded(w, s)).sum(1),
+    "vmapped": lambda w, x, s: jax.vmap(lambda x: x @ rounded(w, s))(x),
+    "scanned": lambda w, x, s: jax.lax.map(lambda x: x @ rounded(w, s), x),
+    "masked by state": lambda w, x, s: x @ (w * (jnp.ones((8, 5)) * s)),
+    "noise of a fixed key": lambda w, x, s: x @ (
+        w + s * jax.random.normal(jax.random.key(7), w.shape)
+    ),
+    "dropped by a fixed key": lambda w, x, s: x @ jnp.where(
+        jax.random.bernoulli(jax.random.key(7), 0.5, w.shape), w, 0.0
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_kernel_that_state_changes_is_a_kernel(name):
+    (layer,) = layers(CHANGED[name], W, X, STEP)
+    assert (layer.kind, layer.in_axes, layer.out_axes) == ("dense", (0,), (1,)), layer
+    assert (layer.fan_in, layer.fan_out, layer.uses) == (8, 5, 1)
+
+
+def test_a_convolution_that_state_changes():
+    def apply(w, x, step):
+        return jax.lax.conv(x, rounded(w, step), (1, 1), "SAME")
+
+    (layer,) = layers(apply, jnp.ones((4, 3, 3, 3)), jnp.ones((2, 3, 8, 8)), STEP)
+    assert (layer.kind, layer.fan_in) == ("conv", 27)
+
+
+@pytest.mark.parametrize(
+    "name", ["Fp8DotGeneralOp", "Fp8DirectDotGeneralOp", "NANOOFp8DotGeneralOp"]
+)
+def test_float8_of_flax(name):
+    module = nn.Dense(16, dot_general_cls=getattr(nn, name))
+    variables = dict(jax.eval_shape(module.init, KEY, X))
+    params = variables.pop("params")
+
+    def apply(params, x, rest):
+        return module.apply({"params": params, **rest}, x)
+
+    found = by_path(apply, params, X, variables)
+    assert (found["kernel"].kind, found["kernel"].fan_in) == ("dense", 8)
+
+
+def test_a_learned_step_is_a_scale():
+    found = by_path(lambda p, x: x @ rounded(p["w"], p["s"]), {"w": W, "s": STEP}, X)
+    assert {name: layer.kind for name, layer in found.items()} == {
+        "w": "dense", "s": "scale",
+    }  # fmt: skip
+
+
+def modulated(p, x, latent):
+    """A style for each example, and the norm put right."""
+    w = p["w"][None] * (latent @ p["style"])[:, :, None]
+    w = w * jax.lax.rsqrt((w**2).sum(1, keepdims=True) + 1e-8)
+    return jnp.einsum("bi,bio->bo", x, w)
+
+
+def modulated_alone(p, x, latent):
+    def one(x, latent):
+        w = p["w"] * (latent @ p["style"])[:, None]
+        return x @ (w / jnp.linalg.norm(w, axis=0))
+
+    return jax.vmap(one)(x, latent)
+
+
+def modulated_one(p, x, latent):
+    w = p["w"] * (latent[0] @ p["style"])[:, None]
+    return x[0] @ (w / jnp.linalg.norm(w, axis=0))
+
+
+@pytest.mark.parametrize("apply", [modulated, modulated_alone, modulated_one])
+def test_a_kernel_that_a_style_modulates(apply):
+    found = by_path(apply, {"w": W, "style": jnp.ones((4, 8))}, X, jnp.ones((6, 4)))
+    assert (found["w"].kind, found["w"].fan_in, found["w"].fan_out) == ("dense", 8, 5)
+    assert found["style"].fan_in == 4
+
+
+def fused(p, x, latent):
+    """StyleGAN2's own way: examples as groups of one convolution."""
+    n = len(x)
+    w = p["w"][None] * (latent @ p["style"])[:, None, None, :, None]
+    w = w * jax.lax.rsqrt((w**2).sum((1, 2, 3)) + 1e-8)[:, None, None, None, :]
+    x = x.transpose(1, 2, 0, 3).reshape(1, 8, 8, n * 3)
+    return jax.lax.conv_general_dilated(
+        x, w.transpose(1, 2, 3, 0, 4).reshape(3, 3, 3, n * 4), (1, 1), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=n,
+    )  # fmt: skip
+
+
+def test_styles_of_a_convolution():
+    params = {"w": jnp.ones((3, 3, 3, 4)), "style": jnp.ones((4, 3))}
+    found = by_path(fused, params, jnp.ones((2, 8, 8, 3)), jnp.ones((2, 4)))
+    assert (found["w"].kind, found["w"].fan_in, found["w"].fan_out) == ("conv", 27, 36)
+
+
+def decomposed(p, x):
+    w = p["w"] + p["a"] @ p["b"]
+    return (x @ w / jnp.linalg.norm(w, axis=0)) * p["m"]
+
+
+def decomposed_first(p, x):
+    w = p["w"] + p["a"] @ p["b"]
+    return x @ (w / jnp.linalg.norm(w, axis=0) * p["m"])
+
+
+def standardised(p, x):
+    w = (p["w"] - p["w"].mean(0)) / (p["w"].std(0) + 1e-5)
+    return x @ (w * p["m"])
+
+
+def centred_output(p, x):
+    mean = jnp.broadcast_to(p["w"].mean(1, keepdims=True), (8, 5))
+    return (x @ p["w"] - x @ mean) / p["w"].std() * p["m"]
+
+
+def decayed(p, x):
+    return x.sum() * (p["w"] ** 2).sum(), x @ p["w"] * p["m"]
+
+
+@pytest.mark.parametrize(
+    "apply", [decomposed, decomposed_first, standardised, centred_output, decayed]
+)
+def test_a_kernel_whose_norm_is_taken_first(apply):
+    params = {"w": W, "m": jnp.ones(5), "a": jnp.ones((8, 2)), "b": jnp.ones((2, 5))}
+    found = by_path(apply, params, X)
+    assert (found["w"].kind, found["w"].fan_in) == ("dense", 8)
+    assert found["m"].kind == "scale"
+    for low in "ab":
+        assert found[low].kind == "unknown" and found[low].reason
+
+
+# --- sums of leaves, noise, and products that sum nothing ----------------------------
+
+NOISY = {
+    "fixed key": lambda: jax.random.normal(jax.random.key(7), (8, 5)),
+    "old key": lambda: jax.random.normal(jax.random.PRNGKey(7), (8, 5)),
+    "uniform": lambda: jax.random.uniform(jax.random.key(7), (8, 5)),
+    "factorised": lambda: jnp.outer(
+        jnp.sign(jax.random.normal(jax.random.key(7), (8,))),
+        jax.random.normal(jax.random.key(8), (5,)),
+    ),
+    "split": lambda: jax.random.normal(jax.random.split(jax.random.key(7))[0], (8, 5)),
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_a_scale_of_noise_is_no_kernel(name):
+    def apply(p, x):
+        noise = NOISY[name]()
+        w = p["mean"] + jax.nn.softplus(p["spread"]) * noise
+        return x @ w + p["b"] + p["b_spread"] * noise[0]
+
+    params = {"mean": W, "spread": W, "b": jnp.ones(5), "b_spread": jnp.ones(5)}
+    found = by_path(apply, params, X)
+    kinds = {name: layer.kind for name, layer in found.items()}
+    assert kinds["mean"] == "dense" and kinds["spread"] == "scale"
+    assert kinds["b"] == "bias" and "dense" not in (kinds["b_spread"],)
+
+
+def test_noisy_net_keeps_its_spread():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            shape = (x.shape[-1], 256)
+            mean = self.param("mean", nn.initializers.zeros, shape)
+            spread = self.param("spread", nn.initializers.constant(0.025), shape)
+            return x @ (mean + spread * jax.random.normal(self.make_rng(), shape))
+
+    drawn = ji.init(Noisy(), KEY, X, scheme=ji.lecun_normal())["params"]
+    assert float(drawn["spread"].mean()) == pytest.approx(0.025, rel=1e-5)
+    assert float(drawn["mean"].std()) == pytest.approx(8**-0.5, rel=0.1)
+
+
+SUMS_NOTHING = {
+    "diagonal": (lambda w, x: jnp.einsum("bd,d->bd", x, w), (8,)),
+    "rates": (
+        lambda w, x: jnp.exp(jnp.einsum("ld,dn->ldn", x, -jnp.exp(w))), (8, 4)
+    ),
+    "one input": (lambda w, x: jnp.einsum("b,d->bd", x[:, 0], w), (5,)),
+    "a head each": (
+        lambda w, x: jnp.einsum("bhd,h->bhd", x.reshape(6, 2, 4), w), (2,)
+    ),
+    "outer": (lambda w, x: jnp.outer(x[:, 0], w), (5,)),
+    "vmapped": (lambda w, x: jax.vmap(lambda w, x: w * x, (0, 1), 1)(w, x), (8,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMS_NOTHING)
+def test_a_product_that_sums_nothing_is_a_scale(name):
+    apply, shape = SUMS_NOTHING[name]
+    (layer,) = layers(apply, jnp.ones(shape), X)
+    assert (layer.kind, layer.fan_in, layer.fan_out) == ("scale", 1, 1), layer
+
+
+def test_rates_of_a_state_space_model_stay():
+    x = jnp.ones((2, 6, 16))
+    own = ji.init(nets.Mamba(), KEY, x, scheme=())["params"]["A_log"]
+    drawn = ji.init(nets.Mamba(), KEY, x, scheme=ji.normal(1.0))["params"]["A_log"]
+    np.testing.assert_array_equal(drawn, own)
+
+
+def complex_sum(p, x):
+    w = jax.lax.complex(p["a"], p["b"]) * jnp.exp(p["g"]).astype(jnp.complex64)
+    return (x.astype(jnp.complex64) @ w).real
+
+
+SUMMED = {
+    "complex": complex_sum,
+    "times the imaginary unit": lambda p, x: x.astype(jnp.complex64) @ (
+        (p["a"].astype(jnp.complex64) + 1j * p["b"].astype(jnp.complex64))
+        * jnp.exp(p["g"]).astype(jnp.complex64)
+    ),
+    "real": lambda p, x: x @ ((p["a"] + p["b"]) * p["g"]),
+    "divided": lambda p, x: x @ ((p["a"] - p["b"]) / p["g"]),
+    "transposed": lambda p, x: x @ ((p["a"] + p["b"]).T * p["g"][:, None]).T,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_two_kernels_in_one_operand_that_a_leaf_scales(name):
+    params = {"a": W, "b": W, "g": jnp.ones(5)}
+    found = by_path(SUMMED[name], params, X)
+    assert found["g"].kind == "scale"
+    for kernel in (found["a"], found["b"]):
+        assert (kernel.kind, kernel.in_axes, kernel.fan_in) == ("dense", (0,), 8)
+
+
+# --- steps of training within the program --------------------------------------------
+
+MAML = {"w": jnp.ones((8, 16)), "b": jnp.ones(16), "v": jnp.ones((16, 3))}
+
+
+def momentum(params, x, y):
+    """Descent with a velocity, in an unbounded loop."""
+
+    def loss(params):
+        return jnp.mean(
+            (jnp.tanh(x @ params["w"] + params["b"]) @ params["v"] - y) ** 2
+        )
+
+    def turn(carry):
+        k, params, speed = carry
+        grads = jax.grad(loss)(params)
+        speed = jax.tree.map(lambda s, g: 0.9 * s + g, speed, grads)
+        params = jax.tree.map(lambda p, s: p * 0.99 - 0.1 * s, params, speed)
+        return k + 1, params, speed
+
+    start = (0, params, jax.tree.map(jnp.zeros_like, params))
+    _, params, _ = jax.lax.while_loop(lambda c: c[0] < 3, turn, start)
+    return jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]
+
+
+def per_task(params, x, y):
+    one = lambda x, y: nets.maml(params, x, y)  # noqa: E731
+    return jax.vmap(one)(jnp.stack([x, x]), jnp.stack([y, y]))
+
+
+def learned_optimizer(params, x, y):
+    """A network that turns gradients into updates of another, which is an input."""
+
+    def loss(w):
+        return jnp.mean((x @ w - y) ** 2)
+
+    def turn(w, _):
+        grad = jax.grad(loss)(w)
+        step = jnp.tanh(grad[..., None] @ params["w"] + params["b"]) @ params["v"]
+        return w - step[..., 0], None
+
+    return x @ jax.lax.scan(turn, jnp.zeros((8, 3)), None, length=3)[0]
+
+
+@pytest.mark.parametrize("how", ["scan", "fori", "list"])
+def test_parameters_that_a_loop_trains_are_layers(how):
+    def apply(params, x, y):
+        return nets.maml(params, x, y, how=how)
+
+    check_trained(apply, MAML)
+
+
+def check_trained(apply, params):
+    found = by_path(apply, params, X, jnp.ones((6, 3)))
+    assert {name: layer.kind for name, layer in found.items()} == {
+        "w": "dense", "b": "bias", "v": "dense",
+    }  # fmt: skip
+    sizes = params["w"].shape[0], params["v"].shape[0]
+    assert (found["w"].fan_in, found["v"].fan_in) == sizes
+    assert not any(layer.residual for layer in found.values())
+
+
+@pytest.mark.parametrize("apply", [momentum, per_task])
+def test_other_loops_that_train(apply):
+    check_trained(apply, MAML)
+
+
+def test_a_learned_optimizer():
+    sizes = {"w": (1, 16), "b": (16,), "v": (16, 1)}
+    params = {name: jnp.ones(shape) for name, shape in sizes.items()}
+    found = by_path(learned_optimizer, params, X, jnp.ones((6, 3)))
+    assert [found[k].kind for k in "wbv"] == ["dense", "bias", "dense"]
+    assert (found["w"].fan_in, found["v"].fan_in) == (1, 16)
+
+
+def test_a_state_that_starts_from_a_leaf_is_an_embedding():
+    def apply(p, x):
+        def turn(h, x):
+            return jnp.tanh(h @ p["w"] + x), None
+
+        return jax.lax.scan(turn, p["h"], x)[0]
+
+    found = by_path(apply, {"h": jnp.ones(8), "w": jnp.ones((8, 8))}, X)
+    assert (found["h"].kind, found["w"].kind) == ("embedding", "dense")

@@ -176,6 +176,8 @@ class Stream:
             for node in self.reach.get(waiting.pop(), ()):
                 if node in inside or node in others or node not in self.reach:
                     continue
+                if begin >> node & 1:
+                    continue
                 inside.add(node)
                 if past[node] & begin == begin:
                     waiting.append(node)
