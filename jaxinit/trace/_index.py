@@ -63,7 +63,8 @@ def lookup(
         )
         for view in picked.views
     )
-    return Value(views, with_act(renew(info, trace.site), None))
+    info = renew(info, trace.site)._replace(layout=None)
+    return Value(views, with_act(info, None))
 
 
 def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:

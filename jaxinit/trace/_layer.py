@@ -26,9 +26,9 @@ class Use:
         out_axes: leaf axes that the output keeps; for a scale or a bias, those that
             run along features.
         batch_axes: leaf axes along which there are separate, equal layers: scanned or
-            stacked layers, experts, vmapped ensembles, `batch_dims`. A vmapped scale
-            or bias meets other entries one by one as any does: all its axes are
-            `out_axes`, as is the ensemble's of a table read at constant places.
+            stacked layers, experts, ensembles (whether their members share an input
+            or not), `batch_dims`. A vmapped scale or bias meets other entries one by
+            one as any does: all its axes are `out_axes`.
         layer_axes: those of `batch_axes` whose places the program uses one after the
             other: the layers of a scan, or of a stack that is sliced.
         receptive_axes: a convolution's window axes. For "dense" and "conv" the four
@@ -91,6 +91,11 @@ class Layer(Use):
             further kernel, None if there is none.
         residual: whether its output ends a residual branch: it is added to what the
             branch began from, on its own or along with other branches' outputs.
+        additions: how many additions to the residual stream it makes, 0 if it ends no
+            branch. Every use counts, and every turn of a loop that carries the
+            stream; kernels that a gate or a condition chooses among share one.
+        ends: paths of the last kernels of the residual branches that it is inside of,
+            its own included.
         other_uses: the uses after the first: a tied embedding's product with the
             output, a packed kernel's other slices.
     """
@@ -102,6 +107,8 @@ class Layer(Use):
     feeds: tuple[str, ...] = ()
     activation_after: str | None = None
     residual: bool = False
+    additions: float = 0.0
+    ends: tuple[str, ...] = ()
     other_uses: tuple[Use, ...] = ()
 
 

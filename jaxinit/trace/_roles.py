@@ -75,6 +75,14 @@ def kernel_use(
     """
     if view.multiplied:
         return Use("unknown", activation_before=before, reason=MULTIPLIED)
+    if view.looked and any(
+        dim.own > 1 and role == OUT for dim, role in zip(view.dims, roles, strict=True)
+    ):
+        # Several kernels that an index picked are no outputs of one.
+        roles = [
+            BATCH if role == OUT and only_repeats([dim]) else role
+            for dim, role in zip(view.dims, roles, strict=True)
+        ]
     for wanted, said in ((IN, "summed over"), (OUT, "kept")):
         pairs = zip(view.dims, roles, strict=True)
         repeats = only_repeats(dim for dim, role in pairs if role == wanted)
@@ -112,7 +120,12 @@ def kernel_use(
         in_axes=axes[IN],
         out_axes=axes[OUT],
         batch_axes=axes[BATCH],
-        layer_axes=tuple(a for a in left_out if a in axes[BATCH] and shape[a] > 1),
+        # Where an index out of the activations chooses, one place is used.
+        layer_axes=tuple(
+            a
+            for a in left_out
+            if a in axes[BATCH] and shape[a] > 1 and a not in view.looked
+        ),
         receptive_axes=axes[RECEPTIVE],
         fan_in=fan_in * field / _thinning(window, upsample),
         fan_out=fan_out * field / _thinning(window, stride),

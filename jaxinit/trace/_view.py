@@ -75,6 +75,7 @@ class View(NamedTuple):
         stacked: leaf axes along which `vmap` put separate tables.
         shards: pairs of a leaf axis and the number of devices that share it.
         multiplied: whether another leaf as large has multiplied it entry by entry.
+        bent: whether it went through a nonlinearity since it met activations.
     """
 
     leaf: int
@@ -90,6 +91,7 @@ class View(NamedTuple):
     stacked: tuple[int, ...] = ()
     shards: tuple[tuple[int, int], ...] = ()
     multiplied: bool = False
+    bent: bool = False
 
     def has_foreign(self) -> bool:
         """Whether broadcasting repeats the leaf along some dimension."""
