@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, cast
@@ -118,7 +119,24 @@ def choose(
     }
     if abstract:
         _check_abstract(leaves, choices)
+    for choice in choices.values():
+        _tell_equalised(choice)
     return choices
+
+
+def _tell_equalised(choice: Choice) -> None:
+    """Say that the program has the gain already, where it has."""
+    layer = choice.layer
+    if choice.init is None or layer.kind not in KERNELS or layer.multiplier == 1:
+        return
+    gain = abs(layer.multiplier) * layer.fan_in**0.5
+    if layer.fan_in > 1 and 0.5 < gain < 3 and _needs_fan(choice.init):
+        warnings.warn(
+            f"{layer.path or 'The leaf'}: the program multiplies it by {layer.multiplier:.3g}, "
+            f"{gain:.3g} over the root of its fan-in, as equalised learning rates do, "
+            f"and {choice.init!r} would scale it again; draw it by normal(1.0).",
+            stacklevel=4,
+        )
 
 
 def _by_pattern(
