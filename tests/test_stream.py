@@ -13,6 +13,8 @@ from jaxinit import tree
 from jaxinit.trace import layers
 from jaxinit.tree import Structure
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 KEY = jax.random.key(0)
 TOKENS = jnp.arange(16).reshape(2, 8)
 SERIES = jnp.ones((2, 6, 16))

@@ -11,6 +11,8 @@ from flax import nnx
 import jaxinit as ji
 from jaxinit.trace import Layer, layers
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 KEY = jax.random.key(0)
 X = jnp.ones((6, 8))
 
@@ -543,3 +545,177 @@ def test_a_state_that_starts_from_a_leaf_is_an_embedding():
 
     found = by_path(apply, {"h": jnp.ones(8), "w": jnp.ones((8, 8))}, X)
     assert (found["h"].kind, found["w"].kind) == ("embedding", "dense")
+
+
+# --- kernels that are shared, mixed, shifted or solved for ---------------------------
+
+SERIES = jnp.ones((2, 9, 8))
+DIFFERENCES = (np.arange(4)[None] - np.arange(4)[:, None]) % 4
+
+
+def mixed_convolution(p, x):
+    """CondConv: each example's kernel is a weighted sum of experts."""
+    weights = jax.nn.sigmoid(x.mean((1, 2)) @ p["r"])
+    kernels = jnp.einsum("be,ehwio->bhwio", weights, p["w"])
+
+    def conv(x, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x[None], kernel, (1, 1), "SAME", dimension_numbers=numbers
+        )[0]
+
+    return jax.vmap(conv)(x, kernels)
+
+
+IMAGE_EXPERTS = {"r": (3, 4), "w": (4, 3, 3, 3, 5)}
+EXPERTS = {"r": (8, 4), "w": (4, 8, 5)}
+
+# name: function, shapes of its parameters, input, and of "w": kind, axes, fans.
+TAKEN = {
+    "CondConv": (
+        mixed_convolution, IMAGE_EXPERTS, jnp.ones((2, 8, 8, 3)),
+        ("conv", "bwwio", 27, 45),
+    ),
+    "mixed layers": (
+        lambda p, x: jnp.einsum(
+            "bi,bio->bo", x, jnp.tensordot(jax.nn.softmax(x @ p["r"]), p["w"], 1)
+        ),
+        EXPERTS, X, ("dense", "bio", 8, 5),
+    ),
+    "mixed in one product": (
+        lambda p, x: jnp.einsum("bi,be,eio->bo", x, jax.nn.softmax(x @ p["r"]), p["w"]),
+        EXPERTS, X, ("dense", "bio", 8, 5),
+    ),
+    "mixed for one example": (
+        lambda p, x: x[0] @ jnp.tensordot(jax.nn.softmax(x[0] @ p["r"]), p["w"], 1),
+        EXPERTS, X, ("dense", "bio", 8, 5),
+    ),
+    "a group's places": (
+        lambda p, x: jnp.einsum("bgi,ghio->bho", x, p["w"][DIFFERENCES]),
+        {"w": (4, 3, 5)}, jnp.ones((2, 4, 3)), ("conv", "wio", 12, 20),
+    ),
+    "a group's places, taken": (
+        lambda p, x: jnp.einsum("bgi,ghio->bho", x, jnp.take(p["w"], DIFFERENCES, 0)),
+        {"w": (4, 3, 5)}, jnp.ones((2, 4, 3)), ("conv", "wio", 12, 20),
+    ),
+    "itself and the others": (
+        lambda p, x: jnp.einsum(
+            "bni,nmio->bmo", x,
+            jnp.where(jnp.eye(4, dtype=bool)[:, :, None, None], p["w"], p["b"]),
+        ),
+        {"w": (3, 5), "b": (3, 5)}, jnp.ones((2, 4, 3)), ("dense", "io", 12, 20),
+    ),
+    "shifted slices": (
+        lambda p, x: sum(x[:, k : k + 7] @ p["w"][k] for k in range(3)),
+        {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
+    ),
+    "rolled": (
+        lambda p, x: sum(jnp.roll(x, k, 1) @ p["w"][k] for k in range(3)),
+        {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
+    ),
+    "shifts stacked": (
+        lambda p, x: jnp.einsum(
+            "btki,kio->bto", jnp.stack([x[:, k : k + 7] for k in range(3)], 2), p["w"]
+        ),
+        {"w": (3, 8, 5)}, SERIES, ("dense", "iio", 24, 5),
+    ),
+    "solved for": (
+        lambda p, x: jnp.linalg.solve(p["w"], x.T), {"w": (8, 8)}, X,
+        ("dense", "oi", 8, 8),
+    ),
+    "conjugate gradients": (
+        lambda p, x: jax.scipy.sparse.linalg.cg(lambda v: v @ p["w"], x)[0],
+        {"w": (8, 8)}, X, ("dense", "io", 8, 8),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_kernels_that_are_taken_in_other_ways(name):
+    apply, shapes, x, (kind, letters, fan_in, fan_out) = TAKEN[name]
+    params = {k: jnp.ones(shape) for k, shape in shapes.items()}
+    layer = by_path(apply, params, x)["w"]
+    found = [""] * len(layer.shape)
+    groups = (layer.in_axes, layer.out_axes, layer.batch_axes, layer.receptive_axes)
+    for letter, axes in zip("iobw", groups, strict=True):
+        for axis in axes:
+            found[axis] += letter
+    assert (layer.kind, "".join(found)) == (kind, letters), layer
+    assert (layer.fan_in, layer.fan_out) == (fan_in, fan_out)
+
+
+REFUSED = {
+    "Toeplitz": (
+        lambda w, x: x @ w[jnp.arange(8)[:, None] - jnp.arange(8) + 7], (15,)
+    ),
+    "circulant": (lambda w, x: x @ jnp.stack([jnp.roll(w, k) for k in range(8)]), (8,)),
+    "circulant by vmap": (
+        lambda w, x: x @ jax.vmap(lambda k: jnp.roll(w, k))(jnp.arange(8)), (8,)
+    ),
+    "by Fourier transforms": (
+        lambda w, x: jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(w), 8), (8,)
+    ),
+    "rotated": (
+        lambda w, x: jax.lax.conv_general_dilated(
+            x.reshape(1, 6, 2, 4),
+            jnp.stack([jnp.rot90(w, k) for k in range(4)], -1).reshape(3, 3, 4, 20),
+            (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+        (3, 3, 4, 5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_told_says_why(name):
+    apply, shape = REFUSED[name]
+    (layer,) = layers(apply, jnp.ones(shape), X)
+    assert layer.kind == "unknown" and np.isnan(layer.fan_in)
+    assert layer.reason[0].isupper() and layer.reason.endswith("."), layer.reason
+
+
+def positions(shape, how):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(16, name="first")(x)
+            places = self.param("places", nn.initializers.zeros, shape)
+            x = x + (
+                jnp.broadcast_to(places, x.shape) if how == "broadcast" else places
+            )
+            x = x + nn.Dense(16, name="last")(nn.gelu(nn.Dense(16, name="mid")(x)))
+            return nn.Dense(3, name="head")(x)
+
+    return Net()
+
+
+@pytest.mark.parametrize("shape", [(9, 16), (1, 9, 16), (9, 1)])
+@pytest.mark.parametrize("how", ["plain", "broadcast"])
+def test_learned_positions_are_told_from_biases(shape, how):
+    found = by_path(*linen(positions(shape, how), SERIES))
+    assert found["params/first/bias"].place_axes == ()
+    expected = () if shape == (9, 1) else (len(shape) - 2,)
+    assert found["params/places"].place_axes == expected
+
+
+def test_gpt2_draws_learned_positions():
+    images = jnp.ones((2, 8, 8, 3))
+    drawn = ji.init(nets.ViT(), KEY, images, scheme=ji.tree.gpt2())["params"]
+    for name in ("token", "places"):
+        assert float(drawn[name].std()) == pytest.approx(0.02, rel=0.5)
+    assert not drawn["head"]["bias"].any()
+
+
+@pytest.mark.parametrize("gain", [2**0.5, 1.0, 5 / 3])
+def test_an_equalised_learning_rate_is_announced(gain):
+    factor = gain / 8**0.5
+
+    def apply(p, x):
+        return x @ (p["w"] * factor)
+
+    (layer,) = layers(apply, {"w": W}, X)
+    assert (layer.kind, layer.fan_in) == ("dense", 8)
+    assert layer.multiplier == pytest.approx(factor)
+    with pytest.warns(UserWarning, match="^w: the program multiplies it by"):
+        ji.reinit(KEY, {"w": W}, ji.he_normal(), apply, (X,))
+    ji.reinit(KEY, {"w": W}, ji.normal(1.0), apply, (X,))  # says nothing

@@ -74,6 +74,17 @@ def _dim(labels: Sequence[set[int]], sizes: Sequence[int]) -> Dim:
     return dim._replace(size=dim.length)
 
 
+def places(view: View, data: Layout | None) -> tuple[int, ...]:
+    """The axes of a bias along which the examples' own axes run: positions.
+
+    None where all of its axes do, since they may as well be the input's features.
+    """
+    own = [(k, dim) for k, dim in enumerate(view.dims) if dim.own > 1]
+    found = [dim for k, dim in own if data and labels_of(data[k]) <= {DATA}]
+    axes = (axis for dim in found for f in dim.factors for axis in f.axes)
+    return tuple(sorted(axes)) if len(found) < len(own) else ()
+
+
 def is_narrower(one: Layout | None, other: Layout | None) -> bool:
     """Whether an array repeats its entries where another of its shape does not."""
     pairs = [
@@ -113,6 +124,7 @@ class Labels:
         stacked: those along which there are separate layers, if nothing sums over them:
             a later kernel has one for each place, or they stand before the examples.
         summed: those that a later kernel sums over, or convolves.
+        averaged: those along which weights that sum to 1 stand.
     """
 
     def __init__(self) -> None:
@@ -120,6 +132,7 @@ class Labels:
         self._label: list[Label] = [Label(-1, -1)]
         self.stacked: set[int] = set()
         self.summed: set[int] = set()
+        self.averaged: set[int] = set()
 
     def number(self, leaf: int, axis: int) -> int:
         """The label of an axis."""
@@ -163,28 +176,38 @@ class Labels:
                         self._number[label] for label in found if label.leaf == leaf
                     }
 
+    def weigh(self, weights: Layout | None) -> None:
+        """Notes the axes of weights that sum to 1, and are repeated along others."""
+        own = [dim for dim in weights or () if not only_repeats([dim])]
+        if len(own) < len(weights or ()):
+            for dim in own:
+                self.averaged |= labels_of(dim) - {DATA}
+
+    def is_average(self, data: Layout | None, place: int) -> bool:
+        """Whether a sum over a dimension is an average by weights."""
+        labels = labels_of(data[place]) if data else set[int]()
+        return DATA not in labels and bool(labels & self.averaged)
+
     def meet(
         self,
         data: Layout | None,
         kernel: Sequence[View],
-        summed: Sequence[int],
-        kept: Sequence[int],
-        places: Sequence[int],
+        summed: Sequence[tuple[int, int]],
+        kept: Sequence[tuple[int, int]],
     ) -> None:
         """Notes what a kernel does to the axes of the activations it meets.
 
         Args:
             data: the activations' layout.
             kernel: views of the kernel.
-            summed: dimensions of the activations that the kernel sums over.
-            kept: those that it goes along with.
-            places: the kernel's dimensions that do.
+            summed: dimensions of the activations, and the kernel's, that are summed.
+            kept: those that go along with each other.
         """
         if data is None:
             return
-        for k in summed:
+        for k, _ in summed:
             self.summed |= labels_of(data[k])
-        for k, place in zip(kept, places, strict=True):
+        for k, place in kept:
             if any(view.dims[place].own > 1 for view in kernel if not view.reason):
                 self.stacked |= labels_of(data[k])
 

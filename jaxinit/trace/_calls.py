@@ -14,7 +14,7 @@ from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
 from ._layer import KERNELS
 from ._value import ANY, CONST, Value, choose, join_infos, join_views, renew, with_act
 from ._view import View
-from ._walk import Trace, rule, shape_of
+from ._walk import Trace, mixed, rule, shape_of, unreadable
 
 
 @rule(*(name for name in _compat.CALLS if name != "jit"))
@@ -235,6 +235,19 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     trace.site = outer
     pairs = zip(current, outs, strict=True)
     return [_join(trace, pair, k) for k, pair in enumerate(pairs)]
+
+
+@rule("custom_linear_solve")
+def _solve(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    """A kernel whose product with the solution is given: its fans are the product's."""
+    lengths, programs = eqn.params["const_lengths"], eqn.params["jaxprs"]
+    given = values[sum(lengths) :]
+    consts = values[: lengths.matvec]
+    if not all(value.info for value in given):
+        return unreadable(trace, eqn, *values)
+    solved = [trace.settle(value) for value in given]
+    trace.run(body(programs.matvec), [*consts, *solved])
+    return [mixed(trace, (value,)) for value in solved]
 
 
 @rule("shard_map")

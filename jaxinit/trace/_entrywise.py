@@ -58,9 +58,12 @@ def _bend(trace: Trace, info: Info, ops: frozenset[str]) -> Info:
 @rule(*_UNARY)
 def unary(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
     """A function of each entry: the layout stays, the curve bends."""
-    if value.info is None:
-        return [value._replace(scalar=None)]
     name = eqn.primitive.name
+    if value.info is None:
+        number = value.scalar
+        known = name in ("sqrt", "rsqrt") and number is not None and number > 0
+        root = number ** (0.5 if name == "sqrt" else -0.5) if known and number else None
+        return [value._replace(scalar=root)]
     if name == "integer_pow" and eqn.params["y"] == 2:
         name = "square"
     info = value.info if value.is_modulated else trace.settle(value).info
@@ -162,7 +165,8 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     if all(value.is_const for value in values):
         return CONST
     if not any(value.info for value in values):
-        return _merge(trace, name, [value for value in values if value.views])
+        merged = _merge(trace, name, [value for value in values if value.views])
+        return _multiplied(name, merged, values)
     if any(value.is_param for value in values):
         if any(view.leaf in trace.inputs for v in values for view in v.views):
             # What has been activations before is added as such: latents that are read.
@@ -193,6 +197,16 @@ def _is_updated(trace: Trace, value: Value) -> bool:
         view.pending == "bias" and not view.has_foreign() and trace.is_kernel(view.leaf)
         for view in value.views
     )
+
+
+def _multiplied(name: str, merged: Value, values: Sequence[Value]) -> Value:
+    """Leaves times a constant, if that is one number."""
+    numbers = [value.scalar for value in values if not value.views]
+    if name not in ("mul", "div") or len(numbers) != 1 or not numbers[0]:
+        return merged
+    factor = numbers[0] if name == "mul" else 1 / numbers[0]
+    views = (view._replace(factor=view.factor * factor) for view in merged.views)
+    return merged._replace(views=tuple(views))
 
 
 def _modified(trace: Trace, name: str, values: Sequence[Value]) -> Value | None:
@@ -260,10 +274,14 @@ def _join(trace: Trace, name: str, data: Sequence[Value]) -> Info:
         return _bend(trace, merged, ops)
     if name == "div" and [info.act for info in infos] == ["exp", "exp"]:
         trace.bend(first, "softmax")
-        return with_act(join_infos(infos, trace.site), "softmax")
+        joined = join_infos(infos, trace.site, entrywise=True)
+        return with_act(joined._replace(spans=()), "softmax")
     if name in ("add", "sub", "add_any") and len(infos) == 2:
         trace.add(*data)
     gated = name in ("mul", "div")
+    for info in infos:
+        if gated and info.is_gate and info.act == "softmax":
+            trace.labels.weigh(info.layout)
     return join_infos(infos, trace.site, gated=gated, entrywise=True)
 
 
@@ -306,6 +324,8 @@ def _meet(trace: Trace, name: str, values: Sequence[Value]) -> Value:
         pending = view._replace(
             pending=kind, site=trace.site, before=info.act, bent=False
         )
+        if kind == "bias":
+            pending = pending._replace(places=_axes.places(view, info.layout))
         views.append(pending._replace(acts_on=acts_on))
     return Value(tuple(views), info)
 

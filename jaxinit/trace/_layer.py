@@ -31,6 +31,8 @@ class Use:
             one as any does: all its axes are `out_axes`.
         layer_axes: those of `batch_axes` whose places the program uses one after the
             other: the layers of a scan, or of a stack that is sliced.
+        place_axes: for a bias those of its axes that run along places of the input, not
+            along features: a learned position embedding has one, or two.
         receptive_axes: a convolution's window axes. For "dense" and "conv" the four
             tuples hold every axis of the leaf once, each in ascending order.
         fan_in: how many terms each output sums, dimensionless: entries summed over,
@@ -49,6 +51,9 @@ class Use:
         dilation: a convolution's kernel dilation.
         acts_on: for a scale or a bias, the paths of the kernels and embeddings whose
             outputs it meets.
+        multiplier: the number that the program multiplies a kernel with before its
+            product, 1 if there is none or it is not known; about the gain over
+            `sqrt(fan_in)` where learning rates are equalised.
         activation_before: the last nonlinearity on the input's way here ("relu",
             "tanh", "gelu", "silu", "softmax", ...), None if there is none.
         reason: why the kind is "unknown", a sentence; empty otherwise.
@@ -59,6 +64,7 @@ class Use:
     out_axes: tuple[int, ...] = ()
     batch_axes: tuple[int, ...] = ()
     layer_axes: tuple[int, ...] = ()
+    place_axes: tuple[int, ...] = ()
     receptive_axes: tuple[int, ...] = ()
     fan_in: float = float("nan")
     fan_out: float = float("nan")
@@ -67,6 +73,7 @@ class Use:
     upsample: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     acts_on: tuple[str, ...] = ()
+    multiplier: float = 1.0
     activation_before: str | None = None
     reason: str = ""
 

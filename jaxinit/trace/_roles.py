@@ -33,6 +33,12 @@ def _one_role(pieces: dict[str, int]) -> str | None:
     return next(r for r in (IN, OUT, RECEPTIVE, BATCH) if r in (large or pieces))
 
 
+def _has_both(pieces: Sequence[dict[str, int]], tied: int) -> bool:
+    """Whether axes other than a tied one are inputs and outputs."""
+    roles = {_one_role(found) for k, found in enumerate(pieces) if found and k != tied}
+    return {IN, OUT} <= roles
+
+
 def _fan(dims: Sequence[Dim], roles: Sequence[str], wanted: str) -> int:
     """How many terms the dimensions of one role hold, repeated ones included."""
     chosen = (dim for dim, role in zip(dims, roles, strict=True) if role == wanted)
@@ -99,6 +105,9 @@ def kernel_use(
             left_out.append(axis)
             continue
         role = _one_role(found)
+        if role is None and axis in view.tied and _has_both(pieces, axis):
+            # Places of a symmetry: their index is the difference of two sites.
+            role, kind = RECEPTIVE, "conv"
         if role is None:
             reason = f"Axis {axis} is summed over in part and kept in part."
             return Use("unknown", activation_before=before, reason=reason)
@@ -134,6 +143,7 @@ def kernel_use(
         upsample=upsample,
         dilation=dilation,
         activation_before=before,
+        multiplier=view.factor,
     )
 
 
@@ -167,4 +177,5 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         layer_axes=in_turn,
         fan_in=1.0,
         fan_out=float(fan_out * _shards(view, out)) if kind == "embedding" else 1.0,
+        place_axes=view.places if kind == "bias" else (),
     )

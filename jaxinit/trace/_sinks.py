@@ -120,18 +120,57 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
         roles[dim] = IN
     for dim in batch[side]:
         roles[dim] = BATCH
-    out = _apply(trace, kernel, data, "dense", roles)
-    assert out.info is not None and data.info is not None
-    own = axes_of_kernel(trace, kernel)
-    trace.labels.meet(
-        data.info.layout, kernel.views, contract[1 - side], batch[1 - side], batch[side]
+    assert data.info is not None
+    met = [*zip(contract[1 - side], contract[side], strict=True)]
+    mean = [pair for pair in met if trace.labels.is_average(data.info.layout, pair[0])]
+    if len(mean) < len(met):
+        # Experts that weights mix: each sums over the rest alone.
+        for _, dim in mean:
+            roles[dim] = BATCH
+        met = [pair for pair in met if pair not in mean]
+    mixing = (
+        data.info.is_gate
+        and sum(
+            any(view.dims[k].own > 1 for view in kernel.views if not view.reason)
+            for k, role in enumerate(roles)
+            if role == OUT
+        )
+        > 1
     )
+    out = _apply(trace, kernel, data, "dense", roles, certain=not mixing)
+    assert out.info is not None
+    own = axes_of_kernel(trace, kernel)
+    kept = [*zip(batch[1 - side], batch[side], strict=True), *mean]
+    trace.labels.meet(data.info.layout, kernel.views, met, kept)
     places = len(shape_of(eqn.invars[1 - side])) - len(contract[1 - side])
     trace.labels.vmapped(own, roles, trace.vmaps - places)
     sides = (own, data.info.layout) if side == 0 else (data.info.layout, own)
     layout = _product(sides, contract, batch)
-    spans = _spans(eqn, kernel, side, roles)
-    return [Value(info=out.info._replace(spans=spans, layout=layout))]
+    info = out.info._replace(layout=layout)
+    if mixing:
+        return [Value(_mixture(trace, eqn, kernel, side), info)]
+    return [Value(info=info._replace(spans=_spans(eqn, kernel, side, roles)))]
+
+
+def _mixture(trace: Trace, eqn: JaxprEqn, kernel: Value, side: int) -> tuple[View, ...]:
+    """Kernels that gates mix to one for each example, pending what it is used for."""
+    contract, batch = eqn.params["dimension_numbers"]
+    shape = shape_of(eqn.outvars[0])
+    views: list[View] = []
+    for view in kernel.views:
+        if view.reason:
+            continue
+        gone = {*contract[side], *batch[side]}
+        free = [dim for k, dim in enumerate(view.dims) if k not in gone]
+        first = len(batch[0]) if side == 0 else len(shape) - len(free)
+        dims = [repeated(size) for size in shape]
+        dims[first : first + len(free)] = free
+        for place, k in enumerate(batch[side]):
+            dims[place] = view.dims[k]
+        mixed = tuple(a for k in contract[side] for a in _view.axes_of(view.dims[k]))
+        pending = view._replace(dims=tuple(dims), pending="mixture", site=trace.site)
+        views.append(pending._replace(looked=mixed))
+    return tuple(views)
 
 
 def _outer(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> Value:
@@ -151,7 +190,10 @@ def _outer(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> Value:
         ) -> View:
             return _view.broadcast(_view.transpose(view, order), shape, places)
 
-        spread.append(move(trace, value, put))
+        out = move(trace, value, put)
+        # Both are moved here, but are not one value.
+        info = out.info and out.info._replace(base=(*trace.site, -1 - len(spread)))
+        spread.append(out._replace(info=info))
     return entrywise(trace, "mul", spread)
 
 
@@ -209,6 +251,7 @@ def _apply(
     data: Value,
     kind: str,
     roles: Sequence[str],
+    certain: bool = True,
     **geometry: tuple[int, ...],
 ) -> Value:
     """Activations after a kernel; each of its leaves is one, with its own fans."""
@@ -226,7 +269,9 @@ def _apply(
         if info.act == "one_hot" and kind == "dense":
             looked = view._replace(looked=use.in_axes)
             use = entry_use(_without(looked, roles), shape, "embedding")
-        nodes.add(trace.kernel(view, use, info, certain=use.kind != "unknown"))
+        nodes.add(
+            trace.kernel(view, use, info, certain=certain and use.kind != "unknown")
+        )
         sources.add(view.leaf)
     # What chose or modulated the kernel is no part of what it puts out.
     made = frozenset(nodes)

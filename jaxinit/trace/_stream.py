@@ -112,6 +112,18 @@ class Stream:
                 ends[leaf] = End(count + weight / len(groups[node]), inside)
         return ends
 
+    def windows(self) -> dict[int, int]:
+        """Leaves of which several products with one input are summed, and how many."""
+        places: dict[int, set[int]] = {}
+        for addition in self.sums.values():
+            for node, gate in addition.branch:
+                leaf = self.leaf(node)
+                for other in addition.skip if not gate else ():
+                    same = self.leaf(other) == leaf and node in self.reach
+                    if same and self.reach[node] == self.reach.get(other):
+                        places.setdefault(leaf, set()).update((node, other))
+        return {leaf: len(found) for leaf, found in places.items()}
+
     def _found(self, long: Mapping[int, int]) -> list[tuple[Addition, dict[int, Gate]]]:
         """The additions to the stream, each with its ends and their gates."""
         near = {node: _bits(reach) for node, reach in self.reach.items()}

@@ -72,7 +72,8 @@ def _contract(trace: Trace, eqn: JaxprEqn, value: Value) -> Value | None:
     layout = info.layout or ()
     spread = {k for k, dim in enumerate(layout) if only_repeats([dim])}
     kept = [k for k in range(len(shape_of(eqn.invars[0]))) if k not in axes]
-    trace.labels.meet(info.layout, value.views, axes, kept, kept)
+    pairs = [(k, k) for k in axes], [(k, k) for k in kept]
+    trace.labels.meet(info.layout, value.views, *pairs)
     nodes: set[int] = set()
     for view in value.views:
         # Where the activations are repeated they have no axis: the output gets one.

@@ -15,7 +15,7 @@ from . import _axes, _calls, _entrywise, _index, _layout, _sinks, _sums  # noqa:
 from ._layer import KERNELS, Layer, Use
 from ._value import CONST, Info, Value
 from ._view import whole_leaf
-from ._walk import Record, Trace, shape_of
+from ._walk import Record, Trace, number_of, shape_of
 
 
 def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
@@ -118,6 +118,9 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
         info = _input(trace.token(0, (1,)), _axes.of_input(shape_of(var)))
         closed = len(dynamic) == count and bool(shape_of(var))
         consts.append(Value(info=info) if closed else CONST)
+    for k, const in enumerate(program.consts):
+        if consts[k].is_const and not shape_of(jaxpr.constvars[k]):
+            consts[k] = Value(scalar=number_of(const))
     for out in trace.run(jaxpr, values, consts):
         trace.end(out)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
@@ -179,7 +182,7 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     for order, ((_, leaf), record) in enumerate(trace.records.items()):
         of_leaf.setdefault(leaf, []).append((order, record))
     placed: list[tuple[int, Layer]] = []
-    ends = trace.stream.ends()
+    ends, windows = trace.stream.ends(), trace.stream.windows()
     learned = {
         leaf
         for leaf, found in of_leaf.items()
@@ -199,6 +202,8 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         if not uses:
             reason = trace.hints.get(leaf, "It is never used.")
             uses = [Use("unknown", reason=reason)]
+        if leaf in windows:
+            uses[0] = _window(uses[0], trace.shapes[leaf], windows[leaf])
         if leaf in ends:
             uses[0] = _in_turn(uses[0], trace.shapes[leaf], ends[leaf].additions)
         first = {field.name: getattr(uses[0], field.name) for field in fields(Use)}
@@ -228,6 +233,21 @@ def _count(records: list[Record]) -> int:
     if not records:
         return 0
     return max(1, round(sum(record.fraction for record in records)))
+
+
+def _window(use: Use, shape: Sequence[int], places: int) -> Use:
+    """A kernel whose slices meet shifted inputs, and are summed, as a convolution."""
+    if use.kind != "dense" or [shape[a] for a in use.layer_axes] != [places]:
+        return use
+    return replace(
+        use,
+        kind="conv",
+        layer_axes=(),
+        batch_axes=tuple(a for a in use.batch_axes if a not in use.layer_axes),
+        receptive_axes=use.layer_axes,
+        fan_in=use.fan_in * places,
+        fan_out=use.fan_out * places,
+    )
 
 
 def _in_turn(use: Use, shape: Sequence[int], additions: float) -> Use:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from ._axes import Labels, of_input
@@ -40,12 +41,13 @@ def shape_of(atom: Any) -> tuple[int, ...]:
     return tuple(atom.aval.shape)
 
 
-def _number(literal: Literal) -> float | None:
-    """The number that a literal is, None for arrays and for what is not real."""
+def number_of(value: Any) -> float | None:
+    """The number that a constant is, None for arrays and for what is not real."""
+    dtype = getattr(value, "dtype", None) or jnp.result_type(value)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
-    aval: Any = literal.aval
-    real = any(jnp.issubdtype(aval.dtype, kind) for kind in kinds)
-    return float(literal.val) if real and aval.shape == () else None
+    real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    alone = jnp.shape(value) == () and not isinstance(value, Tracer)
+    return float(value) if real and alone else None
 
 
 def _vmaps(eqn: JaxprEqn) -> int:
@@ -126,7 +128,7 @@ class Trace:
         def read(atom: Any) -> Value:
             if not isinstance(atom, Literal):
                 return env.get(atom, CONST)
-            return Value(scalar=_number(atom))
+            return Value(scalar=number_of(atom.val))
 
         outer, vmaps = self.site, self.vmaps
         for number, eqn in enumerate(jaxpr.eqns):
@@ -204,6 +206,8 @@ class Trace:
             return value if value.info else Value(info=Info(base=self.site))
         info = value.info or Info(base=self.site)
         for view in value.views:
+            if view.pending == "mixture":
+                continue  # recorded as it was mixed
             kind = view.pending or ("unknown" if reason else "embedding")
             if kind == "unknown":
                 reason = reason or "It meets activations, but in no product or sum."

@@ -30,15 +30,10 @@ from jaxinit.tree.schemes.residual import branches_of
 
 def _tables(model: Structure) -> list[Layer]:
     """Embeddings, learned positions among them, which are added to others."""
-    tables = [layer for layer in model.layers if layer.kind == "embedding"]
-    paths = {layer.path for layer in tables}
-    return tables + [
+    return [
         layer
         for layer in model.layers
-        if layer.kind == "bias"
-        and len(layer.shape) > 1
-        and layer.acts_on
-        and paths.issuperset(layer.acts_on)
+        if layer.kind == "embedding" or (layer.kind == "bias" and layer.place_axes)
     ]
 
 
