@@ -33,6 +33,12 @@ def _one_role(pieces: dict[str, int]) -> str | None:
     return next(r for r in (IN, OUT, RECEPTIVE, BATCH) if r in (large or pieces))
 
 
+def _has_both(pieces: Sequence[dict[str, int]], tied: int) -> bool:
+    """Whether axes other than a tied one are inputs and outputs."""
+    roles = {_one_role(found) for k, found in enumerate(pieces) if found and k != tied}
+    return {IN, OUT} <= roles
+
+
 def _fan(dims: Sequence[Dim], roles: Sequence[str], wanted: str) -> int:
     """How many terms the dimensions of one role hold, repeated ones included."""
     chosen = (dim for dim, role in zip(dims, roles, strict=True) if role == wanted)
@@ -75,6 +81,14 @@ def kernel_use(
     """
     if view.multiplied:
         return Use("unknown", activation_before=before, reason=MULTIPLIED)
+    if view.looked and any(
+        dim.own > 1 and role == OUT for dim, role in zip(view.dims, roles, strict=True)
+    ):
+        # Several kernels that an index picked are no outputs of one.
+        roles = [
+            BATCH if role == OUT and only_repeats([dim]) else role
+            for dim, role in zip(view.dims, roles, strict=True)
+        ]
     for wanted, said in ((IN, "summed over"), (OUT, "kept")):
         pairs = zip(view.dims, roles, strict=True)
         repeats = only_repeats(dim for dim, role in pairs if role == wanted)
@@ -91,6 +105,9 @@ def kernel_use(
             left_out.append(axis)
             continue
         role = _one_role(found)
+        if role is None and axis in view.tied and _has_both(pieces, axis):
+            # Places of a symmetry: their index is the difference of two sites.
+            role, kind = RECEPTIVE, "conv"
         if role is None:
             reason = f"Axis {axis} is summed over in part and kept in part."
             return Use("unknown", activation_before=before, reason=reason)
@@ -112,7 +129,12 @@ def kernel_use(
         in_axes=axes[IN],
         out_axes=axes[OUT],
         batch_axes=axes[BATCH],
-        layer_axes=tuple(a for a in left_out if a in axes[BATCH] and shape[a] > 1),
+        # Where an index out of the activations chooses, one place is used.
+        layer_axes=tuple(
+            a
+            for a in left_out
+            if a in axes[BATCH] and shape[a] > 1 and a not in view.looked
+        ),
         receptive_axes=axes[RECEPTIVE],
         fan_in=fan_in * field / _thinning(window, upsample),
         fan_out=fan_out * field / _thinning(window, stride),
@@ -121,6 +143,7 @@ def kernel_use(
         upsample=upsample,
         dilation=dilation,
         activation_before=before,
+        multiplier=view.factor,
     )
 
 
@@ -154,4 +177,5 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         layer_axes=in_turn,
         fan_in=1.0,
         fan_out=float(fan_out * _shards(view, out)) if kind == "embedding" else 1.0,
+        place_axes=view.places if kind == "bias" else (),
     )
