@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from jaxinit.compare import compare, devices, read_runs, tasks
-from jaxinit.compare.choice import choose_strategy
-from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import Config, Hparams, make_trainer, source_of
+from jaxinit.compare import compare, machine, read_runs
+from jaxinit.compare.task import builtin
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
+from jaxinit.compare.train.strategy import choose_strategy
+from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
-RUNS = 16
+RUNS = timing.sized(16, 2)
 """Runs of each task, by which strategies are compared."""
 
 
@@ -39,7 +41,7 @@ def arguments(task: Any, runs: int) -> tuple[Any, ...]:
 
 def choice(name: str) -> dict[str, Any]:
     """The engine's choice on a task, and the time of the best by its own."""
-    task = tasks.parse_task(name)
+    task = builtin.parse_task(name)
     config = Config(1000, 10, 64)
     example = jax.tree.map(lambda x: x[0], arguments(task, 1))
     convolved = "cnn" in name or "resnet" in name
@@ -54,7 +56,7 @@ def choice(name: str) -> dict[str, Any]:
         trainings[strategy] = iter(engine.train(*arguments(task, RUNS)))
         for _ in range(2):  # the start, and a segment that compiles
             next(trainings[strategy])
-    until = time.perf_counter() + 5
+    until = time.perf_counter() + timing.sized(5, 0.1)
     while not spent or time.perf_counter() < until:
         for strategy, training in trainings.items():
             began = time.perf_counter()
@@ -77,8 +79,9 @@ def choice(name: str) -> dict[str, Any]:
 
 SWEEP = (
     "compare --task digits-mlp(depth=2,width=32) --schemes he_normal glorot_normal "
-    "--learning-rates 0.001 0.002 0.004 0.008 --seeds 16 --steps 4000 --eval-every 200 "
-    "--strategy map --quiet"
+    "--learning-rates 0.001 0.002 0.004 0.008 --strategy map --quiet "
+) + timing.sized(
+    "--seeds 16 --steps 4000 --eval-every 200", "--seeds 1 --steps 40 --eval-every 10"
 )
 
 
@@ -112,7 +115,7 @@ def seconds_of_a_step(processes: int, devices_each: int) -> float:
 def processes() -> dict[str, Any]:
     """Two devices of one process, and two processes with one each, in turns."""
     ratios = []
-    for _ in range(3):
+    for _ in range(timing.sized(3, 1)):
         two = seconds_of_a_step(2, 1)
         ratios.append(seconds_of_a_step(1, 2) / two)
     return {
@@ -147,8 +150,8 @@ def compilation() -> dict[str, Any]:
     by(["he_normal"], [0.1], 1)
     one = by(["he_normal"], [0.1], 1)
     schemes = ["he_normal", "glorot_normal", "lecun_normal", "orthogonal", "normal"]
-    rates = [0.001 * 2**k for k in range(8)]
-    many = by([*schemes, "sparse"], rates, 10)
+    rates = [0.001 * 2**k for k in range(timing.sized(8, 2))]
+    many = by([*schemes, "sparse"], rates, timing.sized(10, 1))
     return {
         "seconds_of_one_run": round(one, 2),
         "seconds_of_6_schemes_x_8_rates_x_10_seeds": round(many, 2),
@@ -158,13 +161,14 @@ def compilation() -> dict[str, Any]:
 
 def main() -> None:
     """Print each row, and write the results."""
-    devices.use_all_cores()
+    machine.use_all_cores()
     rows: dict[str, Any] = {}
     for name, make in (("compilation", compilation), ("processes", processes)):
         rows[name] = make()
         print(name, rows[name], flush=True)
     rows["choice"] = []
-    for name in tasks.TASKS:
+    tasks = timing.sized(list(builtin.TASKS), ["digits-mlp(depth=2, width=8)"])
+    for name in tasks:
         rows["choice"].append(choice(name))
         print(rows["choice"][-1], flush=True)
     timing.write("engine", rows)

@@ -14,14 +14,15 @@ import json
 import math
 import pathlib
 import platform
-import sys
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import timing
 from scipy import stats as scipy_stats
 
-from jaxinit.compare import inference, sequential, stats
+from jaxinit.compare.stats import comparisons, inference, measures
+from jaxinit.compare.stats import race as races
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 RESAMPLES = 999
@@ -133,7 +134,7 @@ verdict on the mean is worth then. The interval of the divergence rate says it.
 
 def main() -> None:
     """Print a row a setting, and write the results."""
-    sweeps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    sweeps = timing.sized(2000, 10)
     began = time.perf_counter()
     covered = [show(coverage(s, n, sweeps)) for s in RATIOS for n in (5, 10, 20, 30)]
     content: dict[str, Any] = {
@@ -160,7 +161,7 @@ def main() -> None:
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("numpy", "scipy")},
     }
-    if sweeps == 2000:
+    if not timing.SMOKE:
         path = RESULTS / "inference.json"
         path.write_text(json.dumps(content, indent=1) + "\n")
     print(f"{time.perf_counter() - began:.0f} s")
@@ -246,19 +247,19 @@ def false_calls(setting: Setting, seeds: int, sweeps: int) -> dict[str, Any]:
     signs = flips(seeds, rng)
     for times in setting.draw(rng, sweeps, seeds):
         named = dict(zip(NAMES, times, strict=False))
-        pairs = inference.pairwise(named, setting.budget)
+        pairs = comparisons.pairwise(named, setting.budget)
         order = [(NAMES.index(p.faster), NAMES.index(p.slower)) for p in pairs]
         false = np.array([pair not in real for pair in order])
         shown = np.array([p.p_value <= 0.05 for p in pairs])
         alone = np.array([p.ratio.p_value <= 0.05 for p in pairs])
-        flipped = inference.holm(
+        flipped = comparisons.holm(
             [sign_flip(times[j], times[i], setting.budget, signs) for i, j in order]
         )
         counts["holm"] += (false & shown).any()
         counts["unadjusted"] += (false & alone).any()
         counts["sign-flip"] += (false & (flipped <= 0.05)).any()
         counts["found"] += (~false & shown).sum() / max(len(real), 1)
-        ranks = inference.rank_intervals(named, setting.budget)
+        ranks = comparisons.rank_intervals(named, setting.budget)
         counts["ranks"] += all(
             ranks[NAMES[i]].low <= 1 + sum((j, i) in real for j in range(4))
             and ranks[NAMES[i]].high >= 4 - sum((i, j) in real for j in range(4))
@@ -309,10 +310,10 @@ def race(setting: Setting, sweeps: int) -> dict[str, Any]:
             for name in in_race:
                 ran[name][seeds] = everything[name][seeds]
             so_far = {name: each[: look * step] for name, each in ran.items()}
-            now = sequential.standing(so_far, setting.budget, look, looks, shown=shown)
+            now = races.look_at(so_far, setting.budget, look, looks, shown=shown)
             careless |= {
                 (pair.faster, pair.slower)
-                for pair in inference.pairwise(so_far, setting.budget)
+                for pair in comparisons.pairwise(so_far, setting.budget)
                 if pair.p_value <= 0.05
             }
             in_race, shown = now.in_race, now.shown
@@ -377,8 +378,8 @@ def agreement() -> dict[str, float]:
             abs(ours.p_value - test.pvalue),
             np.abs(curve.fraction - theirs.evaluate(curve.steps)).max(),
             abs(inference.restricted_mean(a, budget) - area),
-            abs(stats.probability_of_improvement(a, b) - wins.mean()),
-            abs(stats.iqm(np.minimum(a, budget)) - middle),
+            abs(measures.probability_of_improvement(a, b) - wins.mean()),
+            abs(measures.iqm(np.minimum(a, budget)) - middle),
         )
         for name, difference in zip(worst, differences, strict=True):
             worst[name] = max(worst[name], float(difference))

@@ -17,7 +17,7 @@ import timing
 
 import jaxinit
 
-SHAPES = [(64, 64), (3, 3, 256, 256), (2048, 2048)]
+SHAPES = timing.sized([(64, 64), (3, 3, 256, 256), (2048, 2048)], [(8, 8)])
 SHARED = [
     "zeros",
     "uniform",

@@ -21,9 +21,9 @@ from sklearn.datasets import load_digits
 
 import jaxinit
 
-WIDTHS = (64, 128, 256, 512, 1024)
-RATES = 2.0 ** np.arange(-13, -2)
-SEEDS, STEPS, BATCH = 3, 200, 64
+WIDTHS = timing.sized((64, 128, 256, 512, 1024), (64, 128))
+RATES = 2.0 ** np.arange(-13, -2, timing.sized(1, 5))
+SEEDS, STEPS, BATCH = 3, timing.sized(200, 60), 64
 
 
 class MLP(nn.Module):

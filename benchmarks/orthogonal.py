@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import sys
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ INITS = {"jaxinit": jaxinit.orthogonal(), "jax": jax.nn.initializers.orthogonal(
 
 def main() -> None:
     """Print a row a shape, and write the results."""
-    largest = int(sys.argv[1]) if len(sys.argv) > 1 else 4096
+    largest = timing.sized(4096, 64)
     shapes = [((), shape) for shape in SHAPES] + [((c,), (n, n)) for c, n in STACKS]
     shapes = [each for each in shapes if max(each[1]) <= largest]
     # Torch comes second, for its threads slow LAPACK's.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,17 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 
-from jaxinit.compare import devices, tasks
-from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import Config, Hparams, make_trainer, source_of
+from jaxinit.compare import machine
+from jaxinit.compare.task import builtin
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
+from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
 
 WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
-    "digits MLP 2 x 32, 160 runs": (lambda: tasks.digits_mlp(2, 32), 160, 100),
-    "digits MLP 8 x 128, 64 runs": (lambda: tasks.digits_mlp(8, 128), 64, 50),
-    "digits CNN, 32 channels, 32 runs": (lambda: tasks.digits_cnn(3, 32), 32, 10),
-    "text transformer, 16 runs": (lambda: tasks.text_transformer(), 16, 10),
+    "digits MLP 2 x 32, 160 runs": (lambda: builtin.digits_mlp(2, 32), 160, 100),
+    "digits MLP 8 x 128, 64 runs": (lambda: builtin.digits_mlp(8, 128), 64, 50),
+    "digits CNN, 32 channels, 32 runs": (lambda: builtin.digits_cnn(3, 32), 32, 10),
+    "text transformer, 16 runs": (lambda: builtin.text_transformer(), 16, 10),
 }
 """Task, runs of the sweep, and optimizer steps to time of each run."""
+
+SMALL = "digits MLP 2 x 32, 160 runs"
 
 BATCH = 64
 
@@ -167,6 +170,7 @@ def measured(contenders: dict[str, Callable[[], float]], rounds: int = 4) -> Any
 def row_of(work: str) -> dict[str, Any]:
     """One kind of work: every strategy, the loops, and their ratios."""
     make, runs, steps = WORK[work]
+    runs, steps = timing.sized((runs, steps), (4, 10))
     task = make()
     convolved = "CNN" in work
     contenders: dict[str, Callable[[], float]] = {
@@ -219,10 +223,9 @@ def share_of_peak(task: Any, seconds: np.ndarray) -> float:
 
 def main() -> None:
     """Print a row a kind of work, and write the results."""
-    devices.use_all_cores()
-    only = sys.argv[1:] or list(WORK)
+    machine.use_all_cores()
     rows = []
-    for work in only:
+    for work in timing.sized(list(WORK), [SMALL]):
         rows.append(row_of(work))
         print(rows[-1], flush=True)
     timing.write("sweep", rows)

@@ -7,14 +7,25 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+
+SMOKE = "--smoke" in sys.argv
+"""Whether everything runs once at a small size, only to see that it works."""
+
+Size = TypeVar("Size")
+
+
+def sized(usual: Size, small: Size) -> Size:
+    """The usual size of a benchmark, or with `--smoke` the small one."""
+    return small if SMOKE else usual
 
 
 def take_turns(
@@ -34,7 +45,10 @@ def take_turns(
     """
     spent: dict[str, list[float]] = {name: [] for name in contenders}
     began = time.perf_counter()
-    while time.perf_counter() - began < seconds or len(next(iter(spent.values()))) < 5:
+    least, seconds = sized((5, seconds), (1, 0.0))
+    while (
+        time.perf_counter() - began < seconds or len(next(iter(spent.values()))) < least
+    ):
         for name, run in contenders.items():
             start = time.perf_counter()
             run()
@@ -70,6 +84,9 @@ def compile_seconds(run: Callable[[], Any]) -> float:
 
 def write(name: str, rows: Any) -> None:
     """Write `results/NAME-PLATFORM.json`, with the machine and the versions."""
+    if SMOKE:
+        print(f"{name}: ran at a small size, nothing is written")
+        return
     packages = ("jaxinit", "jax", "jaxlib", "flax", "optax", "torch", "keras", "numpy")
     versions = {"python": platform.python_version()}
     for package in packages:

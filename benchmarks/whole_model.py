@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxinit
 
-ROUNDS = 3
+ROUNDS = timing.sized(3, 1)
 TOKENS = jax.ShapeDtypeStruct((1, 16), jnp.int32)
 
 
@@ -130,35 +130,37 @@ def turns(**contenders: tuple[Any, ...]) -> dict[str, np.ndarray]:
 def main() -> None:
     """Print the ratios and write the results."""
     rows: list[dict[str, Any]] = []
-    for width in (128, 1024):
+    layers, widths = timing.sized((48, (128, 1024)), (2, (16,)))
+    for width in widths:
         times = turns(
-            jaxinit=("by_jaxinit", 48, width),
-            eager=("by_eager", 48, width),
-            jit=("by_jit", 48, width),
+            jaxinit=("by_jaxinit", layers, width),
+            eager=("by_eager", layers, width),
+            jit=("by_jit", layers, width),
         )
         rows.append(
             {
-                "model": f"48 layers, width {width}",
+                "model": f"{layers} layers, width {width}",
                 "seconds": {k: round(float(np.median(v)), 2) for k, v in times.items()},
                 "times_as_fast_as_eager": timing.ratio(times, "eager", "jaxinit"),
                 "times_as_fast_as_jit": timing.ratio(times, "jit", "jaxinit"),
             }
         )
         print(rows[-1], flush=True)
-    width = round(2048 / math.sqrt(8) / 4) * 4  # 96 layers of it hold 12 of 2048
+    deep, shallow, wide = timing.sized((96, 12, 2048), (8, 1, 64))
+    width = round(wide / math.sqrt(8) / 4) * 4  # so that both have as many parameters
     times = turns(
-        layers_96=("by_jaxinit", 96, width), layers_12=("by_jaxinit", 12, 2048)
+        deep=("by_jaxinit", deep, width), shallow=("by_jaxinit", shallow, wide)
     )
     rows.append(
         {
-            "model": "96 layers against 12 of as many parameters",
+            "model": f"{deep} layers against {shallow} of as many parameters",
             "seconds": {k: round(float(np.median(v)), 2) for k, v in times.items()},
-            "times_as_long": timing.ratio(times, "layers_96", "layers_12"),
+            "times_as_long": timing.ratio(times, "deep", "shallow"),
         }
     )
     print(rows[-1], flush=True)
     for make in ("by_jaxinit", "by_eager"):
-        rows.append({"peak memory": make, **fresh("peak", make, 12, 2048)})
+        rows.append({"peak memory": make, **fresh("peak", make, shallow, wide)})
         print(rows[-1], flush=True)
     for init in ("he_normal", "orthogonal"):
         rows.append({"part of a device of eight": init, **fresh("share", init)})
@@ -167,7 +169,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if len(sys.argv) > 1 and not timing.SMOKE:
         function, *rest = json.loads(sys.argv[1])
         print(json.dumps(globals()[function](*rest)))
     else:

@@ -1,4 +1,4 @@
-"""Sweep the gain of a deep network's start in one compiled program, by `vmap`.
+"""Sweep the gain of a deep network's initialization in one compiled program, by `vmap`.
 
 Numeric parameters of an initializer may be traced, so a sweep over them is a `vmap`.
 """

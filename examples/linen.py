@@ -8,7 +8,7 @@ import jaxinit
 
 
 class Net(nn.Module):
-    """A small convolutional network with a start chosen for each layer."""
+    """A small convolutional network with an initialization chosen for each layer."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -45,6 +45,6 @@ print(jaxinit.describe(shapes, scheme, apply, (tokens,)))
 
 params = jaxinit.init(GPT(), key, tokens, scheme=scheme)["params"]
 
-rules = [("head/*", jaxinit.zeros)]
-finetune = jaxinit.reinit(jax.random.key(1), params, rules, apply, (tokens,))
+scheme = [("head/*", jaxinit.zeros)]
+finetune = jaxinit.reinit(jax.random.key(1), params, scheme, apply, (tokens,))
 assert finetune["embed"]["embedding"] is params["embed"]["embedding"]

@@ -1,16 +1,18 @@
 """Weight initialization for JAX: `init(key, shape, dtype)`, as values."""
 
+# Names listed here are public; modules with an underscore are the package's own.
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from jaxinit import meanfield as meanfield
 from jaxinit import presets as presets
-from jaxinit._fans import Layout as Layout
 from jaxinit._fans import compute_fans as compute_fans
 from jaxinit._fans import einsum_axes as einsum_axes
 from jaxinit._initializer import Initializer as Initializer
+from jaxinit._initializer import Traits as Traits
 from jaxinit._initializer import initializer as initializer
+from jaxinit._layout import Layout as Layout
 from jaxinit._parse import parse as parse
 from jaxinit.initializers import bilinear as bilinear
 from jaxinit.initializers import chrono as chrono
@@ -22,6 +24,7 @@ from jaxinit.initializers import edge_of_chaos as edge_of_chaos
 from jaxinit.initializers import forget_bias as forget_bias
 from jaxinit.initializers import glorot_normal as glorot_normal
 from jaxinit.initializers import glorot_uniform as glorot_uniform
+from jaxinit.initializers import hadamard_identity as hadamard_identity
 from jaxinit.initializers import he_normal as he_normal
 from jaxinit.initializers import he_uniform as he_uniform
 from jaxinit.initializers import hippo_legs as hippo_legs
@@ -51,37 +54,114 @@ from jaxinit.initializers import scaled as scaled
 from jaxinit.initializers import scaled_orthogonal as scaled_orthogonal
 from jaxinit.initializers import siren as siren
 from jaxinit.initializers import siren_bias as siren_bias
-from jaxinit.initializers import small as small
+from jaxinit.initializers import small_init as small_init
 from jaxinit.initializers import sparse as sparse
 from jaxinit.initializers import spectral as spectral
 from jaxinit.initializers import stacked as stacked
 from jaxinit.initializers import stft as stft
-from jaxinit.initializers import summed as summed
+from jaxinit.initializers import sum_of as sum_of
 from jaxinit.initializers import truncated_normal as truncated_normal
 from jaxinit.initializers import uniform as uniform
 from jaxinit.initializers import uniform_gate as uniform_gate
 from jaxinit.initializers import variance_scaling as variance_scaling
-from jaxinit.initializers import wang as wang
+from jaxinit.initializers import wang_init as wang_init
 from jaxinit.initializers import xavier_normal as xavier_normal
 from jaxinit.initializers import xavier_uniform as xavier_uniform
-from jaxinit.initializers import zero as zero
 from jaxinit.initializers import zeros as zeros
 from jaxinit.meanfield import gain as gain
 
 if _TYPE_CHECKING:
+    from jaxinit import compare as compare
     from jaxinit import trace as trace
     from jaxinit import tree as tree
-    from jaxinit.tree import describe as describe
-    from jaxinit.tree import init as init
-    from jaxinit.tree import reinit as reinit
+    from jaxinit.tree._describe import describe as describe
+    from jaxinit.tree._init import init as init
+    from jaxinit.tree._reinit import reinit as reinit
+
+__version__ = "0.1.0"
+
+# All but `compare`, which needs what `pip install 'jaxinit[compare]'` brings.
+__all__ = [
+    "Initializer",
+    "Layout",
+    "Traits",
+    "__version__",
+    "bilinear",
+    "chrono",
+    "compute_fans",
+    "constant",
+    "convolution_orthogonal",
+    "delta_orthogonal",
+    "describe",
+    "dirac",
+    "edge_of_chaos",
+    "einsum_axes",
+    "forget_bias",
+    "gain",
+    "glorot_normal",
+    "glorot_uniform",
+    "hadamard_identity",
+    "he_normal",
+    "he_uniform",
+    "hippo_legs",
+    "hippo_legs_input",
+    "hyperfan",
+    "icnr",
+    "identity",
+    "idinit",
+    "init",
+    "initializer",
+    "irnn",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "log_step",
+    "looks_linear",
+    "lru_gamma_log",
+    "lru_nu_log",
+    "lru_theta_log",
+    "masked",
+    "meanfield",
+    "normal",
+    "ones",
+    "orthogonal",
+    "parse",
+    "per_gate",
+    "presets",
+    "random_walk",
+    "reinit",
+    "s4d_lin",
+    "scaled",
+    "scaled_orthogonal",
+    "siren",
+    "siren_bias",
+    "small_init",
+    "sparse",
+    "spectral",
+    "stacked",
+    "stft",
+    "sum_of",
+    "trace",
+    "tree",
+    "truncated_normal",
+    "uniform",
+    "uniform_gate",
+    "variance_scaling",
+    "wang_init",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
 
 # What a kernel alone does not need is imported when it is asked for.
 _LATER = {
+    "compare": "jaxinit.compare",
     "trace": "jaxinit.trace",
     "tree": "jaxinit.tree",
-    "describe": "jaxinit.tree",
-    "init": "jaxinit.tree",
-    "reinit": "jaxinit.tree",
+    "describe": "jaxinit.tree._describe",
+    "init": "jaxinit.tree._init",
+    "reinit": "jaxinit.tree._reinit",
 }
 
 

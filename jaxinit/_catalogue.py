@@ -1,27 +1,30 @@
-"""The schemes by name, with what their docstrings say of them."""
+"""The schemes by name, with what their docstrings and `references.bib` say of them."""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from importlib import resources
+from typing import NamedTuple
 
-from jaxinit._initializer import REGISTRY, Initializer
+from jaxinit._value import REGISTRY, Builder, Value
 
 
 class Entry(NamedTuple):
-    """What the docstring of a scheme says.
+    """What is known of a scheme.
 
     Attributes:
         name: the scheme's name.
-        family: the file that it stands in.
+        family: the module that it stands in.
         aliases: its other names.
         signature: its parameters, as one would write a call.
         summary: one line.
-        law: the paragraphs up to the parameters, with their formulas.
-        references: where it is from, one text a source.
+        description: the paragraphs up to the parameters, with their formulas.
+        references: where it is from, one text per source.
+        cites: keys of the sources in `references.bib`.
     """
 
     name: str
@@ -29,54 +32,62 @@ class Entry(NamedTuple):
     aliases: tuple[str, ...]
     signature: str
     summary: str
-    law: str
+    description: str
     references: tuple[str, ...]
+    cites: tuple[str, ...]
 
     @property
     def formula(self) -> str:
-        """The law's first equation or distribution, in LaTeX, or its first formula."""
-        text = " ".join(f"{self.summary} {self.law}".split())
+        """The first equation or distribution, in LaTeX, or the first formula."""
+        text = " ".join(f"{self.summary} {self.description}".split())
         found = re.findall(r"\$(.+?)\$", text)
-        laws = [formula for formula in found if re.search(r"=|\\sim|U\(", formula)]
-        return (laws or found or [""])[0]
+        equations = [each for each in found if re.search(r"=|\\sim|U\(", each)]
+        return (equations or found or [""])[0]
 
     def bibtex(self) -> str:
-        """A BibTeX entry for each source that names an author and a year."""
-        entries = (_bibtex(reference) for reference in self.references)
-        return "\n".join(entry for entry in entries if entry)
+        """The BibTeX entry of each source."""
+        return "\n".join(bibliography()[key] for key in self.cites)
 
 
 def catalogue() -> dict[str, Entry]:
     """Every scheme by name, aliases under the name that they stand for."""
-    names: dict[int, list[str]] = {}
-    for name, builder in REGISTRY.items():
-        names.setdefault(id(builder), []).append(name)
-    entries = {}
-    for first, *aliases in names.values():
-        builder = REGISTRY[first]
-        if isinstance(builder, Initializer):  # zeros and ones
-            build, call = builder._scheme.build, "()"
-        else:
-            build, call = inspect.unwrap(builder), _call(inspect.signature(builder))
-        entries[first] = _entry(first, tuple(aliases), build, first + call)
-    return entries
+    importlib.import_module("jaxinit.tree")  # enters its schemes
+    names: dict[Builder, list[str]] = {}
+    for name, public in REGISTRY.items():
+        names.setdefault(builder_of(public), []).append(name)
+    return {first: _entry(b, tuple(others)) for b, (first, *others) in names.items()}
 
 
-def _entry(
-    name: str, aliases: tuple[str, ...], build: Callable[..., Any], call: str
-) -> Entry:
-    summary, _, rest = inspect.cleandoc(build.__doc__ or "").partition("\n")
-    law, *sections = re.split(r"^(\w[\w ]*):$", rest, flags=re.MULTILINE)
+def builder_of(public: object) -> Builder:
+    """What is known of a scheme, by what users call: a function, `zeros` or `ones`."""
+    if isinstance(public, Value):
+        return public._builder
+    return public.__builder__  # type: ignore[attr-defined]
+
+
+@functools.cache
+def bibliography() -> dict[str, str]:
+    """The entries of `references.bib` by key; each ends with a line `}`."""
+    text = resources.files("jaxinit").joinpath("references.bib").read_text("utf-8")
+    entries = [f"{entry.strip()}\n}}\n" for entry in text.split("\n}\n")[:-1]]
+    return {entry[entry.index("{") + 1 : entry.index(",")]: entry for entry in entries}
+
+
+def _entry(builder: Builder, aliases: tuple[str, ...]) -> Entry:
+    summary, _, rest = inspect.cleandoc(builder.doc).partition("\n")
+    description, *sections = re.split(r"^(\w[\w ]*):$", rest, flags=re.MULTILINE)
     named = dict(zip(sections[::2], sections[1::2], strict=True))
     references = " ".join(named.get("References", "").split())
+    itself = isinstance(REGISTRY[builder.name], Value)  # zeros and ones
     return Entry(
-        name,
-        build.__module__.rpartition(".")[2],
+        builder.name,
+        builder.build.__module__.rpartition(".")[2],
         aliases,
-        call,
+        f"{builder.name}()" if itself else f"{builder.name}{_call(builder.signature)}",
         summary.strip(),
-        textwrap.dedent(law).strip(),
+        textwrap.dedent(description).strip(),
         tuple(filter(None, (text.strip(" .") for text in references.split(";")))),
+        builder.cites,
     )
 
 
@@ -86,23 +97,3 @@ def _call(signature: inspect.Signature) -> str:
         for name, p in signature.parameters.items()
     )
     return f"({', '.join(shown)})"
-
-
-def _bibtex(reference: str) -> str:
-    """An entry from `Author, Author and Author 2015, title or arXiv:ID, equation`."""
-    found = re.match(r"(.+?) ((?:19|20)\d\d),? *(.*)", reference)
-    if not found:
-        return ""
-    authors, year, rest = found.groups()
-    authors = authors.replace(" et al.", " and others")
-    authors = re.sub(r", | and ", " and ", authors)
-    first = re.sub(r"\W", "", authors.split(" and ")[0]).lower()
-    lines = [f"author = {{{authors}}}", f"year = {{{year}}}"]
-    title = re.split(
-        r"(?:, )?(?=arXiv|section|equation|theorem|algorithm|table|for )", rest
-    )
-    if title[0]:
-        lines.append(f"title = {{{title[0]}}}")
-    if identifier := re.search(r"arXiv:([\w.-]+/?[\w.]*\d)", rest):
-        lines += [f"eprint = {{{identifier[1]}}}", "archiveprefix = {arXiv}"]
-    return f"@misc{{{first}{year},\n  " + ",\n  ".join(lines) + "\n}"

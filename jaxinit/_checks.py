@@ -118,3 +118,12 @@ def normalized_axes(
             )
         result.append(normalized)
     return tuple(result)
+
+
+def real_dtype(owner: str, dtype: Any) -> None:
+    """Raise unless values of this dtype are real."""
+    if np.issubdtype(dtype, np.complexfloating):
+        raise TypeError(
+            f"{owner}: dtype {np.dtype(dtype).name} is complex, but the values are "
+            "real; pass a floating dtype."
+        )

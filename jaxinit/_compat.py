@@ -111,16 +111,34 @@ class ShardMap(NamedTuple):
 
     Attributes:
         jaxpr: the program of one device.
-        sizes: the number of devices along each axis of the mesh.
+        mesh: the mesh, concrete or abstract.
+        axes: the names of the mesh axes that it is mapped over.
         in_specs: for each operand the mesh axes that each of its axes is split over.
+        out_specs: the same for each result.
+        check_vma: whether it is checked over which axes values vary.
     """
 
     jaxpr: ClosedJaxpr | Jaxpr
-    sizes: dict[Any, int]
+    mesh: Any
+    axes: frozenset[Any]
     in_specs: Sequence[Sequence[Any]]
+    out_specs: Sequence[Sequence[Any]]
+    check_vma: bool
+
+    @property
+    def sizes(self) -> dict[Any, int]:
+        """The number of devices along each axis of the mesh."""
+        return dict(self.mesh.shape)
 
 
 def shard_map(eqn: JaxprEqn) -> ShardMap:
-    """The parts of a `shard_map`."""
+    """The parts of a `shard_map`, whose `axes` were `manual_axes` before 0.10."""
     params = eqn.params
-    return ShardMap(params["jaxpr"], dict(params["mesh"].shape), params["in_specs"])
+    return ShardMap(
+        params["jaxpr"],
+        params["mesh"],
+        params.get("newly_manual_axes", params.get("manual_axes")),
+        params["in_specs"],
+        params["out_specs"],
+        params["check_vma"],
+    )

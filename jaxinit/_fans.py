@@ -4,65 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from jaxinit import _checks
-from jaxinit._types import Axis, Numeric, Shape
-
-
-class Layout(TypedDict, total=False):
-    """What a scheme may be told of the layer, beside its axes: keywords of each.
-
-    Attributes:
-        fan: the number of connections itself, in place of what mode and shape would
-            give, or a pair, fan-in and fan-out, for the mode to choose from; the shape
-            may then have any rank, as a bias has.
-        groups: feature groups of a convolution with kernel (..., in / groups, out).
-        fused: kernels that lie side by side along the outputs and are used apart:
-            3 of a packed query-key-value projection, 4 of an LSTM's packed gates.
-        transpose: whether the kernel is one of a transposed convolution. With shape
-            (..., out, in), as by Flax's `transpose_kernel=True`, say `in_axis=-1,
-            out_axis=-2`.
-        strides: strides of the convolution, one number or one a spatial axis.
-    """
-
-    fan: Numeric | tuple[Numeric, Numeric] | None
-    groups: int
-    fused: int
-    transpose: bool
-    strides: int | Sequence[int]
-
-
-LAYOUT: dict[str, Any] = {
-    "fan": None,
-    "groups": 1,
-    "fused": 1,
-    "transpose": False,
-    "strides": 1,
-}
-"""The defaults of `Layout`: a plain dense layer or convolution."""
-
-
-def check_layout(owner: str, layout: Layout) -> None:
-    """Raise unless each value could be right for some shape."""
-    fan = layout.get("fan")
-    fans = fan if isinstance(fan, tuple) else (fan,)
-    if len(fans) > 2:
-        raise ValueError(
-            f"{owner}: fan={fan!r} must be one number, or the two of fan-in and "
-            "fan-out."
-        )
-    for each in fans:
-        _checks.number(owner, fan=each, positive=True)
-    for name in ("groups", "fused"):
-        _checks.integer(owner, **{name: layout.get(name, 1)})
-    strides = layout.get("strides", 1)
-    for stride in (strides,) if isinstance(strides, int) else strides:
-        _checks.integer(owner, strides=stride)
-    if not isinstance(layout.get("transpose", False), bool):
-        raise TypeError(
-            f"{owner}: transpose={layout.get('transpose')!r} must be True or False."
-        )
+from jaxinit._types import Axis, Shape
 
 
 def compute_fans(
@@ -99,7 +44,7 @@ def compute_fans(
         groups: number of feature groups of a grouped convolution; dimensionless.
         fused: number of kernels side by side along the outputs; dimensionless.
         transpose: whether the convolution is transposed.
-        strides: stride of the convolution, one number or one a receptive axis.
+        strides: stride of the convolution, one number or one per receptive axis.
         owner: name that error messages begin with.
 
     Returns:

@@ -136,7 +136,8 @@ def _part(sizes: tuple[int, ...], axes: tuple) -> _Part:
         names = () if axis is None else (axis,) if isinstance(axis, str) else axis
         count = size // math.prod(map(lax.axis_size, names))
         start = count * lax.axis_index(names) if names else 0
-        places = (places[:, None] * size + start + jnp.arange(count)).ravel()
+        places = places[:, None] * size + start + jnp.arange(count)[None]
+        places = places.ravel()
         shape, devices = (*shape, count), (*devices, *names)
     return _Part(places, shape, devices)
 
@@ -172,7 +173,7 @@ def _matrix(key: Array, n: int, m: int, dtype: DTypeLike) -> Array:
         vq = jnp.concatenate([v[:w].conj().T, matmul(v[w:].conj().T, q)], axis=1)
         signs = jnp.pad(sign, (0, q.shape[1]), constant_values=1)
         grown = block_diag(jnp.eye(w, dtype=dtype), q)
-        q = (grown - matmul(v, matmul(t, vq))) * signs
+        q = (grown - matmul(v, matmul(t, vq))) * signs[None]
     return q
 
 
@@ -198,7 +199,7 @@ def _block(
         t = _inverse(_with_diagonal(gram, halves))
         inside = (c >= start) & (c < start + width)
         sign = jnp.where(inside, signs[jnp.clip(c - start, 0, width - 1)], 0)
-        q = q + jnp.where(r[:, None] == c, sign, 0)
+        q = q + jnp.where(r[:, None] == c[None], sign[None], 0)
         return q - matmul(v, matmul(t, total(matmul(v.conj().T, q))))
 
     return lax.fori_loop(
@@ -240,21 +241,21 @@ def _reflectors(x, n, rows, column, total=lambda x: x):
         The vectors v, the signs of the matrix's columns, and half the v^H v.
     """
     r = rows[:, None]
-    c = column + jnp.arange(x.shape[1])
+    c = column + jnp.arange(x.shape[1])[None]
     length = jnp.where(c >= 0, n - c, 0).astype(x.real.dtype)
     x = jnp.where((r >= c) & (c >= 0), x, 0)
     # The reflection is as orthogonal as v^H v is exact. A sum of n squares grows to
     # n and rounds at that size; a sum of their deviations from 1 stays near sqrt(n).
     centre = (length >= 64).astype(length.dtype)
     deviation = jnp.where((r >= c) & (c >= 0), (x * x.conj()).real - centre, 0)
-    norm = jnp.sqrt(centre * length + total(jnp.sum(deviation, axis=0)))
-    pivot = total(jnp.sum(jnp.where(r == c, x, 0), axis=0))
+    norm = jnp.sqrt(centre * length + total(jnp.sum(deviation, axis=0, keepdims=True)))
+    pivot = total(jnp.sum(jnp.where(r == c, x, 0), axis=0, keepdims=True))
     size = jnp.sqrt((pivot * pivot.conj()).real)
     half = norm * (norm + size)
     half = jnp.where(half > 0, half, 1).astype(x.dtype)
     phase = jnp.where(size > 0, _over(pivot, jnp.where(size > 0, size, 1)), 1)
     v = jnp.where(r == c, x + phase * norm.astype(x.dtype), x)
-    return v, -phase, half
+    return v, -phase[0], half[0]
 
 
 def _over(x: Array, divisor: Array) -> Array:
@@ -265,8 +266,8 @@ def _over(x: Array, divisor: Array) -> Array:
 
 
 def _with_diagonal(matrix: Array, diagonal: Array) -> Array:
-    width = diagonal.shape[-1]
-    return jnp.where(jnp.eye(width, dtype=bool), diagonal[..., None, :], matrix)
+    on_it = jnp.broadcast_to(jnp.eye(diagonal.shape[-1], dtype=bool), matrix.shape)
+    return jnp.where(on_it, diagonal[..., None, :], matrix)
 
 
 def _inverse(s: Array) -> Array:
@@ -285,13 +286,17 @@ def _inverse(s: Array) -> Array:
     # The same from the other end: all diagonal blocks of a size in one product.
     i = jnp.arange(b)
 
+    def everywhere(mask: Array) -> Array:
+        return jnp.broadcast_to(mask, s.shape)
+
     def corners(level: Array | int) -> Array:
-        block = i >> level
-        return (block[:, None] + 1 == block) & (block % 2 == 1)
+        row, column = i[:, None] >> level, i[None] >> level
+        return everywhere((row + 1 == column) & (column % 2 == 1))
 
     def double(level: Array, t: Array) -> Array:
         return t - matmul(matmul(t, jnp.where(corners(level), s, 0)), t)
 
     d = 1 / jnp.diagonal(s, axis1=-2, axis2=-1)[..., None, :]
-    t = jnp.where(corners(0), -d.mT * s * d, jnp.where(i[:, None] == i, d, 0))
+    diagonal = everywhere(i[:, None] == i[None])
+    t = jnp.where(corners(0), -d.mT * s * d, jnp.where(diagonal, d, 0))
     return lax.fori_loop(1, max(1, (b - 1).bit_length()), double, t)

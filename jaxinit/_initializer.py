@@ -10,68 +10,53 @@ What every scheme needs stands here once: default dtype, low precision, empty sh
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
-from typing import Any, ParamSpec, cast, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypedDict, Unpack, cast, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from jaxinit import _checks, meanfield
-from jaxinit._fans import LAYOUT, Layout
+from jaxinit import _checks
+from jaxinit._layout import DEFAULTS, KERNELS, MEANINGS, Spot
+from jaxinit._placement import in_place, mesh_of, named_sharding
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Draw, Key, OutSharding, Shape
+from jaxinit._value import Builder, Value, enter, has_tracer
 
 P = ParamSpec("P")
 
-REGISTRY: dict[str, Callable[..., Initializer]] = {}
-"""Every scheme by its name, aliases included: what `parse` may call."""
 
-
-class Initializer:
+class Initializer(Value):
     """A weight initialization scheme with its parameters: a frozen, hashable value.
 
     Called as `init(key, shape, dtype=None, out_sharding=None)`, positions as in
     `jax.nn.initializers`, it draws an array. `repr(init)` is a text that
-    `jaxinit.parse` turns back into an equal object. Attributes: `name`, the scheme's
-    name, and `arguments`, a read-only mapping from parameter names to values.
+    `jaxinit.parse` turns back into an equal object. As a scheme for a whole model it
+    draws every kernel.
+
+    Attributes:
+        name: the scheme's name.
+        arguments: a read-only mapping from parameter names to values.
     """
 
-    __slots__ = ("__weakref__", "_draw", "_scheme", "arguments")
+    __slots__ = ("_draw",)
 
-    arguments: Mapping[str, Any]
-    _scheme: _Scheme
     _draw: Draw
 
-    def __init__(self, scheme: _Scheme, arguments: dict[str, Any], draw: Draw) -> None:
-        object.__setattr__(self, "_scheme", scheme)
-        object.__setattr__(self, "arguments", MappingProxyType(arguments))
+    def __init__(
+        self, scheme: _Scheme, arguments: Mapping[str, Any], draw: Draw
+    ) -> None:
+        """Keep the formula, too."""
+        super().__init__(scheme, arguments)
         object.__setattr__(self, "_draw", draw)
-
-    @property
-    def name(self) -> str:
-        """The scheme's name."""
-        return self._scheme.name
 
     @property
     def traced(self) -> bool:
         """Whether a parameter, or one of a scheme within, is known only at run time."""
-        return any(map(_has_tracer, self.arguments.values()))
-
-    def replace(self, **changes: Any) -> Initializer:
-        """The same scheme with some parameters changed.
-
-        Example:
-            >>> import jaxinit
-            >>> jaxinit.he_normal(gain=2).replace(distribution="normal")
-            he_normal(gain=2.0, distribution='normal')
-        """
-        return self._scheme(**{**self.arguments, **changes})
+        return has_tracer(self)
 
     def __call__(
         self,
@@ -95,6 +80,12 @@ class Initializer:
             The array, of that shape, dtype and sharding.
         """
         owner = self.name
+        if isinstance(key, (tuple, list)):
+            raise TypeError(
+                f"{owner}: key={key!r} is a shape. Haiku and Keras call an initializer "
+                "without a key; give them `lambda shape, dtype: init(key, shape, "
+                "dtype)`, with hk.next_rng_key() for the key in Haiku."
+            )
         dtype = _checked_dtype(
             owner, self._own_dtype() if dtype is None else dtype, self.inexact
         )
@@ -103,32 +94,72 @@ class Initializer:
             _check_key(owner, key)
         if out_sharding is not None:
             return _sharded(self, key, shape, dtype, out_sharding)
-        if self.traced or _checks.is_traced(key) or not self._scheme.compiled:
+        if self.traced or _checks.is_traced(key) or not self._trait("compiled"):
             return self._array(key, shape, dtype)
         return _jitted(self, key, shape, dtype)
 
     @property
     def random(self) -> bool:
         """Whether the draw depends on the key."""
-        base = self._base
-        return self._scheme.random and (base is None or base.random)
+        return self._trait("random") and all(base.random for base in self._within)
 
     @property
     def inexact(self) -> bool:
         """Whether the dtype must be floating or complex."""
-        base = self._base
-        return self._scheme.inexact and (base is None or base.inexact)
+        return self._trait("inexact") and all(base.inexact for base in self._within)
 
     @property
-    def _base(self) -> Initializer | None:
-        """The scheme that this one is built on."""
-        base = self.arguments.get("init")
-        return base if isinstance(base, Initializer) else None
+    def needs_fan(self) -> bool:
+        """Whether it draws nothing without the fans of a layer."""
+        if self._within:
+            return any(base.needs_fan for base in self._within)
+        return "fan" in self.arguments and self.arguments["fan"] is None
+
+    def choose(self, layers: Iterable[Any]) -> dict[str, Initializer]:
+        """Itself for every kernel: what it is as a scheme for a whole model.
+
+        Args:
+            layers: the model's layers, as `jaxinit.trace.layers` has them.
+
+        Returns:
+            The initializer of each kernel, by path.
+        """
+        return {layer.path: self for layer in layers if layer.kind in KERNELS}
+
+    def fitted(self, spot: Spot) -> Initializer | None:
+        """The scheme that draws a leaf in the leaf's own order of axes.
+
+        Args:
+            spot: what the leaf is.
+
+        Returns:
+            The scheme; None where it must see each kernel as (*window, in, out).
+        """
+        if self._trait("entrywise"):
+            if not self._within:
+                return self
+            changes = {
+                name: self.arguments[name].fitted(spot) for name in self._builder.within
+            }
+            return None if None in changes.values() else self.replace(**changes)
+        if "fan" in self.arguments:
+            return self if self.arguments["fan"] else self.replace(fan=spot.fans)
+        fit = self._trait("fit")
+        return None if fit is None else fit(self, spot)
+
+    def _trait(self, name: str) -> Any:
+        return self._builder.traits[name]
+
+    @property
+    def _within(self) -> list[Initializer]:
+        """The schemes that this one is built on."""
+        return [self.arguments[name] for name in self._builder.within]
 
     def _own_dtype(self) -> Any:
         """The scheme's dtype, or else that of the scheme it is built on."""
-        dtype, base = self.arguments["dtype"], self._base
-        return base._own_dtype() if dtype is None and base is not None else dtype
+        dtypes = (base._own_dtype() for base in self._within)
+        own = self.arguments["dtype"]
+        return next(filter(None, dtypes), None) if own is None else own
 
     def _array(
         self,
@@ -140,169 +171,144 @@ class Initializer:
         if 0 in shape:
             return jnp.zeros(shape, dtype)
         draw: Any = self._draw
-        if sharding is not None and self._scheme.sharded:
+        if sharding is not None and self._trait("sharded"):
             draw = functools.partial(draw, sharding=sharding)
         key = fused(key) if self.random else None
         return _cast(draw(key, shape, _work_dtype(dtype)), dtype)
 
-    def __repr__(self) -> str:
-        shown = (
-            f"{name}={_text(value)}"
-            for name, value in self.arguments.items()
-            if name in self._scheme.shown
-            or _identity(value) != _identity(self._scheme.defaults.get(name, _REQUIRED))
-        )
-        return f"{self.name}({', '.join(shown)})"
 
-    def _key(self) -> tuple[Any, ...]:
-        return (self.name, *(_identity(value) for value in self.arguments.values()))
+class Traits(TypedDict, total=False):
+    """What a scheme says of itself, as keywords of `jaxinit.initializer`.
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Initializer):
-            return NotImplemented
-        return self._key() == other._key()
+    Attributes:
+        shown: parameters that `repr` shows even at their default: the ones on whose
+            default the field does not agree.
+        cites: keys of its sources in `jaxinit/references.bib`.
+        random: whether the draw depends on the key.
+        inexact: whether the dtype must be floating or complex.
+        entrywise: whether the distribution of an entry depends on the parameters
+            alone, or, for a scheme of another scheme, whether it changes the other's
+            draw entry by entry. Any leaf of a model is then drawn as it lies.
+        fit: `fit(init, spot)`, the scheme that draws a leaf in the leaf's own order of
+            axes, or None where there is none.
+        sharded: whether the draw also takes `sharding=`, a NamedSharding over Auto
+            axes, and makes each device's part there; without it the compiler
+            partitions the formula.
+        compiled: whether a call outside of any transformation is one compiled
+            program; without it, the draw runs operation by operation.
+    """
 
-    def __hash__(self) -> int:
-        return hash(self._key())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.name, dict(self.arguments))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(
-            f"{self!r} is a frozen value; use .replace({name}=...) to get another one."
-        )
-
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    shown: tuple[str, ...]
+    cites: tuple[str, ...]
+    random: bool
+    inexact: bool
+    entrywise: bool
+    fit: Callable[[Initializer, Spot], Initializer | None] | None
+    sharded: bool
+    compiled: bool
 
 
-class _Scheme:
-    """What the mechanism knows of one scheme; called, it builds an initializer."""
+_TRAITS: Traits = {
+    "shown": (),
+    "cites": (),
+    "random": True,
+    "inexact": True,
+    "entrywise": False,
+    "fit": None,
+    "sharded": False,
+    "compiled": True,
+}
+
+
+class _Scheme(Builder):
+    """What is known of one initializer: its parameters and its traits."""
 
     def __init__(
         self,
         build: Callable[..., Draw],
-        shown: tuple[str, ...],
-        random: bool,
-        inexact: bool,
-        sharded: bool = False,
-        compiled: bool = True,
+        traits: Traits,
+        like: Callable[..., Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        kind: type[Initializer] = Initializer,
     ) -> None:
-        self.name = build.__name__
-        self.build = build
-        self.shown = shown
-        self.random = random
-        self.inexact = inexact
-        self.sharded = sharded
-        self.compiled = compiled
-        self.signature = _with_layout(inspect.signature(build))
-        parameters = self.signature.parameters.values()
-        self.numeric = {p.name for p in parameters if "Numeric" in str(p.annotation)}
-        self.pairs = {
-            p.name for p in parameters if "tuple[Numeric" in str(p.annotation)
-        }
-        self.defaults = {
-            p.name: self._canonical(p.name, p.default)
-            for p in parameters
-            if p.default is not p.empty
-        }
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Initializer:
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
+        unknown = sorted(traits.keys() - _TRAITS.keys())
+        if unknown:
             raise TypeError(
-                f"{self.name}: {error}; its parameters are "
-                f"{', '.join(self.signature.parameters)}."
-            ) from None
-        arguments = {
-            **self.defaults,
-            **{k: self._canonical(k, v) for k, v in bound.arguments.items()},
-        }
-        arguments = {name: arguments[name] for name in self.signature.parameters}
-        init = Initializer(self, arguments, self.build(**arguments))
-        if arguments["dtype"] is not None:
-            arguments["dtype"] = _checked_dtype(
-                self.name, arguments["dtype"], init.inexact
+                f"initializer: {build.__name__} has unknown traits {unknown}; they are "
+                f"{', '.join(_TRAITS)}."
             )
-        try:
-            hash(init)
-        except TypeError:
-            raise TypeError(
-                f"{self.name}: its parameters must be hashable, but one of {arguments} "
-                "is not; use numbers, text, tuples, arrays or functions."
-            ) from None
-        return init
+        self.traits: dict[str, Any] = {**_TRAITS, **traits}
+        self.kind = kind
+        super().__init__(
+            build,
+            shown=self.traits["shown"],
+            cites=self.traits["cites"],
+            like=like,
+            defaults={**DEFAULTS, **(defaults or {})},
+            meanings=MEANINGS,
+        )
+        if "dtype" not in self.signature.parameters:
+            raise TypeError(f"{self.name}: a parameter dtype=None is missing.")
 
-    def _canonical(self, name: str, value: Any) -> Any:
-        """One form for equal values, so that equal schemes have one text."""
-        if name == "activation":
-            return meanfield.named(value)
-        if isinstance(value, (jax.Array, np.ndarray, np.generic)):
-            if _checks.is_traced(value):
-                return value
-            value = np.asarray(value)
-            value = value.item() if value.ndim == 0 else value
-        if isinstance(value, (list, np.ndarray)):
-            return _frozen_array(value)
-        if name in self.pairs and isinstance(value, tuple):
-            return tuple(self._real(name, each) for each in value)
-        if name in self.numeric and value is not None:
-            return self._real(name, value)
-        return value
-
-    def _real(self, name: str, value: Any) -> Any:
-        if not _checks.is_traced(value):
-            if isinstance(value, (str, bytes)) or not isinstance(value, (int, float)):
-                raise TypeError(f"{self.name}: {name}={value!r} must be a real number.")
-            return float(value)
-        return value
+    def make(self, arguments: dict[str, Any]) -> Initializer:
+        for name in self.within:
+            if not isinstance(arguments[name], Initializer):
+                raise TypeError(
+                    f"{self.name}: {name}={arguments[name]!r} must be an initializer "
+                    "of jaxinit, such as jaxinit.he_normal()."
+                )
+        init = self.kind(self, arguments, self.build(**arguments))
+        dtype = arguments["dtype"]
+        if dtype is None:
+            return init
+        dtype = _checked_dtype(self.name, dtype, init.inexact)
+        return self.kind(self, {**arguments, "dtype": dtype}, init._draw)
 
 
 @overload
 def initializer(build: Callable[P, Draw], /) -> Callable[P, Initializer]: ...
 @overload
 def initializer(
-    *,
-    shown: tuple[str, ...] = (),
-    random: bool = True,
-    inexact: bool = True,
-    sharded: bool = False,
-    compiled: bool = True,
+    *, like: Callable[P, Any], defaults: Mapping[str, Any], **traits: Unpack[Traits]
+) -> Callable[[Callable[..., Draw]], Callable[P, Initializer]]: ...
+@overload
+def initializer(
+    *, defaults: Mapping[str, Any] | None = None, **traits: Unpack[Traits]
 ) -> Callable[[Callable[P, Draw]], Callable[P, Initializer]]: ...
 def initializer(
     build: Callable[..., Draw] | None = None,
     /,
     *,
-    shown: tuple[str, ...] = (),
-    random: bool = True,
-    inexact: bool = True,
-    sharded: bool = False,
-    compiled: bool = True,
+    like: Callable[..., Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    **traits: Unpack[Traits],
 ) -> Any:
     """Turn a function from parameters to a formula into a scheme.
 
     The function checks its parameters and returns `draw(key, shape, dtype)`, which is
     called with shapes without zeros and with float32, float64, complex64 or
     complex128; the mechanism does the rest. It must have a parameter `dtype`. A
-    parameter annotated `Numeric` becomes a float, or stays traced; a `**layout` stands
-    for the keywords of `jaxinit.Layout`. The scheme is known to `jaxinit.parse`, and so
-    to the command line, by the function's name.
+    parameter annotated `float`, or as a union with it, becomes a float or stays
+    traced; one annotated `Initializer` is a scheme that this one is built on; one named
+    `fan` gets the fans of the layer that is drawn, and one named `activation` what
+    `gain="auto"` finds there. The scheme is known to `jaxinit.parse`, and so to the
+    command line, by the function's name; it is pickled by the function's module and
+    name.
 
     Args:
-        build: the function.
-        shown: parameters that `repr` shows even at their default: the ones on whose
-            default the field does not agree.
-        random: whether the draw depends on the key.
-        inexact: whether the dtype must be floating or complex.
-        sharded: whether the draw also takes `sharding=`, a NamedSharding over Auto
-            axes, and makes each device's part there; without it the compiler
-            partitions the formula.
-        compiled: whether a call outside of any transformation is one compiled
-            program; without it, the draw runs operation by operation.
+        build: the function, if the decorator stands without brackets.
+        like: a function whose parameters are the scheme's, for schemes that share
+            theirs; the scheme's own function gets all of them as keywords.
+        defaults: the scheme's own defaults for keywords that stand in a
+            `**keywords: Unpack[...]`.
+        **traits: the keywords of `jaxinit.Traits`.
 
     Returns:
         A function of the same parameters that returns an `Initializer`.
+
+    Raises:
+        ValueError: the function's name is one of the library's.
+        TypeError: the function has no parameter `dtype`, or a trait is unknown.
 
     Example:
         >>> import jax, jaxinit
@@ -312,26 +318,11 @@ def initializer(
         >>> jaxinit.parse("halves()")(jax.random.key(0), (2,))
         Array([0.5, 0.5], dtype=float32)
     """
-    if build is None:
-        return functools.partial(
-            initializer,
-            shown=shown,
-            random=random,
-            inexact=inexact,
-            sharded=sharded,
-            compiled=compiled,
-        )
-    scheme = _Scheme(build, shown, random, inexact, sharded, compiled)
-    if "dtype" not in scheme.signature.parameters:
-        raise TypeError(f"{scheme.name}: an initializer needs a parameter dtype=None.")
 
-    @functools.wraps(build)
-    def builder(*args: Any, **kwargs: Any) -> Initializer:
-        return scheme(*args, **kwargs)
+    def published(build: Callable[..., Draw]) -> Any:
+        return _Scheme(build, traits, like, defaults).published()
 
-    builder.__signature__ = scheme.signature  # type: ignore[attr-defined]
-    REGISTRY[scheme.name] = builder
-    return builder
+    return published if build is None else published(build)
 
 
 class SelfInitializer(Initializer):
@@ -346,48 +337,22 @@ class SelfInitializer(Initializer):
 
 def self_initializer(build: Callable[..., Draw]) -> SelfInitializer:
     """Make a scheme without parameters usable as the initializer itself, as in JAX."""
-    scheme = _Scheme(build, (), random=False, inexact=False)
-    init = SelfInitializer(scheme, dict(scheme.defaults), build())
-    REGISTRY[scheme.name] = init
+    traits: Traits = {"random": False, "inexact": False, "entrywise": True}
+    scheme = _Scheme(build, traits, kind=SelfInitializer)
+    init = scheme()
+    enter(scheme.name, init)
     return init
 
 
 def alias(name: str, builder: Callable[P, Initializer]) -> Callable[P, Initializer]:
     """Make a scheme known to `parse` by a second name; its `repr` keeps the first."""
-    REGISTRY[name] = builder
+    enter(name, builder)
     return builder
 
 
-def _frozen_array(value: Any) -> Any:
-    """A tuple if of one axis, else an array of the dtype that its text would give."""
-    array = np.asarray(value)
-    if array.ndim <= 1:
-        return tuple(array.tolist()) if isinstance(value, np.ndarray) else tuple(value)
-    widest = {"f": np.float64, "c": np.complex128, "i": np.int64, "u": np.int64}
-    array = np.array(array, widest.get(array.dtype.kind, array.dtype))
-    array.setflags(write=False)
-    return array
-
-
-def _with_layout(signature: inspect.Signature) -> inspect.Signature:
-    """Replace a final `**layout` by the parameters that it stands for."""
-    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    if len(kept) < len(signature.parameters):
-        kept += [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Layout.__annotations__[name].__forward_arg__,
-            )
-            for name, default in LAYOUT.items()
-        ]
-    return signature.replace(parameters=kept)
-
-
-def _rebuild(name: str, arguments: dict[str, Any]) -> Initializer:
-    scheme = REGISTRY[name]
-    return scheme if isinstance(scheme, Initializer) else scheme(**arguments)
+def base_draw(init: Initializer) -> Draw:
+    """The formula of the scheme that another one is built on."""
+    return init._draw
 
 
 def _checked_dtype(owner: str, dtype: Any, inexact: bool) -> np.dtype:
@@ -465,102 +430,15 @@ def _placed(
     return in_place(draw, key, sharding)
 
 
-def mesh_of(sharding: NamedSharding | None, key: Any) -> AbstractContextManager[Any]:
-    """The mesh as context, which programs over Explicit axes need."""
-    if sharding is None or _checks.is_traced(key) or not _explicit_axes(sharding):
-        return nullcontext()
-    mesh = sharding.mesh
-    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
-
-
-def _explicit_axes(sharding: NamedSharding) -> tuple[Any, ...]:
-    kinds = zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
-    return tuple(n for n, kind in kinds if kind == jax.sharding.AxisType.Explicit)
-
-
-def in_place(
-    draw: Callable[[Any, NamedSharding | None], Array],
-    key: Any,
-    sharding: NamedSharding | None,
-) -> Array:
-    """`draw(key, sharding)`, its result on that sharding; within, all axes are Auto."""
-    if sharding is None:
-        return draw(key, None)
-    explicit = _explicit_axes(sharding)
-    if not explicit:
-        return jax.lax.with_sharding_constraint(draw(key, sharding), sharding)
-
-    def in_auto_axes(key: Any) -> Array:
-        mesh = jax.sharding.get_abstract_mesh()
-        return draw(key, NamedSharding(mesh, sharding.spec))
-
-    auto = jax.sharding.auto_axes(in_auto_axes, axes=explicit, out_sharding=sharding)
-    return cast(Array, auto(key))
-
-
 _jitted = jax.jit(_placed, static_argnums=(0, 2, 3, 4))
 
 
 def _sharded(
     init: Initializer, key: Any, shape: Any, dtype: Any, out_sharding: Any
 ) -> Array:
-    sharding = _named_sharding(init.name, out_sharding)
-    if len(sharding.spec) > len(shape):
-        raise ValueError(
-            f"{init.name}: out_sharding {sharding.spec} has more entries than shape "
-            f"{shape} has axes."
-        )
+    sharding = named_sharding(init.name, out_sharding, shape)
     if init.traced:
         # A traced parameter belongs to the trace around us: no static argument.
         return _placed(init, key, shape, dtype, sharding)
     with mesh_of(sharding, key):
         return _jitted(init, key, shape, dtype, sharding)
-
-
-def _named_sharding(owner: str, sharding: Any) -> NamedSharding:
-    if isinstance(sharding, NamedSharding):
-        return sharding
-    if not isinstance(sharding, PartitionSpec):
-        raise TypeError(
-            f"{owner}: out_sharding={sharding!r} must be a NamedSharding or a "
-            "PartitionSpec."
-        )
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        raise ValueError(
-            f"{owner}: out_sharding={sharding} needs a mesh; call within "
-            "jax.set_mesh(mesh), or pass a NamedSharding."
-        )
-    return NamedSharding(mesh, sharding)
-
-
-_REQUIRED = object()
-
-
-def _has_tracer(value: Any) -> bool:
-    if isinstance(value, Initializer):
-        return value.traced
-    if isinstance(value, tuple):
-        return any(map(_has_tracer, value))
-    return _checks.is_traced(value)
-
-
-def _identity(value: Any) -> Any:
-    """A hashable that is equal for equal parameters."""
-    if _checks.is_traced(value):
-        return ("traced", id(value))
-    if isinstance(value, np.ndarray):
-        return ("array", value.dtype.name, value.shape, value.tobytes())
-    if isinstance(value, tuple):
-        return tuple(map(_identity, value))
-    return (type(value).__name__, value)
-
-
-def _text(value: Any) -> str:
-    if _checks.is_traced(value):
-        return "<traced>"
-    if isinstance(value, np.dtype):
-        return repr(value.name)
-    if isinstance(value, np.ndarray):
-        return repr(value.tolist())
-    return repr(value)

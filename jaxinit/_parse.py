@@ -1,19 +1,14 @@
-"""From a scheme's text back to the scheme, without evaluating code."""
+"""From a text to any scheme: an initializer, or a scheme for a whole model."""
 
 from __future__ import annotations
 
-import ast
-import difflib
 import importlib
-import math
 from typing import Any
 
-from jaxinit._initializer import REGISTRY, Initializer
-
-_CONSTANTS = {"inf": math.inf}
+from jaxinit import _text
 
 
-def parse(text: str) -> Initializer:
+def parse(text: str) -> Any:
     """The scheme that a text such as `he_normal(in_axis=-2)` names.
 
     The inverse of `repr`. The text is a name, or a call of a name with literal
@@ -25,7 +20,7 @@ def parse(text: str) -> Initializer:
 
     Returns:
         The initializer, or for a name that begins with "tree." the scheme for a whole
-        model; `parse(repr(init)) == init`.
+        model; `parse(repr(scheme)) == scheme`.
 
     Raises:
         ValueError: the text has another form, or names an unknown scheme.
@@ -35,60 +30,9 @@ def parse(text: str) -> Initializer:
         he_normal(gain=2.0, distribution='normal')
         >>> parse("xavier_uniform")
         glorot_uniform()
+        >>> parse("tree.gpt2(stddev=0.01)")
+        tree.gpt2(stddev=0.01)
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
-        node = None
-    if not isinstance(node, (ast.Name, ast.Attribute, ast.Call)):
-        raise ValueError(
-            f"{text!r} is no scheme; use a name or a call such as 'he_normal(gain=2)'."
-        )
-    return _scheme(node, text)
-
-
-def _scheme(node: ast.expr, text: str) -> Initializer:
-    called = node.func if isinstance(node, ast.Call) else node
-    if not isinstance(called, (ast.Name, ast.Attribute)):
-        raise ValueError(f"{text!r} is no scheme: it calls something without a name.")
-    name = ast.unparse(called)
-    if name.startswith("tree."):
+    if "tree." in text:
         importlib.import_module("jaxinit.tree")  # enters its schemes
-    if name not in REGISTRY:
-        close = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
-        raise ValueError(
-            f"{text!r} names the unknown scheme {name!r}; the nearest is {close[0]!r}."
-        )
-    if not isinstance(node, ast.Call):
-        return REGISTRY[name]()
-    if any(keyword.arg is None for keyword in node.keywords):
-        raise ValueError(f"{text!r}: ** is not accepted; name each argument.")
-    args = [_value(argument, text) for argument in node.args]
-    kwargs = {str(k.arg): _value(k.value, text) for k in node.keywords}
-    init = REGISTRY[name](*args, **kwargs)
-    if not hasattr(init, "arguments"):
-        raise ValueError(f"{text!r}: {name} takes no arguments in a scheme's text.")
-    return init
-
-
-def _value(node: ast.expr, text: str) -> Any:
-    if isinstance(node, ast.Call):
-        return _scheme(node, text)
-    if isinstance(node, ast.Name) and node.id in _CONSTANTS:
-        return _CONSTANTS[node.id]
-    if isinstance(node, ast.Name) and node.id in REGISTRY:
-        return _scheme(node, text)
-    if (
-        isinstance(node, ast.UnaryOp)
-        and isinstance(node.op, ast.USub)
-        and isinstance(node.operand, ast.Name)
-        and node.operand.id in _CONSTANTS
-    ):
-        return -_CONSTANTS[node.operand.id]
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(
-            f"{text!r}: {ast.unparse(node)!r} is no literal; use numbers, quoted "
-            "texts, tuples or further schemes."
-        ) from None
+    return _text.read(text)

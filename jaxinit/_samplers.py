@@ -3,7 +3,7 @@
 Every sampler takes `(key, shape, dtype, ...)` with a real or complex work dtype and
 uses the random bits as `jax.random` does, so that a scheme shared with
 `jax.nn.initializers` gives the same values for the same key. What is multiplied is
-multiplied in the same order, for the same last bit.
+multiplied in the order of the JAX at hand, for the same last bit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxinit import _compat
 from jaxinit._types import Array, DType, Key, Numeric
 
 CUT = 2.0
@@ -57,7 +58,11 @@ def scaled(x: Array, stddev: Numeric, mean: Numeric = 0.0) -> Array:
             scaled(x.real, stddev, jnp.real(mean)),
             scaled(x.imag, stddev, jnp.imag(mean)),
         )
-    x = x * jnp.asarray(stddev, x.dtype)
+    return shifted(x * jnp.asarray(stddev, x.dtype), mean)
+
+
+def shifted(x: Array, mean: Numeric) -> Array:
+    """`x + mean` for real `x`, which is rounded before."""
     if isinstance(mean, float) and mean == 0.0:
         return x
     return rounded(x) + jnp.asarray(mean, x.dtype)
@@ -97,9 +102,21 @@ def standard_normal(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
     return rounded(jax.random.normal(key, shape, dtype))
 
 
+def scaled_normal(
+    key: Key, shape: tuple[int, ...], dtype: DType, stddev: Numeric, mean: Numeric = 0.0
+) -> Array:
+    """N(mean, stddev^2), untruncated; if complex, of that variance in all."""
+    if is_complex(dtype) or not _compat.NORMALS_ROUND_ONCE:
+        return scaled(standard_normal(key, shape, dtype), stddev, mean)
+    lowest = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
+    u = jax.random.uniform(key, shape, dtype, lowest, 1)
+    root = np.asarray(math.sqrt(2), dtype) * jnp.asarray(stddev, dtype)
+    return shifted(root * lax.erf_inv(u), mean)
+
+
 def normal(key: Key, shape: tuple[int, ...], dtype: DType, variance: Array) -> Array:
     """N(0, variance), untruncated."""
-    return scaled(standard_normal(key, shape, dtype), jnp.sqrt(variance))
+    return scaled_normal(key, shape, dtype, jnp.sqrt(variance))
 
 
 def standard_truncated_normal(
@@ -156,7 +173,7 @@ def _tail(
 
 
 def _mills_ratio(x: Array) -> Array:
-    """Q(x) / phi(x) of the normal law for x of 3 or more, by Laplace's fraction."""
+    """Q(x) / phi(x) of N(0, 1) for x of 3 or more, by Laplace's fraction."""
     denominator = x
     for k in range(24, 0, -1):
         denominator = x + k / denominator

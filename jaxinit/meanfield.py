@@ -17,16 +17,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _checks
-
-Activation: TypeAlias = str | Callable[[Any], Any]
-"""A name of `ACTIVATIONS`, or an elementwise function that JAX can trace."""
+from jaxinit._canonical import As
 
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -61,6 +59,18 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 """Activations by name, with the defaults of `jax.nn`."""
 
 _NAMES = {function: name for name, function in ACTIVATIONS.items()}
+
+
+def _named(owner: str, name: str, activation: Any) -> Any:
+    """The name of a function of `ACTIVATIONS`; any other one as it is."""
+    return _NAMES.get(activation, activation)
+
+
+BY_NAME = As(_named)
+"""The mark of a parameter that is an activation."""
+
+Activation: TypeAlias = Annotated[str | Callable[[Any], Any], BY_NAME]
+"""A name of `ACTIVATIONS`, or an elementwise function that JAX can trace."""
 
 _TORCH = {
     "linear": 1.0,
@@ -545,15 +555,6 @@ def _function(activation: Activation) -> Callable[[Any], Any]:
     return ACTIVATIONS[activation]
 
 
-def named(activation: Activation) -> Activation:
-    """The name of a function of `ACTIVATIONS`; any other one as it is."""
-    return (
-        activation
-        if isinstance(activation, str)
-        else _NAMES.get(activation, activation)
-    )
-
-
 def _evaluate(activation: Activation, x: Floats, derivative: bool) -> Floats:
     """The activation, or its derivative, in float64 whatever JAX's settings."""
     function = _function(activation)
@@ -590,8 +591,8 @@ def _evaluate(activation: Activation, x: Floats, derivative: bool) -> Floats:
 def _not_finite(activation: Activation) -> str:
     return (
         f"meanfield: activation {_name(activation)} has no finite mean square under "
-        "a normal law, or is not a number somewhere; use one that is defined on all "
-        "real numbers."
+        "a normal distribution, or is not a number somewhere; use one that is defined "
+        "on all real numbers."
     )
 
 

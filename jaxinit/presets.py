@@ -1,8 +1,8 @@
 """What torch, Keras, Haiku, Equinox and Flax do by default, layer by layer.
 
 `presets.torch.linear(128)` is a dictionary of initializers under the names that Flax's
-layers give them, so that `nn.Dense(64, **presets.torch.linear(128))` starts as
-`torch.nn.Linear(128, 64)` does. Every framework has the same methods with the same
+layers give them, so that `nn.Dense(64, **presets.torch.linear(128))` is initialized
+as `torch.nn.Linear(128, 64)` is. Every framework has the same methods with the same
 arguments, to be exchanged for one another; a default may use fewer of them.
 """
 
@@ -22,7 +22,7 @@ from jaxinit.initializers import (
     normal,
     orthogonal,
     per_gate,
-    summed,
+    sum_of,
     truncated_normal,
     uniform,
     variance_scaling,
@@ -57,7 +57,7 @@ class Framework(ABC):
 
         Args:
             in_features: channels of the input.
-            kernel_size: the window, a size or one an axis; an integer is one axis.
+            kernel_size: the window, a size or one per axis; an integer is one axis.
             groups: feature groups.
         """
         return self._layer(in_features, kernel_size, groups)
@@ -74,7 +74,7 @@ class Framework(ABC):
         Args:
             in_features: channels of the input.
             out_features: channels of the output.
-            kernel_size: the window, a size or one an axis; an integer is one axis.
+            kernel_size: the window, a size or one per axis; an integer is one axis.
             groups: feature groups.
         """
         return self._layer(in_features, kernel_size, groups)
@@ -84,7 +84,7 @@ class Framework(ABC):
         """For `Embed`: `embedding_init`.
 
         Args:
-            features: numbers an entry of the vocabulary.
+            features: size of an entry of the vocabulary.
         """
 
     @abstractmethod
@@ -142,8 +142,8 @@ class Torch(Framework):
     def _layer(
         self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
     ) -> Defaults:
-        law = _uniform_law(_fan(features, kernel_size, groups))
-        return {"kernel_init": law, "bias_init": law}
+        init = _uniform(_fan(features, kernel_size, groups))
+        return {"kernel_init": init, "bias_init": init}
 
     def conv_transpose(
         self,
@@ -161,8 +161,8 @@ class Torch(Framework):
 
     def lstm(self, in_features: int, hidden_features: int) -> Defaults:
         r"""`LSTM`: $U(\pm 1/\sqrt{\text{hidden}})$; the bias is the sum of two."""
-        law = _uniform_law(_fan(hidden_features))
-        return _cell(law, law, summed(law, 2))
+        init = _uniform(_fan(hidden_features))
+        return _cell(init, init, sum_of(init, 2))
 
     def gru(self, in_features: int, hidden_features: int) -> Defaults:
         r"""`GRU`: $U(\pm 1/\sqrt{\text{hidden}})$; the bias is the sum of two.
@@ -177,11 +177,11 @@ class Torch(Framework):
 
         $U(\pm\sqrt{6 / 4E})$ for query, key and value, $U(\pm 1/\sqrt{E})$ for the
         output. Where keys or values have another width than queries, torch keeps them
-        apart, and `glorot_uniform()` is the law of each.
+        apart, and `glorot_uniform()` is the distribution of each.
         """
         fan = _fan(features)
         packed = variance_scaling(0.5, "fan_in", "uniform", fan=fan)
-        return _attention(packed, _uniform_law(fan))
+        return _attention(packed, _uniform(fan))
 
 
 class Keras(Framework):
@@ -217,9 +217,9 @@ class Keras(Framework):
 
 
 class Haiku(Framework):
-    r"""Haiku: normal, $\sigma = 1/\sqrt{\text{in}}$, truncated at two deviations.
+    r"""Haiku: normal with $\sigma = 1/\sqrt{\text{in}}$, truncated at two of them.
 
-    The truncation is not corrected: the deviation is 0.88 of what the formula names.
+    The truncation is not corrected: the standard deviation is 0.88 $\sigma$.
     A convolution, transposed or not, has $k\,\text{in}/g$ inputs. Biases are zero.
 
     References:
@@ -229,11 +229,11 @@ class Haiku(Framework):
     def _layer(
         self, features: int, kernel_size: int | Sequence[int] = (), groups: int = 1
     ) -> Defaults:
-        law = truncated_normal(_fan(features, kernel_size, groups) ** -0.5)
-        return {"kernel_init": law, "bias_init": zeros}
+        init = truncated_normal(_fan(features, kernel_size, groups) ** -0.5)
+        return {"kernel_init": init, "bias_init": zeros}
 
     def embedding(self, features: int) -> Defaults:
-        """`Embed`: N(0, 1) cut at two deviations."""
+        """`Embed`: N(0, 1) truncated at two standard deviations."""
         return {"embedding_init": truncated_normal(1.0)}
 
     def lstm(self, in_features: int, hidden_features: int) -> Defaults:
@@ -242,8 +242,8 @@ class Haiku(Framework):
         Its forward pass adds 1 to the forget gate; here the bias does.
         """
         fan = _fan(_size("in_features", in_features) + hidden_features)
-        law = truncated_normal(fan**-0.5)
-        return _cell(law, law, forget_bias())
+        init = truncated_normal(fan**-0.5)
+        return _cell(init, init, forget_bias())
 
     def gru(self, in_features: int, hidden_features: int) -> Defaults:
         """`GRU`: LeCun normal over all three gates, zeros."""
@@ -277,16 +277,16 @@ class Equinox(Torch):
 
     def lstm(self, in_features: int, hidden_features: int) -> Defaults:
         r"""`LSTMCell`, `GRUCell`: $U(\pm 1/\sqrt{\text{hidden}})$ for all."""
-        law = _uniform_law(_fan(hidden_features))
-        return _cell(law, law, law)
+        init = _uniform(_fan(hidden_features))
+        return _cell(init, init, init)
 
     def attention(self, features: int) -> Defaults:
         r"""`MultiheadAttention`: four linear layers, $U(\pm 1/\sqrt{E})$.
 
-        By default they have no biases; those that are asked for have the same law.
+        By default they have no biases; those that are asked for are drawn as kernels.
         """
-        law = _uniform_law(_fan(features))
-        return _attention(law, law, bias=law)
+        init = _uniform(_fan(features))
+        return _attention(init, init, bias=init)
 
 
 class Flax(Framework):
@@ -311,11 +311,11 @@ class Flax(Framework):
         return {"embedding_init": init}
 
     def lstm(self, in_features: int, hidden_features: int) -> Defaults:
-        """`LSTMCell`: LeCun normal, orthogonal a gate at a time, zeros."""
+        """`LSTMCell`: LeCun normal, orthogonal gate by gate, zeros."""
         return _cell(lecun_normal(), per_gate(orthogonal(), 4), zeros)
 
     def gru(self, in_features: int, hidden_features: int) -> Defaults:
-        """`GRUCell`: LeCun normal, orthogonal a gate at a time, zeros."""
+        """`GRUCell`: LeCun normal, orthogonal gate by gate, zeros."""
         return _cell(lecun_normal(), per_gate(orthogonal(), 3), zeros)
 
     def attention(self, features: int) -> Defaults:
@@ -349,7 +349,7 @@ def _fan(
     return float(features // groups * math.prod(window))
 
 
-def _uniform_law(fan: float) -> Initializer:
+def _uniform(fan: float) -> Initializer:
     return variance_scaling(1 / 3, "fan_in", "uniform", fan=fan)
 
 

@@ -1,8 +1,8 @@
-"""THE table: a row an initializer. Every law in the tests runs over it.
+"""THE table: a row per initializer. Every general test runs over it.
 
 A row gives the initializer, a shape of 2**17 elements or near, the mean and standard
-deviation of its closed form (None where an array has no such law), the law of an
-element in units of that deviation, and the peer in `jax.nn.initializers` whose float32
+deviation of its closed form (None where there is none), the distribution of an element
+in units of that standard deviation, and the peer in `jax.nn.initializers` whose float32
 bits it shares, if there is one. `small` is a shape like it that compiles fast,
 `complex` says that a complex draw is circular, of the same mean square; `tolerance` is
 0 where eager, jitted and sharded draws agree to the bit.
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     mean: float
     stddev: float
-    law: Any  # has the cdf of (x - mean) / stddev, or None
+    distribution: Any  # has the cdf of (x - mean) / stddev, or None
     peer: Any = None
     complex: bool = True
     tolerance: float = 0.0
@@ -50,18 +50,18 @@ NORMAL = scipy.stats.norm()
 UNIFORM = scipy.stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))
 CUT = scipy.stats.truncnorm(-2, 2).std()
 TRUNCATED = scipy.stats.truncnorm(-2, 2, scale=1 / CUT)
-LAWS = {"normal": NORMAL, "uniform": UNIFORM, "truncated_normal": TRUNCATED}
+DISTRIBUTIONS = {"normal": NORMAL, "uniform": UNIFORM, "truncated_normal": TRUNCATED}
 
 
 def truncated(lower, upper):
     """Truncated normal, shifted and scaled to mean 0 and variance 1."""
-    law = scipy.stats.truncnorm(lower, upper)
-    mean, std = law.mean(), law.std()
+    distribution = scipy.stats.truncnorm(lower, upper)
+    mean, std = distribution.mean(), distribution.std()
     return scipy.stats.truncnorm(lower, upper, loc=-mean / std, scale=1 / std)
 
 
 class Quantiles:
-    """A law by its quantile function, rising or falling, shifted and scaled."""
+    """A distribution by its quantile function, shifted and scaled."""
 
     def __init__(self, quantile):
         grid = np.sort(quantile((np.arange(2**20) + 0.5) / 2**20))
@@ -88,13 +88,20 @@ def _scaling(mode, distribution):
         CONV,
         0.0,
         math.sqrt(1.7 / fans[mode]),
-        LAWS[distribution],
+        DISTRIBUTIONS[distribution],
         jinit.variance_scaling(1.7, mode, distribution),
     )
 
 
-def _named(name, std, law):
-    return Case(getattr(ji, name)(), DENSE, 0.0, std, LAWS[law], getattr(jinit, name)())
+def _named(name, std, distribution):
+    return Case(
+        getattr(ji, name)(),
+        DENSE,
+        0.0,
+        std,
+        DISTRIBUTIONS[distribution],
+        getattr(jinit, name)(),
+    )
 
 
 CONSTANTS = [
@@ -153,7 +160,7 @@ VARIANCE = [
     *[
         _scaling(mode, distribution)
         for mode in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
-        for distribution in LAWS
+        for distribution in DISTRIBUTIONS
     ],
     _named("lecun_normal", (1 / 256) ** 0.5, "truncated_normal"),
     _named("lecun_uniform", (1 / 256) ** 0.5, "uniform"),
@@ -234,8 +241,8 @@ DEPTH = [
     ),
     Case(ji.spectral(), (1024, 128), 0.0, (1 / 1024 / 8) ** 0.5, NORMAL),
     Case(ji.spectral(activation="relu"), (128, 1024), 0.0, 1 / 8, NORMAL),
-    Case(ji.small(), DENSE, 0.0, (2 / 5 / 256) ** 0.5, NORMAL),
-    Case(ji.wang(8), DENSE, 0.0, 2 / 8 / 16, NORMAL),
+    Case(ji.small_init(), DENSE, 0.0, (2 / 5 / 256) ** 0.5, NORMAL),
+    Case(ji.wang_init(8), DENSE, 0.0, 2 / 8 / 16, NORMAL),
     Case(ji.hyperfan(64), DENSE, 0.0, (1 / 64 / 256) ** 0.5, UNIFORM),
     Case(
         ji.hyperfan(64, 0.5, biases=True, activation="relu"),
@@ -253,7 +260,7 @@ COMBINED = [
     Case(ji.scaled(ji.lecun_normal(), 0.5), DENSE, 0.0, 0.5 / 16, TRUNCATED),
     Case(ji.stacked(ji.he_normal()), (4, 128, 256), 0.0, 1 / 8, TRUNCATED),
     Case(
-        ji.summed(ji.uniform(minval=-1, maxval=1)),
+        ji.sum_of(ji.uniform(minval=-1, maxval=1)),
         DENSE,
         0.0,
         (2 / 3) ** 0.5,
@@ -275,7 +282,7 @@ COMBINED = [
 STRUCTURED = [
     Case(ji.identity(2.0), (64, 64), None, None, None),
     Case(ji.dirac(), (3, 3, 16, 32), None, None, None),
-    Case(ji.zero(), (48, 100), None, None, None),
+    Case(ji.hadamard_identity(), (48, 100), None, None, None),
     Case(ji.idinit(0.5), (48, 100), None, None, None),
     Case(ji.bilinear(), (4, 4, 8, 8), None, None, None),
     Case(ji.stft(), (64, 1, 33), None, None, None),

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import pytest
 from cases import CASES
 
 import jaxinit as ji
 from jaxinit import _catalogue
-from jaxinit._initializer import REGISTRY
+from jaxinit._value import REGISTRY
 from jaxinit.compare import cli
 
-PUBLIC = {
+LIBRARY = {
     name: entry
     for name, entry in _catalogue.catalogue().items()
-    if entry.family
-    in {
-        path.stem
-        for path in (pathlib.Path(ji.__file__).parent / "initializers").glob("*.py")
-    }
+    if _catalogue.builder_of(REGISTRY[name]).library
 }
-WITHOUT_SOURCE = {"zeros", "ones", "constant", "normal"}
+PUBLIC = {name: e for name, e in LIBRARY.items() if not name.startswith("tree.")}
+WITHOUT_SOURCE = {"zeros", "ones", "constant", "normal", "tree.rules"}
 
 
 def test_every_scheme_is_exported_and_has_its_row():
@@ -39,14 +37,38 @@ def test_every_scheme_is_exported_and_has_its_row():
     assert set(PUBLIC) <= rows | inner
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", LIBRARY)
 def test_every_scheme_says_what_it_is(name):
-    entry = PUBLIC[name]
+    entry = LIBRARY[name]
     assert entry.summary.endswith(".") and entry.signature.startswith(f"{name}(")
-    if name not in WITHOUT_SOURCE:
-        assert entry.references
-    if name not in {"zeros", "ones", "constant", "forget_bias", "per_gate"}:
+    assert bool(entry.references) == (name not in WITHOUT_SOURCE)
+    assert bool(entry.cites) == bool(entry.references)
+    if name in PUBLIC and name not in {
+        *("zeros", "ones", "constant", "forget_bias", "per_gate")
+    }:
         assert entry.formula
+
+
+def test_every_source_is_complete_and_used():
+    entries = _catalogue.bibliography()
+    used = {key for entry in LIBRARY.values() for key in entry.cites}
+    assert used == set(entries)
+    where = ("booktitle", "journal", "eprint", "url", "publisher", "institution")
+    for key, text in entries.items():
+        fields = dict(re.findall(r"^  (\w+) = \{(.+)\},?$", text, re.MULTILINE))
+        assert {"author", "title", "year"} <= fields.keys(), key
+        assert fields.keys() & set(where), key
+        assert text.count("{") == text.count("}") and fields["year"] in text
+        first = fields["author"].split(",")[0].split()[0].lower()
+        assert key.startswith(first) and fields["year"] in key, key
+
+
+def test_the_docstrings_of_the_parameters_are_whole():
+    for name in LIBRARY:
+        builder = _catalogue.builder_of(REGISTRY[name])
+        said = builder.doc.partition("Args:")[2].partition("Returns:")[0]
+        for parameter in builder.signature.parameters:
+            assert parameter == "dtype" or f" {parameter}: " in said, (name, parameter)
 
 
 def test_the_readme_lists_every_scheme():
@@ -61,12 +83,12 @@ def test_list(capsys):
     assert cli.run(["list"]) == 0
     out = capsys.readouterr().out
     assert "he_normal" in out and "siren" in out
-    assert cli.run(["list", "--family", "recurrent", "--json"]) == 0
+    assert cli.run(["list", "--family", "gates", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    assert {"chrono", "hippo_legs"} <= {entry["name"] for entry in entries}
-    assert {entry["family"] for entry in entries} == {"recurrent"}
-    assert cli.run(["list", "--family", "recurent"]) == 2
-    assert "family='recurent'" in capsys.readouterr().err
+    assert {"chrono", "forget_bias"} <= {entry["name"] for entry in entries}
+    assert {entry["family"] for entry in entries} == {"gates"}
+    assert cli.run(["list", "--family", "gaits"]) == 2
+    assert "family='gaits'" in capsys.readouterr().err
 
 
 def test_show(capsys):
@@ -83,7 +105,10 @@ def test_show(capsys):
 def test_cite(capsys):
     assert cli.run(["show", "he_normal", "--cite"]) == 0
     cited = capsys.readouterr().out
-    assert cited.startswith("@misc{he2015,") and "eprint = {1502.01852}" in cited
-    assert "author = {He and Zhang and Ren and Sun}" in cited
+    assert cited.startswith("@inproceedings{he2015,")
+    assert "eprint = {1502.01852}" in cited and "pages = {1026--1034}" in cited
+    assert "author = {He, Kaiming and Zhang, Xiangyu and" in cited
+    assert cli.run(["show", "tree.mup", "--cite"]) == 0  # by name alone
+    assert capsys.readouterr().out.count("@") == 3
     assert cli.run(["show", "zeros", "--cite"]) == 0
     assert "names no source" in capsys.readouterr().out

@@ -11,11 +11,13 @@ import time
 
 import numpy as np
 
-from jaxinit.compare import read_runs, store
+from jaxinit.compare import read_runs
+from jaxinit.compare.store import folder
 
 # Checkpoints after every segment, as hours of training would have them.
 CODE = (
-    "import sys; from jaxinit.compare import cli, runs; runs.SAVE_EVERY = 0.0;"
+    "import sys; from jaxinit.compare import cli; "
+    "from jaxinit.compare.sweep import chunks; chunks.SAVE_EVERY = 0.0;"
     "sys.exit(cli.run(sys.argv[1:]))"
 )
 SWEEP = [
@@ -72,7 +74,7 @@ def test_two_processes_make_what_one_makes(tmp_path):
     same(rows(tmp_path / "pair"), rows(tmp_path / "alone"))
     assert "no scheme reaches" in pair[0][1]
     assert "scheme" not in pair[1][1]  # one speaks
-    assert store.read_settings(tmp_path / "pair")["device"] == "2 x cpu"
+    assert folder.read_settings(tmp_path / "pair").device == "2 x cpu"
     names = {path.name for path in (tmp_path / "pair").iterdir()}
     assert names >= {"sweep.json", "runs", "report.html"} and "checkpoints" not in names
 
@@ -87,9 +89,9 @@ def test_a_process_that_dies_ends_the_others_and_loses_nothing(tmp_path):
     status, _, err = ended(first)
     second.communicate()
     assert status == 1 and "another process of this sweep is gone" in err
-    assert store.read_settings(out)["steps"] == 50_000
-    assert not store.finished(out)
-    from jaxinit.compare.checkpoints import Checkpoints
+    assert folder.read_settings(out).steps == 50_000
+    assert not folder.finished(out)
+    from jaxinit.compare.sweep.checkpoints import Checkpoints
 
     (unfinished,) = Checkpoints(out).found()
     assert unfinished.snapshot.step > 0 and len(unfinished.names) == 12

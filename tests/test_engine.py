@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +11,19 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from sweeps import Net, X, Y
 
-from jaxinit.compare import Config, Hparams, choice, make_task
-from jaxinit.compare.engine import STRATEGIES, Engine
-from jaxinit.compare.train import diverged, make_trainer, source_of
+from jaxinit.compare import Config, Hparams, make_task
+from jaxinit.compare.train import strategy as choice
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.runners import STRATEGIES
+from jaxinit.compare.train.trainer import diverged, make_trainer, source_of
 
-RNG = np.random.default_rng(0)
-Y = RNG.integers(3, size=96)
-X = (RNG.normal(size=(96, 5)) + 2 * np.eye(5)[Y]).astype(np.float32)
 CONFIG = Config(steps=20, eval_every=5, batch_size=16)
 LOW = CONFIG._replace(dtype="bfloat16")
 RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.2], np.float32)
 
 each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
-
-
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(nn.relu(nn.Dense(8)(x)))
 
 
 class Noisy(nnx.Module):
@@ -271,9 +266,13 @@ def test_the_usual_strategy_unless_another_is_clearly_faster(
     assert choice.choose_strategy(task, CONFIG, run, convolved) == chosen
 
 
-def test_every_strategy_can_be_measured(monkeypatch):
-    monkeypatch.setattr(choice, "SECONDS", 0.01)
+def test_every_strategy_is_measured_by_the_step_of_a_run(monkeypatch):
+    ticks = itertools.count()  # a clock by which each segment takes a second
+    clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr(choice, "time", clock)
     task = task_of()
     run = jax.tree.map(lambda x: x[0], arguments(task))
-    spent = {s: choice._seconds_a_step(task, CONFIG, run, s) for s in STRATEGIES}
-    assert all(seconds > 0 for seconds in spent.values())
+    runs = 8 * len(jax.local_devices())
+    for strategy in STRATEGIES:
+        spent = choice._seconds_a_step(task, CONFIG, run, strategy)
+        assert spent == pytest.approx(1 / 10 / runs)

@@ -1,4 +1,4 @@
-"""Times to target: small cases by hand, scipy's answers, and laws in simulation."""
+"""Times to target: cases by hand, scipy's answers, simulated distributions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from jaxinit.compare import inference, sequential
+from jaxinit.compare.stats import comparisons, inference
+from jaxinit.compare.stats import race as races
 
 INF, NAN = math.inf, math.nan
 A = [100.0, 90.0, 110.0, 100.0]
@@ -32,7 +33,7 @@ def simulated(rng, sweeps, seeds, medians=(200, 300), missed=0.0, diverged=0.0):
     return draw(sweeps, seeds), budget, truth
 
 
-@pytest.mark.parametrize("module", [inference, sequential])
+@pytest.mark.parametrize("module", [inference, comparisons, races])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
@@ -106,21 +107,21 @@ def test_pairs_all_alike_have_no_interval_and_the_sign_flips_p_value():
 
 def test_two_pairs_far_apart_say_next_to_nothing_and_do_not_overflow():
     times = {"a": [1, 1e6], "b": [1e6, 2e6]}
-    (pair,) = inference.pairwise(times, 1e7, confidence=0.9999)
+    (pair,) = comparisons.pairwise(times, 1e7, confidence=0.9999)
     assert pair.faster == "a" and pair.ratio[1:3] == (0, INF)
 
 
 def test_holm_by_hand():
     np.testing.assert_allclose(
-        inference.holm([0.04, 0.001, 0.03, 0.9]), [0.09, 0.004, 0.09, 0.9]
+        comparisons.holm([0.04, 0.001, 0.03, 0.9]), [0.09, 0.004, 0.09, 0.9]
     )
-    assert inference.holm([]).shape == (0,)
-    assert inference.holm([0.6, 0.7]).tolist() == [1, 1]
+    assert comparisons.holm([]).shape == (0,)
+    assert comparisons.holm([0.6, 0.7]).tolist() == [1, 1]
 
 
 def test_pairwise_names_the_faster_and_adjusts_for_all_pairs():
     times = {"b": B, "a": A, "c": [101, 95, 104, 99]}
-    pairs = inference.pairwise(times, 500)
+    pairs = comparisons.pairwise(times, 500)
     assert [(pair.faster, pair.slower) for pair in pairs[:2]] == [
         ("a", "b"),
         ("c", "b"),
@@ -130,24 +131,24 @@ def test_pairwise_names_the_faster_and_adjusts_for_all_pairs():
     ]
     assert [p.ratio.ratio for p in pairs] == pytest.approx([r.ratio for r in alone])
     assert all(r.ratio >= 1 for r in alone)
-    adjusted = inference.holm([r.p_value for r in alone])
+    adjusted = comparisons.holm([r.p_value for r in alone])
     assert [p.p_value for p in pairs] == pytest.approx(adjusted)
 
 
 def test_pairwise_against_a_baseline_makes_fewer_comparisons():
     times = {"b": B, "a": A, "c": [101, 95, 104, 99]}
-    pairs = inference.pairwise(times, 500, baseline="a")
+    pairs = comparisons.pairwise(times, 500, baseline="a")
     assert [{p.faster, p.slower} for p in pairs] == [{"a", "b"}, {"a", "c"}]
-    assert pairs[0].p_value < inference.pairwise(times, 500)[0].p_value
+    assert pairs[0].p_value < comparisons.pairwise(times, 500)[0].p_value
 
 
 def test_ranks_leave_open_what_is_not_shown():
     times = {"slow": [900.0] * 3 + [950], "a": A, "c": [101, 95, 104, 99]}
-    ranks = inference.rank_intervals(times, 1000)
+    ranks = comparisons.rank_intervals(times, 1000)
     assert list(ranks) == ["c", "a", "slow"]
     assert ranks["slow"] == (3, 3, 3)
     assert ranks["a"] == (2, 1, 2) and ranks["c"] == (1, 1, 2)
-    alike = inference.rank_intervals({"a": A, "b": A}, 500)
+    alike = comparisons.rank_intervals({"a": A, "b": A}, 500)
     assert set(alike.values()) == {(1, 1, 2)}
 
 
@@ -177,7 +178,7 @@ def test_alike_schemes_are_rarely_called_faster(setting):
     false = [
         any(
             p.p_value <= 0.05
-            for p in inference.pairwise(dict(zip("abcd", t, strict=True)), budget)
+            for p in comparisons.pairwise(dict(zip("abcd", t, strict=True)), budget)
         )
         for t in times
     ]
@@ -186,29 +187,29 @@ def test_alike_schemes_are_rarely_called_faster(setting):
 
 def test_standing_settles_a_clear_race_and_keeps_what_was_shown():
     times = {"a": A, "b": B, "c": [800.0, 850, 900, 820]}
-    first = sequential.standing(times, 1000, look=1, looks=2)
+    first = races.look_at(times, 1000, look=1, looks=2)
     assert first.order == ("a", "b", "c") and first.settled
     assert first.in_race == ("a",)
     assert first.shown == {("a", "b"), ("a", "c"), ("b", "c")}
     wider = {name: [*each, NAN, NAN] for name, each in times.items()}
     wider["a"][4:] = [999, 999]  # the new runs of one scheme change no pair
-    again = sequential.standing(wider, 1000, look=2, looks=2, shown=first.shown)
+    again = races.look_at(wider, 1000, look=2, looks=2, shown=first.shown)
     assert again.shown == first.shown and again.settled
 
 
 def test_standing_spends_its_level_over_the_looks():
     times = {"a": A, "b": B}
-    p_value = inference.pairwise(times, 500)[0].p_value
+    p_value = comparisons.pairwise(times, 500)[0].p_value
     enough, short = math.floor(0.05 / p_value), math.ceil(0.05 / p_value)
-    assert sequential.standing(times, 500, 1, enough).settled
-    assert not sequential.standing(times, 500, 1, short).settled
+    assert races.look_at(times, 500, 1, enough).settled
+    assert not races.look_at(times, 500, 1, short).settled
 
 
 def test_standing_with_two_leaders_keeps_the_second_in_the_race():
     times = {"a": A, "b": B, "c": [800.0, 850, 900, 820], "d": [810.0, 830, 910, 830]}
-    now = sequential.standing(times, 1000, look=1, looks=1, leaders=2)
+    now = races.look_at(times, 1000, look=1, looks=1, leaders=2)
     assert now.settled and now.in_race == ("a", "b")
-    three = sequential.standing(times, 1000, look=1, looks=1, leaders=3)
+    three = races.look_at(times, 1000, look=1, looks=1, leaders=3)
     assert not three.settled and set(three.in_race) == {"a", "b", "c", "d"}
 
 
@@ -222,7 +223,7 @@ def test_repeated_looks_show_little_that_is_false():
         shown = frozenset()
         for look in range(1, 6):
             so_far = {name: t[: 5 * look] for name, t in zip("abcd", race, strict=True)}
-            shown = sequential.standing(so_far, budget, look, 5, shown=shown).shown
+            shown = races.look_at(so_far, budget, look, 5, shown=shown).shown
         false += bool(shown)
     assert false / 300 <= 0.05 + 3 * 0.0126
 
@@ -240,12 +241,15 @@ def test_repeated_looks_show_little_that_is_false():
         (lambda: inference.ratio_to_target([5], [5, 6], 9), "a has 1 seeds and b 2"),
         (lambda: inference.ratio_to_target([5, NAN], [NAN, 6], 9), "no seed in common"),
         (lambda: inference.ratio_to_target(A, B, 9, 95), "confidence=95 must lie"),
-        (lambda: inference.holm([0.5, 2]), "must be probabilities"),
-        (lambda: inference.pairwise({"a": A}, 500), "needs two or more"),
-        (lambda: inference.pairwise({"a": A, "b": B}, 9, baseline="x"), "'x' is unkn"),
-        (lambda: sequential.standing({"a": A, "b": B}, 9, 3, 2), "beyond the 2 looks"),
-        (lambda: sequential.standing({"a": A}, 9, 1, 1), "leaders=1 of 1 schemes"),
-        (lambda: sequential.standing({"a": A, "b": B}, 9, 1, 1, 5), "level=5 must"),
+        (lambda: comparisons.holm([0.5, 2]), "must be probabilities"),
+        (lambda: comparisons.pairwise({"a": A}, 500), "needs two or more"),
+        (
+            lambda: comparisons.pairwise({"a": A, "b": B}, 9, baseline="x"),
+            "'x' is unkn",
+        ),
+        (lambda: races.look_at({"a": A, "b": B}, 9, 3, 2), "beyond the 2 looks"),
+        (lambda: races.look_at({"a": A}, 9, 1, 1), "leaders=1 of 1 schemes"),
+        (lambda: races.look_at({"a": A, "b": B}, 9, 1, 1, 5), "level=5 must"),
     ],
 )
 def test_bad_input_is_one_sentence(call, sentence):

@@ -1,19 +1,18 @@
-"""Laws that every row of the table obeys."""
+"""What holds for every row of the table."""
 
 from __future__ import annotations
 
-import copy
 import math
-import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from cases import CASES, DEPTH, FIXED, RANDOM, VARIANCE
+from cases import CASES, DEPTH, FIXED, NORMAL, RANDOM, TRUNCATED, VARIANCE
 
 import jaxinit as ji
+from jaxinit._compat import NORMALS_ROUND_ONCE
 
 each = pytest.mark.parametrize("case", CASES, ids=repr)
 each_by_products = pytest.mark.parametrize(
@@ -23,7 +22,7 @@ LOW_PRECISION = ["bfloat16", "float8_e4m3b11fnuz"]  # the widest and the narrowe
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.stddev is not None], ids=repr)
-def test_moments_and_law(case, key):
+def test_moments_and_distribution(case, key):
     # Over 1,000 keys for each elementwise row, no mean and no square left 4.5 standard
     # errors and no p-value fell below 4e-6: no false alarm in 38,000. What is caught:
     # test_detects_planted_bugs.
@@ -36,15 +35,38 @@ def test_moments_and_law(case, key):
     fourth = (z**4).mean()
     assert abs(z.mean()) < error
     assert abs((z**2).mean() - 1) < error * np.sqrt(max(fourth - 1, 1e-3))
-    if case.law is not None:
-        assert scipy.stats.kstest(z, case.law.cdf).pvalue > 1e-6
+    if case.distribution is not None:
+        assert scipy.stats.kstest(z, case.distribution.cdf).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.peer is not None], ids=repr)
-def test_same_float32_bits_as_jax(case, key):
-    np.testing.assert_array_equal(
-        case.init(key, case.shape, jnp.float32), case.peer(key, case.shape, jnp.float32)
-    )
+def promised(case, dtype, compiled):
+    """Whether the README promises the bits of `jax.nn.initializers` here."""
+    if case.distribution is NORMAL and compiled:
+        return NORMALS_ROUND_ONCE  # before, JAX's compiled draws differ from its eager
+    if dtype == "complex64":
+        # JAX has no complex `uniform`, and misses the variance of a truncated modulus.
+        none = case.init.name in ("uniform", "truncated_normal")
+        return not none and case.distribution is not TRUNCATED
+    # JAX's standard deviation of a truncated normal has 15 digits.
+    return dtype == "float32" or case.distribution is not TRUNCATED
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+def test_same_bits_as_jax(dtype, compiled, key):
+    compared = 0
+    with jax.enable_x64(dtype == "float64"):
+        for case in CASES:
+            if case.peer is None or not promised(case, dtype, compiled):
+                continue
+            shape = case.shape if dtype == "float32" else case.small
+            peer = lambda k, peer=case.peer, shape=shape: peer(k, shape, dtype)  # noqa: E731
+            theirs = (jax.jit(peer) if compiled else peer)(key)
+            ours = case.init(key, shape, dtype)
+            assert ours.dtype == dtype, case
+            np.testing.assert_array_equal(ours, theirs, err_msg=repr(case))
+            compared += 1
+    assert compared > 10
 
 
 @each
@@ -86,23 +108,6 @@ def test_eval_shape_without_drawing(case, key):
     shape = (10**6, 512 * 10**6)
     result = jax.eval_shape(lambda k: case.init(k, shape), key)
     assert result.shape == shape
-
-
-@each
-def test_is_a_value(case):
-    init = case.init
-    for twin in (
-        ji.parse(repr(init)),
-        pickle.loads(pickle.dumps(init)),
-        copy.deepcopy(init),
-        init.replace() if init.name not in ("zeros", "ones") else init,
-    ):
-        assert twin == init and hash(twin) == hash(init) and repr(twin) == repr(init)
-    assert init != ji.constant(123.0) and init != object()
-    with pytest.raises(AttributeError, match="frozen"):
-        init.arguments = {}
-    with pytest.raises(TypeError):
-        init.arguments["dtype"] = "float16"
 
 
 @each_by_products
@@ -171,16 +176,13 @@ def test_complex(case, key):
     assert abs((centered**2).mean()) / expected < 2 * error  # circular
 
 
-def test_complex_normal_and_uniform_share_jax_bits(key):
-    for mode in ("fan_in", "fan_avg"):
-        for distribution in ("normal", "uniform"):
-            args = (1.7, mode, distribution)
-            np.testing.assert_array_equal(
-                ji.variance_scaling(*args)(key, (96, 57), jnp.complex64),
-                jax.nn.initializers.variance_scaling(*args)(
-                    key, (96, 57), jnp.complex64
-                ),
-            )
+@pytest.mark.parametrize("bounds", [(-1.5, 0.5), (-0.1, 2.9), (-5.0, 5.0)])
+def test_truncated_normals_share_the_bits_of_jax_compiled(bounds, key):
+    lower, upper = bounds
+    ours = ji.truncated_normal(0.7, lower=lower, upper=upper)
+    jaxs = jax.nn.initializers.truncated_normal(0.7, lower=lower, upper=upper)
+    compiled = jax.jit(lambda key: jaxs(key, (96, 57)))(key)
+    np.testing.assert_array_equal(ours(key, (96, 57)), compiled)
 
 
 def test_complex_truncated_has_the_variance_that_jax_misses(key):
@@ -230,7 +232,7 @@ def test_traced_initializer_says_so():
 
 
 def test_detects_planted_bugs(key):
-    # The checks of test_moments_and_law, turned on draws that are wrong by design:
+    # The checks of test_moments_and_distribution, on draws that are wrong by design:
     # fans swapped, the correction for truncation missing, one key used twice.
     def moments_hold(x, stddev):
         z = np.asarray(x, np.float64).ravel() / stddev
@@ -261,12 +263,12 @@ def test_truncated_normal_is_exact_in_the_far_tail(lower, upper, traced, key):
     if traced and math.inf in (-lower, upper):
         lower, upper = max(lower, -60.0), min(upper, 60.0)
     x = np.asarray(draw(float(lower), float(upper)), np.float64)
-    law = scipy.stats.truncnorm(lower, upper)
+    distribution = scipy.stats.truncnorm(lower, upper)
     assert (x > lower).all() and (x < upper).all()
     if upper - lower > 0.1:
         assert len(np.unique(x)) > 2**15 / 8
-    # 8 to 8.001 has about 1,000 floats: a step of the law is one of their spacing.
-    assert scipy.stats.kstest(x, law.cdf).pvalue > 1e-6
+    # 8 to 8.001 has about 1,000 floats: the distribution has steps of their spacing.
+    assert scipy.stats.kstest(x, distribution.cdf).pvalue > 1e-6
     init = ji.truncated_normal(
         1.0, lower=float(lower), upper=float(upper), corrected=True
     )

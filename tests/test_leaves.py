@@ -15,6 +15,8 @@ from flax import nnx
 
 from jaxinit.trace import KERNELS, Layer, layers
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 TABLE = pathlib.Path(__file__).with_name("leaves.txt")
 KEY = jax.random.key(0)
 

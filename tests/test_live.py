@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxinit.compare import Metrics, cli, live, read_runs
+from jaxinit.compare import Metrics, cli, read_runs
+from jaxinit.compare.sweep import live
 
 RUNS = [
     ("he_normal()", 0.1, 0),

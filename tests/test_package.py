@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,56 +17,35 @@ import jaxinit
 ROOT = pathlib.Path(jaxinit.__file__).parent
 
 ROOMS = [
+    "_checks",
+    "_canonical",
     "_types",
     "_compat",
-    "_checks",
-    "_fans",
     "_threefry",
     "_samplers",
     "_haar",
     "meanfield",
+    "_layout",
+    "_fans",
+    "_value",
+    "_placement",
     "_initializer",
-    "_parse",
+    "_text",
     "initializers",
     "presets",
-    "_catalogue",
+    "_models",
     "trace",
     "tree",
-    "compare.devices",
-    "compare.provenance",
-    "compare.models",
-    "compare.networks",
-    "compare.data",
-    "compare.streams",
-    "compare.task",
-    "compare.tasks",
-    "compare.train",
-    "compare.live",
-    "compare.engine",
+    "_parse",
+    "_catalogue",
+    "compare.extra",
+    "compare.machine",
     "compare.cluster",
-    "compare.checkpoints",
-    "compare.choice",
+    "compare.task",
+    "compare.train",
     "compare.store",
-    "compare.inference",
-    "compare.sequential",
     "compare.stats",
-    "compare.verdict",
-    "compare.targets",
-    "compare.table",
-    "compare.across",
-    "compare.style",
-    "compare.signal",
-    "compare.figures",
-    "compare.protocol",
-    "compare.svg",
-    "compare.page",
-    "compare.export",
-    "compare.together",
-    "compare.progress",
     "compare.report",
-    "compare.results",
-    "compare.starts",
-    "compare.runs",
     "compare.sweep",
     "compare.cli",
 ]
@@ -94,11 +75,45 @@ def test_what_a_kernel_does_not_need_is_imported_later():
     code = (
         "import sys, jaxinit; held = 'jaxinit.tree' in sys.modules;"
         "assert {'tree', 'init', 'trace'} <= set(dir(jaxinit));"
-        "print(held, jaxinit.parse('tree.gpt2'), jaxinit.reinit is jaxinit.tree.reinit)"
+        "print(held, jaxinit.parse('tree.gpt2'), jaxinit.reinit.__name__)"
     )
-    assert python(code) == (0, "False tree.gpt2() True\n", "")
+    assert python(code) == (0, "False tree.gpt2() reinit\n", "")
     with pytest.raises(AttributeError, match="no attribute 'fly'"):
         jaxinit.fly  # noqa: B018
+
+
+def test_what_is_public_is_listed():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    names = {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if not (alias.asname or "_").startswith("_")
+    }
+    assert set(jaxinit.__all__) == names - {"compare"} | {"__version__"}
+    assert all(hasattr(jaxinit, name) for name in jaxinit.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", jaxinit.__version__)
+    assert jaxinit.compare is sys.modules["jaxinit.compare"]
+    status, out, _ = python(
+        "import jaxinit, sys; print('jaxinit.compare' in sys.modules)"
+    )
+    assert (status, out) == (0, "False\n")
+
+
+def test_a_name_has_one_home():
+    homes = {}
+    for room in (jaxinit, jaxinit.tree, jaxinit.trace):
+        for name, value in vars(room).items():
+            if not name.startswith("_") and getattr(value, "__module__", "").startswith(
+                "jaxinit"
+            ):
+                homes.setdefault(id(value), []).append(f"{room.__name__}.{name}")
+    aliases = {"xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform"}
+    aliases |= {"irnn"}
+    for names in homes.values():
+        own = [name for name in names if name.rpartition(".")[2] not in aliases]
+        assert len(own) == 1, names
 
 
 def test_compare_without_its_extra_says_what_to_install():
@@ -117,10 +132,32 @@ def test_compare_without_its_extra_says_what_to_install():
 def room_of(name):
     """The room that a module below `jaxinit` belongs to."""
     parts = name.split(".")
-    for room in (".".join(parts[:2]), parts[0]):
+    for room in (".".join(parts[:3]), ".".join(parts[:2]), parts[0]):
         if room in ROOMS:
             return room
     return None
+
+
+def imported(tree, module):
+    """The modules below `jaxinit` that a file imports, however it spells it."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = node.module.split(".") if node.module else []
+            base = above + base if node.level else base[1:]
+            if node.level or (node.module or "").split(".")[0] == "jaxinit":
+                yield from (".".join([*base, name.name]) for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (
+                name.name.partition(".")[2]
+                for name in node.names
+                if name.name.split(".")[0] == "jaxinit"
+            )
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and name.value.startswith("jaxinit"):
+                yield name.value.partition(".")[2]
 
 
 def test_rooms_import_only_from_rooms_above():
@@ -128,22 +165,57 @@ def test_rooms_import_only_from_rooms_above():
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         home = room_of(module)
         if home is None:
-            assert module in ("__init__", "__main__", "compare.__init__"), module
+            assert module in ("__init__", "__main__", "compare.__init__")
             continue
-        for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.ImportFrom) or not node.module:
-                continue
-            if node.module.split(".")[0] != "jaxinit":
-                continue
-            base = node.module.removeprefix("jaxinit").removeprefix(".")
-            for name in node.names:
-                room = room_of(f"{base}.{name.name}".strip(".")) or room_of(base)
-                assert room is not None, (module, name.name)
-                assert ROOMS.index(room) <= ROOMS.index(home), (module, room)
+        for name in imported(ast.parse(file.read_text()), module):
+            room = room_of(name)
+            assert room is not None, (module, name)
+            assert ROOMS.index(room) <= ROOMS.index(home), (module, name)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts): file
+        for file in ROOT.rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    graph = {
+        module: {
+            each
+            for name in imported(ast.parse(file.read_text()), module)
+            for each in (name, name.rpartition(".")[0])
+            if each in files
+        }
+        for module, file in files.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_the_test_of_the_rooms_sees_every_spelling():
+    spellings = """
+from jaxinit._initializer import REGISTRY
+from jaxinit import tree
+import jaxinit.presets
+from . import _walk
+from ._walk import RULES
+from .. import meanfield
+importlib.import_module("jaxinit.compare")
+import jax, importlib
+"""
+    found = list(imported(ast.parse(spellings), "trace._trace"))
+    assert found == [
+        "_initializer.REGISTRY",
+        "tree",
+        "presets",
+        "trace._walk",
+        "trace._walk.RULES",
+        "meanfield",
+        "compare",
+    ]
 
 
 def test_every_public_scheme_is_parsed_by_its_name():
-    from jaxinit._initializer import REGISTRY
+    from jaxinit._value import REGISTRY
 
     public = {name for name in dir(jaxinit.initializers) if name in REGISTRY}
     assert {"he_normal", "kaiming_normal", "zeros", "orthogonal"} <= public

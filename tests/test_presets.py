@@ -200,7 +200,7 @@ def test_flax_is_flax_bit_for_bit(key):
         )
 
 
-def same_law(ours, theirs):
+def same_distribution(ours, theirs):
     assert (
         np.shape(ours)
         and scipy.stats.ks_2samp(np.ravel(ours), np.ravel(theirs))[1] > 1e-5
@@ -217,30 +217,34 @@ def test_against_torch_itself(key):
         (nn_.Conv2d(64, 96, 3, groups=4), preset.conv(64, (3, 3), 4)),
         (nn_.ConvTranspose2d(64, 32, 3), preset.conv_transpose(64, 32, (3, 3))),
     ):
-        same_law(draw(defaults["kernel_init"], layer.weight), layer.weight.detach())
-        same_law(draw(defaults["bias_init"], layer.bias), layer.bias.detach())
+        same_distribution(
+            draw(defaults["kernel_init"], layer.weight), layer.weight.detach()
+        )
+        same_distribution(draw(defaults["bias_init"], layer.bias), layer.bias.detach())
     table = nn_.Embedding(500, 64).weight
-    same_law(draw(preset.embedding(64)["embedding_init"], table), table.detach())
+    same_distribution(
+        draw(preset.embedding(64)["embedding_init"], table), table.detach()
+    )
     for cell, defaults in (
         (nn_.LSTM(32, 256), preset.lstm(32, 256)),
         (nn_.GRU(32, 256), preset.gru(32, 256)),
     ):
-        same_law(
+        same_distribution(
             draw(defaults["kernel_init"], cell.weight_ih_l0), cell.weight_ih_l0.detach()
         )
-        same_law(
+        same_distribution(
             draw(defaults["recurrent_kernel_init"], cell.weight_hh_l0),
             cell.weight_hh_l0.detach(),
         )
         bias = cell.bias_ih_l0 + cell.bias_hh_l0
-        same_law(draw(defaults["bias_init"], bias), bias.detach())
+        same_distribution(draw(defaults["bias_init"], bias), bias.detach())
     attention = nn_.MultiheadAttention(128, 4)
     defaults = preset.attention(128)
-    same_law(
+    same_distribution(
         draw(defaults["kernel_init"], attention.in_proj_weight),
         attention.in_proj_weight.detach(),
     )
-    same_law(
+    same_distribution(
         draw(defaults["out_kernel_init"], attention.out_proj.weight),
         attention.out_proj.weight.detach(),
     )
@@ -257,7 +261,7 @@ def test_against_keras_itself(key, monkeypatch):
         return {w.path.split("/", 1)[1]: np.asarray(w) for w in layer.weights}
 
     def same(init, weight):
-        same_law(init(key, weight.shape), weight)
+        same_distribution(init(key, weight.shape), weight)
 
     same(
         preset.linear(128)["kernel_init"], built(layers.Dense(512), (1, 128))["kernel"]
@@ -289,7 +293,7 @@ def test_against_keras_itself(key, monkeypatch):
         )
     weights = built(layers.MultiHeadAttention(4, 16), (1, 3, 64), (1, 3, 64))
     query = preset.attention(64)["kernel_init"](key, (64, 64))
-    same_law(query, weights["query/kernel"])
+    same_distribution(query, weights["query/kernel"])
 
 
 def test_against_equinox_and_haiku_themselves(key):
@@ -298,12 +302,14 @@ def test_against_equinox_and_haiku_themselves(key):
     preset = presets.equinox
     layer = eqx.nn.ConvTranspose2d(64, 32, 3, key=key)
     defaults = preset.conv_transpose(64, 32, (3, 3))
-    same_law(defaults["kernel_init"](key, layer.weight.shape), layer.weight)
-    same_law(defaults["bias_init"](key, layer.bias.shape), layer.bias)
+    same_distribution(defaults["kernel_init"](key, layer.weight.shape), layer.weight)
+    same_distribution(defaults["bias_init"](key, layer.bias.shape), layer.bias)
     cell = eqx.nn.LSTMCell(32, 64, key=key)
     defaults = preset.lstm(32, 64)
-    same_law(defaults["kernel_init"](key, cell.weight_ih.shape), cell.weight_ih)
-    same_law(defaults["bias_init"](key, cell.bias.shape), cell.bias)
+    same_distribution(
+        defaults["kernel_init"](key, cell.weight_ih.shape), cell.weight_ih
+    )
+    same_distribution(defaults["bias_init"](key, cell.bias.shape), cell.bias)
 
     def lstm(x):
         cell = hk.LSTM(64)
@@ -311,7 +317,7 @@ def test_against_equinox_and_haiku_themselves(key):
 
     params = hk.transform(lstm).init(key, jnp.ones((1, 32)))["lstm/linear"]
     init = presets.haiku.lstm(32, 64)["kernel_init"]
-    same_law(init(jax.random.fold_in(key, 1), params["w"].shape), params["w"])
+    same_distribution(init(jax.random.fold_in(key, 1), params["w"].shape), params["w"])
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -11,37 +11,15 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from flax import linen as nn
+from sweeps import TRAIN, VALID, sweep
 
-from jaxinit.compare import (
-    choice,
-    cli,
-    compare,
-    engine,
-    make_task,
-    read_runs,
-    report,
-    store,
-)
-from jaxinit.compare import runs as room
-from jaxinit.compare.engine import STRATEGIES
-
-RNG = np.random.default_rng(0)
-Y = RNG.integers(3, size=96)
-X = (RNG.normal(size=(96, 5)) + 2 * np.eye(5)[Y]).astype(np.float32)
-
-
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(nn.relu(nn.Dense(8)(x)))
-
-
-def sweep(schemes=("he_normal", "normal(1)"), rates=(0.01, 0.1), seeds=2, **options):
-    target = options.pop("target", 0.9)
-    task = make_task(Net(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=target)
-    settings = {"steps": 20, "eval_every": 5, "batch_size": 16, "quiet": True}
-    return compare(task, schemes, rates, seeds, **{**settings, **options})
-
+from jaxinit.compare import cli, compare, machine, make_task, read_runs
+from jaxinit.compare.report import result as report
+from jaxinit.compare.store import folder
+from jaxinit.compare.sweep import chunks as room
+from jaxinit.compare.train import engine
+from jaxinit.compare.train import strategy as choice
+from jaxinit.compare.train.runners import STRATEGIES
 
 WRITE = report.Result.write
 
@@ -77,7 +55,7 @@ def whole():
 def test_a_sweep_without_a_folder_keeps_no_folders_strategy(tmp_path, monkeypatch):
     sweep(["he_normal"], [0.1], 1, out=tmp_path / "out", strategy="loop")
     monkeypatch.chdir(tmp_path / "out")
-    assert sweep(["he_normal"], [0.1], 1).settings["strategy"] == "map"
+    assert sweep(["he_normal"], [0.1], 1).settings.strategy == "map"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -92,7 +70,7 @@ def test_a_convolution_and_a_diverged_run_by_every_strategy():
             x = nn.relu(nn.Conv(4, (3,))(x[..., None]))
             return nn.Dense(3)(x.reshape(len(x), -1))
 
-    task = make_task(Conv(), (X[:64], Y[:64]), (X[64:], Y[64:]), target=0.9)
+    task = make_task(Conv(), TRAIN, VALID, target=0.9)
     results = {
         strategy: compare(
             task, ["he_normal", "normal(1e30)"], [0.05], 3, steps=10, eval_every=5,
@@ -114,7 +92,7 @@ def test_the_choice_is_measured_once_and_remembered(monkeypatch, caplog, whole):
     same(sweep(seeds=3).runs, whole)
     first, second = [record.getMessage() for record in caplog.records]
     assert "ms a step" in first and second.endswith("as measured before")
-    (file,) = (choice.cache_folder() / "strategies").iterdir()
+    (file,) = (machine.cache_folder() / "strategies").iterdir()
     file.write_text("{")
     same(sweep(seeds=3).runs, whole)
 
@@ -149,7 +127,7 @@ def test_out_of_memory_halves_the_chunk(monkeypatch, tmp_path, whole, caplog):
 
 
 def test_a_run_ends_at_the_target_where_that_is_asked(whole, tmp_path):
-    target = whole["valid_accuracy"][0].as_py()[2]  # a value that some run reaches
+    target = whole["valid_metric"][0].as_py()[2]  # a value that some run reaches
     options = {"target": target, "seeds": 3}
     free, stopped = (sweep(**options, stop_at_target=s).runs for s in (False, True))
     assert set(stopped["status"].to_pylist()) >= {"reached"}
@@ -162,11 +140,11 @@ def test_a_run_ends_at_the_target_where_that_is_asked(whole, tmp_path):
                 b["valid_loss"][: at + 1], a["valid_loss"][: at + 1], rtol=1e-4
             )
             assert set(b["valid_loss"][at:]) == {b["valid_loss"][at]}
-            assert b["final_valid_accuracy"] >= target
+            assert b["final_valid_metric"] >= target
 
 
 def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whole):
-    from jaxinit.compare import checkpoints
+    from jaxinit.compare.sweep import checkpoints
 
     monkeypatch.setattr(room._Clock, "is_due", lambda self: True)
     out, real = tmp_path / "out", room.Runs.train
@@ -215,10 +193,10 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path, whole, caplog):
 
 def test_the_strategy_is_recorded_and_kept(tmp_path, whole):
     out = tmp_path / "out"
-    assert sweep(seeds=1, out=out, strategy="vmap").settings["strategy"] == "vmap"
-    assert store.read_settings(out)["strategy"] == "vmap"
+    assert sweep(seeds=1, out=out, strategy="vmap").settings.strategy == "vmap"
+    assert folder.read_settings(out).strategy == "vmap"
     grown = sweep(seeds=3, out=out)
-    assert grown.settings["strategy"] == "vmap"
+    assert grown.settings.strategy == "vmap"
     same(grown.runs, whole)
 
 
@@ -229,7 +207,7 @@ def test_a_store_grows(tmp_path, whole, monkeypatch):
     grown = sweep(seeds=3, out=out)
     same(grown.runs, whole)
     assert all(path.read_bytes() == old for path, old in first.items())
-    assert grown.settings["seeds"] == 3 and len(grown.settings["schemes"]) == 2
+    assert grown.settings.seeds == 3 and len(grown.settings.schemes) == 2
     smaller = sweep(["normal(1)"], [0.01], 1, out=out)  # nothing left to do
     same(smaller.runs, whole)
 
@@ -245,26 +223,27 @@ def test_parts_and_their_merge(tmp_path, whole, capsys, monkeypatch):
     assert "12 runs" in capsys.readouterr().out
     same(read_runs(tmp_path / "all"), whole)
     assert (tmp_path / "all" / "curves.png").is_file()
-    again = store.merge([*sources, tmp_path / "all"], tmp_path / "all")  # idempotent
-    assert again.equals(read_runs(tmp_path / "all")) and again.num_rows == 12
+    again = folder.merge([*sources, tmp_path / "all"], tmp_path / "all")  # idempotent
+    assert again.runs.equals(read_runs(tmp_path / "all"))
+    assert again.runs.num_rows == 12
 
 
 def test_merge_refuses_what_disagrees(tmp_path):
     sweep(out=tmp_path / "a")
     sweep(out=tmp_path / "b", steps=25)
     with pytest.raises(FileExistsError, match="another sweep: steps"):
-        store.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+        folder.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     sweep(out=tmp_path / "d")
     (file,) = (tmp_path / "d" / "runs").iterdir()
     table = read_runs(tmp_path / "d")
     losses = [[9.0] * 5 for _ in range(table.num_rows)]
     column = table.schema.get_field_index("train_loss")
     file.unlink()
-    store.write_runs(
+    folder.write_runs(
         tmp_path / "d", table.set_column(column, table.schema.field(column), [losses])
     )
     with pytest.raises(ValueError, match="twice with different losses"):
-        store.merge([tmp_path / "a", tmp_path / "d"], tmp_path / "c")
+        folder.merge([tmp_path / "a", tmp_path / "d"], tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -287,8 +266,8 @@ def test_a_damaged_file_is_set_aside_and_its_runs_made_again(damage, tmp_path, w
 def test_two_writers_of_one_store(tmp_path, whole):
     code = (
         "import sys; sys.path.insert(0, 'tests'); import jax;"
-        "jax.config.update('jax_num_cpu_devices', 2); import test_resume;"
-        "test_resume.sweep(seeds=3, out=sys.argv[1])"
+        "jax.config.update('jax_num_cpu_devices', 2); import sweeps;"
+        "sweeps.sweep(seeds=3, out=sys.argv[1])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     writers = [subprocess.Popen(command) for _ in range(2)]
@@ -315,7 +294,9 @@ def test_a_full_disk_leaves_the_store_readable(tmp_path, monkeypatch, whole):
 
 KILLS = """
 import os, pathlib, random, signal, sys, time
-from jaxinit.compare import cli, runs, store
+from jaxinit.compare.sweep import chunks as runs
+from jaxinit.compare.store import folder
+from jaxinit.compare import cli
 
 runs.SAVE_EVERY = 0.0
 out, kills, seen = pathlib.Path(sys.argv[1]), int(sys.argv[2]), set()
@@ -340,7 +321,7 @@ while True:
         killed += 1
     _, status = os.waitpid(child, 0)
     if (out / "sweep.json").exists():
-        found = store.finished(out)
+        found = folder.finished(out)
         assert found >= seen, "a run is lost"
         seen = found
         resumed += any(out.glob("checkpoints/*-*"))
@@ -390,10 +371,10 @@ def test_rates_are_tuned_on_seeds_of_their_own(tmp_path):
 
 def test_a_grid_grows_where_a_scheme_is_best_at_its_end():
     rates = sweep(["he_normal"], [1e-5, 1e-4], 1, extend_grid=True).settings
-    assert rates["learning_rates"][:2] == [1e-5, 1e-4]
-    np.testing.assert_allclose(rates["learning_rates"], 10.0 ** np.arange(-5, 1))
+    assert rates.learning_rates[:2] == [1e-5, 1e-4]
+    np.testing.assert_allclose(rates.learning_rates, 10.0 ** np.arange(-5, 1))
     inside = sweep(["he_normal"], [1e-6, 0.1, 1e6], 1, extend_grid=True).settings
-    assert inside["learning_rates"] == [1e-6, 0.1, 1e6]
+    assert inside.learning_rates == (1e-6, 0.1, 1e6)
 
 
 def test_until_sure_stops_when_the_winner_is_settled():
@@ -401,13 +382,13 @@ def test_until_sure_stops_when_the_winner_is_settled():
         ["he_normal", "zeros"], [0.1, 0.3], 5, tuning_seeds=1, until_sure=4, steps=60,
         eval_every=2,
     ).settings  # fmt: skip
-    assert clear["settled"] and clear["looks"] < 4
+    assert clear.settled and clear.rounds < 4
     alike = sweep(
         ["he_normal", "lecun_normal(gain=1.4142)"], [0.1], 3, tuning_seeds=1,
         until_sure=2,
     )  # fmt: skip
-    assert not alike.settings["settled"] and alike.settings["looks"] == 2
-    assert alike.settings["seeds"] == 7 and alike.runs.num_rows == 14
+    assert alike.settings.settled is False and alike.settings.rounds == 2
+    assert alike.settings.all_seeds == 7 and alike.runs.num_rows == 14
 
 
 BAD = [

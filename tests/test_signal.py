@@ -11,8 +11,12 @@ import pytest
 from flax import linen as nn
 
 import jaxinit as ji
-from jaxinit.compare import Config, digits_mlp, make_task, parse_task, signal
-from jaxinit.compare.starts import Starts
+from jaxinit.compare import Config, digits_mlp, make_task, parse_task
+from jaxinit.compare.report import signal_figure
+from jaxinit.compare.train import signal
+from jaxinit.compare.train.starts import Starts
+
+pytestmark = pytest.mark.usefixtures("users_broadcast")
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 6)).astype(np.float32)
@@ -172,7 +176,7 @@ def test_what_is_not_finite(tmp_path):
     again = signal.from_json(content)
     assert again["huge"][0].forward == rows[0].forward
     assert np.isnan(again["huge"][2].forward) and again.keys() == both.keys()
-    panels = signal.plot(again, "a title", medium="page")
+    panels = signal_figure.plot(again, "a title", medium="page")
     panels[0].figure.savefig(tmp_path / "signal.svg")
     (_, huge), (_, back) = ([x for x in a.lines if not x.get_gid()] for a in panels)
     assert huge.get_label() == "huge" and list(huge.get_xdata()) == [1, 2, 3]
@@ -183,23 +187,23 @@ def test_what_is_not_finite(tmp_path):
 
 
 def test_the_figure(tmp_path):
-    rows = [signal.Row(f"layer_{k}", 10.0**-k, 10.0**k) for k in range(12)]
+    rows = [signal.LayerSignal(f"layer_{k}", 10.0**-k, 10.0**k) for k in range(12)]
     schemes = {f"normal(stddev={k})": rows for k in range(9)}
-    forward, backward = signal.plot(schemes, "digits")
+    forward, backward = signal_figure.plot(schemes, "digits")
     forward.figure.savefig(tmp_path / "signal.svg")
     assert forward.get_yscale() == backward.get_yscale() == "log"
     assert [line.get_label() for line in forward.lines] == list(schemes)
     looks = {(x.get_color(), x.get_marker(), x.get_linestyle()) for x in forward.lines}
     assert len(looks) == 9
     np.testing.assert_array_equal(backward.lines[0].get_ydata(), 10.0 ** np.arange(12))
-    dead = {"dead": [signal.Row("a", 0.0, float("nan"))]}
+    dead = {"dead": [signal.LayerSignal("a", 0.0, float("nan"))]}
     for name, odd in {"0.svg": dead, "1.svg": {"none": []}}.items():
-        (axes,) = signal.plot(odd, ways=["backward"])
+        (axes,) = signal_figure.plot(odd, ways=["backward"])
         axes.figure.savefig(tmp_path / name)
-    signal.plot(schemes, ax=[forward, backward])
+    signal_figure.plot(schemes, ax=[forward, backward])
     assert len(forward.lines) == 18
     with pytest.raises(ValueError, match="1 axes for 2 ways"):
-        signal.plot(schemes, ax=forward)
+        signal_figure.plot(schemes, ax=forward)
 
 
 def test_schemes_side_by_side():
@@ -242,11 +246,128 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize("scanned", [False, True])
-def test_layers_in_a_loop_have_no_row(scanned):
+def test_layers_of_a_scan_have_a_row_each(scanned):
     rows = signal_of(regression(Odd(scanned)))
-    assert len(rows) == 2 and rows[1].path.startswith("Dense_")
+    paths = [row.path for row in rows]
+    middle = [f"Dense_1/kernel[{k}]" for k in range(3)] if scanned else []
+    last = "Dense_2/kernel" if scanned else "Dense_1/kernel"
+    assert paths == ["Dense_0/kernel", *middle, last]
     # Normalised by the batch, as in training: 100 times as large otherwise.
     assert all(0 < row.forward < 5 and 0 < row.backward < 50 for row in rows)
+
+
+STACK = RNG.normal(size=(4, 5, 5)).astype(np.float32) / 2
+
+
+def scanned(stack, x, **options):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack, **options)[0]
+
+
+def in_pairs(stack, x):
+    def two(x, pair):
+        return scanned(pair, x), None
+
+    return jax.lax.scan(two, x, stack.reshape(2, 2, 5, 5))[0]
+
+
+def separate(p, x):
+    for k in range(4):
+        x = jnp.tanh(x @ p[f"s{k}"])
+    return x
+
+
+SCANS = {
+    "scan": scanned,
+    "kept": lambda stack, x: scanned(stack, x, unroll=2),
+    "recomputed": lambda stack, x: jax.lax.scan(
+        jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), None)), x, stack
+    )[0],
+    "nested": in_pairs,
+}
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_rows_of_a_scan_are_those_of_its_layers_unrolled(name):
+    params = {"first": kernels((6, 5))["w0"], **kernels((5, 3))}
+    params |= {f"s{k}": w for k, w in enumerate(STACK)}
+    apply = lambda p, x: separate(p, x @ p["first"]) @ p["w0"]  # noqa: E731
+    expected = signal_of(regression(pair(apply, **params)), params)
+    stacked = {**params, "stack": STACK}
+    for k in range(4):
+        del stacked[f"s{k}"]
+    apply = lambda p, x: SCANS[name](p["stack"], x @ p["first"]) @ p["w0"]  # noqa: E731
+    rows = signal_of(regression(pair(apply, **stacked)), stacked)
+    places = ["0, 0", "0, 1", "1, 0", "1, 1"] if name == "nested" else range(4)
+    stack = [f"stack[{place}]" for place in places]
+    assert [row.path for row in rows] == ["first", *stack, "w0"]
+    for row, other in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row[1:], other[1:], rtol=2e-5)
+
+
+def test_a_reversed_scan_lists_its_layers_as_they_run():
+    params = {"stack": STACK, "last": kernels((5, 3))["w0"], **kernels((6, 5))}
+
+    def apply(p, x):
+        return scanned(p["stack"], x @ p["w0"], reverse=True) @ p["last"]
+
+    rows = signal_of(regression(pair(apply, **params)), params)
+    stack = [f"stack[{place}]" for place in (3, 2, 1, 0)]
+    assert [row.path for row in rows] == ["w0", *stack, "last"]
+
+
+def test_a_kernel_of_every_iteration_has_one_row():
+    params = {"in": kernels((2, 5))["w0"], "hidden": STACK[0], **kernels((5, 3))}
+    x = RNG.normal(size=(80, 4, 2)).astype(np.float32)
+
+    def taps(p, zeros, x):
+        state, seen = jnp.zeros((len(x), 5)), {"in": [], "hidden": []}
+        for k in range(4):
+            for name, of in (("in", x[:, k]), ("hidden", state)):
+                tap = zeros[name][k] if name in zeros else 0.0
+                seen[name].append(of @ p[name] + tap)
+            state = jnp.tanh(seen["in"][-1] + seen["hidden"][-1])
+        seen = {name: jnp.stack(each) for name, each in seen.items()}
+        seen["w0"] = state @ p["w0"] + zeros.get("w0", 0.0)
+        return seen["w0"], seen
+
+    def apply(p, x):
+        step = lambda h, x: (jnp.tanh(x @ p["in"] + h @ p["hidden"]), None)  # noqa: E731
+        start = jnp.zeros((len(x), 5))
+        return jax.lax.scan(step, start, x.swapaxes(0, 1))[0] @ p["w0"]
+
+    check(regression(pair(apply, **params), x), params, taps)
+
+
+def test_no_gradient_is_seen_within_a_function_with_its_own_derivative():
+    @jax.custom_vjp
+    def product(w, x):
+        return x @ w
+
+    product.defvjp(
+        lambda w, x: (product(w, x), (w, x)),
+        lambda kept, g: (2 * kept[1].T @ g, g @ kept[0].T),
+    )
+    params = kernels((6, 5), (5, 3))
+    apply = lambda p, x: product(p["w0"], x) @ p["w1"]  # noqa: E731
+    one, two = signal_of(regression(pair(apply, **params)), params)
+    np.testing.assert_allclose(one.forward, rms(X[:64] @ params["w0"]), rtol=1e-4)
+    assert np.isnan(one.backward) and two.backward > 0
+
+
+def test_concatenated_kernels_have_each_their_own_share():
+    params = kernels((6, 5), (6, 4), (9, 3))
+    params["w1"] *= np.float32(10)
+
+    def taps(p, zeros, x):
+        seen = {name: x @ p[name] + zeros.get(name, 0.0) for name in ("w0", "w1")}
+        hidden = jnp.tanh(jnp.concatenate([seen["w0"], seen["w1"]], axis=1))
+        seen["w2"] = hidden @ p["w2"] + zeros.get("w2", 0.0)
+        return seen["w2"], seen
+
+    def apply(p, x):
+        return jnp.tanh(x @ jnp.concatenate([p["w0"], p["w1"]], axis=1)) @ p["w2"]
+
+    check(regression(pair(apply, **params)), params, taps)
 
 
 @pytest.mark.parametrize(

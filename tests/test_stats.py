@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import math
 from itertools import product
@@ -11,16 +12,25 @@ import pyarrow as pa
 import pytest
 from scipy.stats import trim_mean
 
-from jaxinit.compare import across, stats
-from jaxinit.compare.store import SCHEMA
+from jaxinit.compare.report import table as tables
+from jaxinit.compare.stats import across_tasks as across
+from jaxinit.compare.stats import measures
+from jaxinit.compare.stats import summary as stats
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import SCHEMA, Sweep
+
+SETTINGS = Settings(
+    task="t", parts={"model": "m"}, loss_name="loss", metric_name="accuracy",
+    direction="max", target=0.9,
+)  # fmt: skip
 
 INF, NAN = math.inf, math.nan
 
 
-def runs(*rows, seconds=(), step_seconds=()):
+def runs(*rows, seconds=(), step_seconds=(), tuning_seeds=0):
     """Rows (scheme, rate, seed, steps or None, final loss), an inf loss diverged.
 
-    `seconds` are a scheme's to draw a start, `step_seconds` a run's for a step.
+    `seconds` are a scheme's to draw an initialization, `step_seconds` a run's.
     """
     columns = {name: [] for name in SCHEMA.names}
     seconds, step_seconds = dict(seconds), list(step_seconds)
@@ -35,15 +45,16 @@ def runs(*rows, seconds=(), step_seconds=()):
             "steps_to_target": steps,
             "final_train_loss": loss,
             "final_valid_loss": loss + 1,
-            "final_valid_accuracy": 0.5,
-            "best_valid_accuracy": 0.6,
+            "final_valid_metric": 0.5,
+            "best_valid_metric": 0.6,
             **{name: [] for name in SCHEMA.names[11:15]},
             "init_seconds": seconds.get(scheme),
             "step_seconds": None if not seconds else step_seconds.pop(0),
         }
         for name, value in values.items():
             columns[name].append(value)
-    return pa.table(columns, schema=SCHEMA)
+    settings = dataclasses.replace(SETTINGS, tuning_seeds=tuning_seeds)
+    return Sweep(pa.table(columns, schema=SCHEMA), settings)
 
 
 def test_rank_by_steps_then_by_loss():
@@ -102,36 +113,40 @@ def test_seconds_are_of_the_start_and_of_steps_that_cost_every_scheme_alike():
 
 
 def test_quartiles_are_observed_values():
-    assert stats.quartiles(np.array([4.0, 1.0, INF, 2.0, 3.0])) == (2.0, 3.0, 4.0)
-    assert stats.quartiles(np.array([7.0])) == (7.0, 7.0, 7.0)
+    assert measures.quartiles(np.array([4.0, 1.0, INF, 2.0, 3.0])) == (2.0, 3.0, 4.0)
+    assert measures.quartiles(np.array([7.0])) == (7.0, 7.0, 7.0)
 
 
-@pytest.mark.parametrize("module", [stats, across])
+@pytest.mark.parametrize("module", [stats, measures, across])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
 
-def tuning_table():
+def tuning_table(swap=False, **more):
     """Rate .1 suits the tuning seeds 0 and 1, rate .2 the seeds 2 and 3."""
+    first, second = (10, 10, 90, 90), (20, 20, 5, 5)
+    if swap:
+        first, second = first[::-1], second[::-1]
     return runs(
-        *[("a", 0.1, seed, steps, 0.1) for seed, steps in enumerate((10, 10, 90, 90))],
-        *[("a", 0.2, seed, steps, 0.1) for seed, steps in enumerate((20, 20, 5, 5))],
+        *[("a", 0.1, seed, steps, 0.1) for seed, steps in enumerate(first)],
+        *[("a", 0.2, seed, steps, 0.1) for seed, steps in enumerate(second)],
         *[("a", 0.4, seed, None, INF) for seed in range(4)],
         *[("b", 0.1, seed, 80, 0.1) for seed in range(4)],
         *[("b", 0.2, seed, 30, 0.1) for seed in range(3)],
         ("b", 0.2, 3, None, 0.3),
         *[("b", 0.4, seed, 50, 0.1) for seed in range(4)],
+        **more,
     )
 
 
 def test_a_rate_is_chosen_on_tuning_seeds_and_scored_on_the_others():
-    a, b = stats.tuned(tuning_table(), [0, 1])
+    a, b = stats.tuned(tuning_table(tuning_seeds=2))
     assert (a.scheme, a.learning_rate, a.at_edge) == ("a", 0.1, True)
     assert a.steps_to_target == (90, 90, 90)  # not 10, which chose the rate
     assert (a.seeds, a.reached, a.diverged, a.runs) == (2, 2, 4, 12)
     assert (b.scheme, b.learning_rate, b.at_edge) == ("b", 0.2, False)
     assert (b.seeds, b.reached) == (2, 1)
-    swapped = stats.tuned(tuning_table(), [2, 3])
+    swapped = stats.tuned(tuning_table(swap=True, tuning_seeds=2))
     assert swapped[0].steps_to_target.median == 20
 
 
@@ -142,9 +157,8 @@ def test_one_rate_for_all_is_the_other_view():
 
 
 def test_times_are_paired_by_seed():
-    table = tuning_table()
-    _, scoring = stats.split(table, [0, 1])
-    times = stats.times(scoring, stats.tuned(table, [0, 1]))
+    table = tuning_table(tuning_seeds=2)
+    times = stats.times(table.scoring, stats.tuned(table))
     assert list(times) == ["a", "b"]
     assert times["a"].tolist() == [90, 90] and times["b"].tolist() == [30, INF]
     ragged = runs(("a", 0.1, 7, 0, 0.1), ("a", 0.1, 3, 50, INF), ("b", 0.1, 5, 40, 0.1))
@@ -162,75 +176,78 @@ def test_missing_rates_are_named():
 
 def test_area_under_curve_holds_diverged_runs_at_the_worst():
     values = [[3.0, 1.0, 1.0], [3.0, NAN, INF]]
-    areas = stats.area_under_curve([0, 10, 40], values, worst=5.0)
+    areas = measures.area_under_curve([0, 10, 40], values, worst=5.0)
     assert areas.tolist() == [(20 + 30) / 40, (40 + 150) / 40]
 
 
 def test_interquartile_mean_as_rliable_defines_it():
     scores = np.arange(20.0).reshape(4, 5) ** 2
-    assert stats.iqm(scores) == pytest.approx(np.mean(np.arange(5.0, 15) ** 2))
-    assert stats.iqm([1, 2, 3, INF]) == 2.5 and stats.iqm([1, INF]) == INF
+    assert measures.iqm(scores) == pytest.approx(np.mean(np.arange(5.0, 15) ** 2))
+    assert measures.iqm([1, 2, 3, INF]) == 2.5 and measures.iqm([1, INF]) == INF
 
 
 def test_probability_of_improvement_counts_pairs():
     a, b = np.array([10, 20, 30, INF]), np.array([20, INF, 25])
     wins = (a[:, None] < b) + (a[:, None] == b) / 2
-    assert stats.probability_of_improvement(a, b) == pytest.approx(wins.mean())
-    assert stats.probability_of_improvement([INF], [INF, INF]) == 0.5
-    assert stats.probability_of_improvement([1, 2], [3, 4]) == 1
+    assert measures.probability_of_improvement(a, b) == pytest.approx(wins.mean())
+    assert measures.probability_of_improvement([INF], [INF, INF]) == 0.5
+    assert measures.probability_of_improvement([1, 2], [3, 4]) == 1
 
 
 def test_sensitivity_is_the_range_around_the_best_rate():
     rates = [1.0, 0.001, 0.01, 0.1, 0.0001]
     medians = [INF, 150, 300, 100, 90]
-    twice = stats.learning_rate_sensitivity(rates, medians)
+    twice = measures.learning_rate_sensitivity(rates, medians)
     assert (twice.low, twice.high, twice.at_edge) == (0.0001, 0.001, True)
-    reached = stats.learning_rate_sensitivity(rates, medians, factor=INF)
+    reached = measures.learning_rate_sensitivity(rates, medians, factor=INF)
     assert reached.decades == pytest.approx(3) and reached.high == 0.1
-    alone = stats.learning_rate_sensitivity([0.1, 0.2, 0.4], [90, 20, 90])
+    alone = measures.learning_rate_sensitivity([0.1, 0.2, 0.4], [90, 20, 90])
     assert alone == (0, 0.2, 0.2, False)
-    none = stats.learning_rate_sensitivity([0.1, 0.2], [INF, INF])
+    none = measures.learning_rate_sensitivity([0.1, 0.2], [INF, INF])
     assert math.isnan(none.decades) and not none.at_edge
 
 
 def test_divergence_rate_of_no_run_is_not_certain_to_be_none():
-    share, low, high = stats.divergence_rate([False] * 10)
+    share, low, high = measures.divergence_rate([False] * 10)
     assert share == 0 and low == pytest.approx(0, abs=1e-12) and 0.2 < high < 0.35
-    assert stats.divergence_rate([True, False]).share == 0.5
+    assert measures.divergence_rate([True, False]).share == 0.5
 
 
 def test_profile_leaves_out_misses_and_tasks_that_all_miss():
     times = [[10, 40, INF], [30, 20, INF]]
-    profile = stats.performance_profile(times, [1, 2, 3, 1e9])
+    profile = measures.performance_profile(times, [1, 2, 3, 1e9])
     np.testing.assert_allclose(profile * 3, [[1, 2, 2, 2], [1, 1, 2, 2]])
+
+
+def twice(sweep, change=lambda runs: runs):
+    runs = pa.concat_tables([sweep.runs, change(sweep.runs)])
+    return dataclasses.replace(sweep, runs=runs)
 
 
 @pytest.mark.parametrize(
     "call, sentence",
     [
-        (lambda: stats.split(tuning_table(), [9]), "none of the runs are at"),
-        (lambda: stats.split(tuning_table(), range(4)), "all of the runs are at"),
+        (lambda: runs(("b", 0.1, 9, 1, 0.1), tuning_seeds=2).tuning, "none of the"),
+        (lambda: tuning_table(tuning_seeds=4).scoring, "all of the runs are at the 4"),
         (lambda: stats.fixed(tuning_table(), 0.3), "no run to score at the learning"),
         (
             lambda: stats.tuned(
-                runs(("b", 0.1, 1, 1, 0.1), ("a", 0.1, 0, 1, 0.1)), [0]
+                runs(("b", 0.1, 1, 1, 0.1), ("a", 0.1, 0, 1, 0.1), tuning_seeds=1)
             ),
             "b has no run on the tuning seeds",
         ),
         (
-            lambda: stats.times(
-                pa.concat_tables([tuning_table()] * 2), stats.rank(tuning_table())
-            ),
+            lambda: stats.times(twice(tuning_table()), stats.rank(tuning_table())),
             "two runs at the learning rate 0.2 and one seed",
         ),
-        (lambda: stats.area_under_curve([0, 0], [1, 2]), "must ascend"),
-        (lambda: stats.iqm([1, NAN]), "no NaN"),
-        (lambda: stats.probability_of_improvement([], [1]), "must hold numbers"),
-        (lambda: stats.learning_rate_sensitivity([1, 1], [1, 2]), "distinct"),
-        (lambda: stats.learning_rate_sensitivity([1], [1], 0.5), "at least 1"),
-        (lambda: stats.divergence_rate([]), "there is no run"),
-        (lambda: stats.performance_profile([1, 2], [1]), "must be (schemes, tasks)"),
-        (lambda: stats.performance_profile([[1]], [0.5]), "at least 1, the fastest"),
+        (lambda: measures.area_under_curve([0, 0], [1, 2]), "must ascend"),
+        (lambda: measures.iqm([1, NAN]), "no NaN"),
+        (lambda: measures.probability_of_improvement([], [1]), "must hold numbers"),
+        (lambda: measures.learning_rate_sensitivity([1, 1], [1, 2]), "distinct"),
+        (lambda: measures.learning_rate_sensitivity([1], [1], 0.5), "at least 1"),
+        (lambda: measures.divergence_rate([]), "there is no run"),
+        (lambda: measures.performance_profile([1, 2], [1]), "must be (schemes, tasks)"),
+        (lambda: measures.performance_profile([[1]], [0.5]), "at least 1, the fastest"),
     ],
 )
 def test_bad_input_is_one_sentence(call, sentence):
@@ -240,16 +257,11 @@ def test_bad_input_is_one_sentence(call, sentence):
 
 
 def test_mixed_tasks_are_refused():
-    table = tuning_table()
-    other = table.set_column(1, "task", pa.array(["u"] * table.num_rows))
-    mixed = pa.concat_tables([table, other])
-    for call in (
-        lambda: stats.split(mixed, [0]),
-        lambda: stats.fixed(mixed, 0.1),
-        lambda: stats.times(mixed, stats.rank(table)),
-    ):
-        with pytest.raises(ValueError, match="tasks t, u; pass one task's"):
-            call()
+    other = pa.array(["u"] * tuning_table().runs.num_rows)
+    mixed = twice(tuning_table(), lambda runs: runs.set_column(1, "task", other))
+    for rate in (None, 0.1):
+        with pytest.raises(ValueError, match="tasks t, u; a table is of one"):
+            stats.ranking(mixed, rate)
 
 
 TASKS = [[1.0, 2, 3, 4, 9], [10.0, 0, 8, 6, 5], [7.0, 7, 1, 2, 3]]
@@ -319,5 +331,5 @@ def test_another_scheme_changes_no_ones_standing():
 def test_one_run_a_task_has_no_interval():
     found = across.standings([{"a": [10], "b": [20]}, {"a": [30], "b": [10]}], [50, 50])
     assert all(math.isnan(each.speed.low) for each in found)
-    texts = [{k: c.text for k, c in row.items()} for row in across.cells(found)]
+    texts = tables.texts(tables.standing_cells(found))
     assert {"scheme": "b", "speed": "1.75", "sooner": "50%"} in texts

@@ -13,6 +13,8 @@ from jaxinit import tree
 from jaxinit.trace import layers
 from jaxinit.tree import Structure
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 KEY = jax.random.key(0)
 TOKENS = jnp.arange(16).reshape(2, 8)
 SERIES = jnp.ones((2, 6, 16))
@@ -189,14 +191,14 @@ GLOB = "*/decoder_*"
         (tree.deepnorm(GLOB), 0.0449),
         (tree.t_fixup(GLOB), 0.0483),
         (tree.gpt2(), 0.02 / 21**0.5),
-        (tree.zero(), 0.0),
+        (tree.hadamard_identity(), 0.0),
     ],
 )
 def test_schemes_draw_cross_attention_as_a_branch(translator, scheme, expected):
     after = drawn(scheme, *translator)
     got = np.mean([float(after[path].std()) for path in CROSS_OUT])
     assert got == pytest.approx(expected, rel=0.02, abs=1e-9)
-    kind = "self" if scheme != tree.zero() else "cross"
+    kind = "self" if scheme != tree.hadamard_identity() else "cross"
     queries = after[f"params/decoder_1/{kind}/query/kernel"]
     assert float(queries.std()) > 0.01
 

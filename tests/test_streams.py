@@ -62,7 +62,7 @@ def test_a_sweep_over_a_stream():
         eval_every=5, quiet=True, **options,
     )  # fmt: skip
     result = run()
-    assert result.settings["batch_size"] == 12
+    assert result.settings.batch_size == 12
     assert {row["status"] for row in result.runs.to_pylist()} == {"finished"}
     assert min(row["final_train_loss"] for row in result.runs.to_pylist()) < 0.8
     # Zeros see no key, and all runs share the batches: both seeds are one run.

@@ -66,11 +66,11 @@ def test_scaled_orthogonal_keeps_the_mean_square(key):
 
 
 def test_zero_has_orthogonal_rows_or_is_a_partial_identity(key):
-    wide = ji.zero()(key, (48, 64))
+    wide = ji.hadamard_identity()(key, (48, 64))
     np.testing.assert_allclose(wide @ wide.T, 2 * np.eye(48), atol=1e-5)
-    tall = ji.zero()(key, (64, 48))
+    tall = ji.hadamard_identity()(key, (64, 48))
     np.testing.assert_array_equal(tall, np.eye(64, 48))
-    kernel = ji.zero()(key, (3, 3, 8, 8))
+    kernel = ji.hadamard_identity()(key, (3, 3, 8, 8))
     x = jax.random.normal(key, (1, 6, 6, 8))
     np.testing.assert_allclose(convolve(x, kernel), x, rtol=1e-6)
 
@@ -310,8 +310,8 @@ def test_combinators(key):
         (ji.random_walk("linear"), (4, 65536), 4),
         (ji.siren(first=True), (2, 65536), 2),
         (ji.siren(), (64, 4096), 64),
-        (ji.small(), (64, 4096), 64),
-        (ji.wang(8), (64, 4096), 64),
+        (ji.small_init(), (64, 4096), 64),
+        (ji.wang_init(8), (64, 4096), 64),
         (ji.hyperfan(16), (64, 4096), 64),
     ],
     ids=repr,
@@ -324,7 +324,7 @@ def test_a_given_fan_is_the_fan_of_the_formula(init, shape, fan, key):
 
 
 BAD = [
-    (lambda key: ji.spectral(fan=64), ValueError, "the law needs two"),
+    (lambda key: ji.spectral(fan=64), ValueError, "but two are needed"),
     (lambda key: ji.stft()(key, (2, 1, 3)), ValueError, "zero throughout"),
     (lambda key: ji.sparse(sparsity="a"), TypeError, "sparsity='a'"),
     (
@@ -367,7 +367,7 @@ BAD = [
     (lambda key: ji.log_step(0.1, 0.01), ValueError, "minimum=0.1"),
     (lambda key: ji.random_walk("tanh"), ValueError, "activation='tanh'"),
     (lambda key: ji.siren(0.0), ValueError, "greater than zero"),
-    (lambda key: ji.wang(0), ValueError, "layers=0"),
+    (lambda key: ji.wang_init(0), ValueError, "layers=0"),
     (lambda key: ji.hyperfan(0), ValueError, "main_fan=0.0"),
     (lambda key: ji.edge_of_chaos("relu", 0.1), ValueError, "no critical point"),
     (lambda key: ji.edge_of_chaos("gelu"), ValueError, "leaves the critical point"),

@@ -9,9 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jaxinit.compare import cli, compare, load_result, protocol, store, tasks
-from jaxinit.compare import table as tables
-from jaxinit.compare.report import Result
+from jaxinit.compare import cli, compare, load_result
+from jaxinit.compare.report import protocol
+from jaxinit.compare.report import table as tables
+from jaxinit.compare.report.result import Result
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import SCHEMA, Sweep
+from jaxinit.compare.task import builtin
 
 NAN = math.nan
 STEPS = [0, 10, 20, 30, 40]
@@ -39,22 +43,24 @@ def swept(curves=None, direction="max", status="finished", **more):
                 "status": "diverged" if dead else status,
                 "steps_to_target": 30,
                 "final_train_loss": NAN if dead else 0.5,
-                "final_valid_loss": 0.5, "final_valid_accuracy": curve[-1],
-                "best_valid_accuracy": NAN if dead else best(curve),
-                "eval_steps": STEPS, "valid_accuracy": curve, "valid_loss": curve,
+                "final_valid_loss": 0.5, "final_valid_metric": curve[-1],
+                "best_valid_metric": NAN if dead else best(curve),
+                "eval_steps": STEPS, "valid_metric": curve, "valid_loss": curve,
                 "train_loss": curve,
             })  # fmt: skip
-    settings = {
-        "task": "t()", "task_fingerprint": "f", "loss_name": "cross_entropy",
+    more = {
+        "task": "t()", "parts": {"model": "m"}, "loss_name": "cross_entropy",
         "metric_name": "accuracy" if direction == "max" else "loss",
-        "direction": direction, "target": 0.6,
-        "schemes": list(dict.fromkeys(s for s, _ in curves)),
-        "learning_rates": sorted({r for _, r in curves}),
-        "seeds": max(map(len, curves.values())), "steps": 40, "eval_every": 10,
-        "batch_size": 1, "optimizer": "sgd", "versions": {}, "device": "1 x cpu",
-        **more,
+        "direction": direction, "target": 0.6, "steps": 40, "eval_every": 10,
+        "batch_size": 1, "optimizer": "sgd", "device": "1 x cpu", **more,
     }  # fmt: skip
-    return Result(pa.Table.from_pylist(rows, store.SCHEMA), settings, 1.0)
+    settings = Settings(
+        schemes=tuple(dict.fromkeys(s for s, _ in curves)),
+        learning_rates=tuple(sorted({r for _, r in curves})),
+        seeds=max(map(len, curves.values())) - more.get("tuning_seeds", 0),
+        **more,
+    )
+    return Result(Sweep(pa.Table.from_pylist(rows, SCHEMA), settings, 1.0))
 
 
 def steps_of(result):
@@ -62,43 +68,43 @@ def steps_of(result):
 
 
 def test_steps_to_a_target_are_the_first_evaluation_at_it():
-    found = swept().at_target(0.8)
+    found = swept().with_target(0.8)
     assert steps_of(found) == [30, 20, None, None, None, None, 10, 20]
-    assert (found.settings["target"], found.settings["made_for_target"]) == (0.8, 0.6)
+    assert (found.settings.target, found.settings.made_for) == (0.8, 0.6)
     assert [s.learning_rate for s in found.ranking()] == [0.2, 0.1]  # b, then a
-    assert steps_of(found.at_target(0.5)) == [10, 10, None, 40, 30, 30, 10, 10]
-    assert found.at_target(0.5).settings["made_for_target"] == 0.6
+    assert steps_of(found.with_target(0.5)) == [10, 10, None, 40, 30, 30, 10, 10]
+    assert found.with_target(0.5).settings.made_for == 0.6
 
 
 def test_a_metric_that_falls_reaches_from_above():
     falls = swept({("a()", 0.1): ([2.0, 0.7, 0.4, 0.3, 0.5],)}, "min")
-    assert steps_of(falls.at_target(0.7)) == [10]
-    assert steps_of(falls.at_target(0.35)) == [30]
-    assert steps_of(falls.at_target(0.1)) == [None]
+    assert steps_of(falls.with_target(0.7)) == [10]
+    assert steps_of(falls.with_target(0.35)) == [30]
+    assert steps_of(falls.with_target(0.1)) == [None]
 
 
 def test_the_target_a_sweep_was_made_for_gives_its_own_steps(tmp_path):
-    task = tasks.linear(depth=2, width=4, target=1.1)
+    task = builtin.linear(depth=2, width=4, target=1.1)
     kinds = ["he_normal", "normal(0.5)"]
     made = compare(
         task, kinds, [0.01, 0.1, 1.0], 2, steps=40, eval_every=4, batch_size=8,
         optimizer="sgd", quiet=True,
     )  # fmt: skip
     other = compare(
-        tasks.linear(depth=2, width=4, target=2.0), kinds, [0.01, 0.1, 1.0], 2,
+        builtin.linear(depth=2, width=4, target=2.0), kinds, [0.01, 0.1, 1.0], 2,
         steps=40, eval_every=4, batch_size=8, optimizer="sgd", quiet=True,
     )  # fmt: skip
     assert None in steps_of(made) and set(steps_of(made)) - {None}
     assert "diverged" in made.runs["status"].to_pylist()
     assert steps_of(made) != steps_of(other)
-    assert steps_of(made.at_target(2.0)) == steps_of(other)
-    assert steps_of(made.at_target(2.0).at_target(1.1)) == steps_of(made)
+    assert steps_of(made.with_target(2.0)) == steps_of(other)
+    assert steps_of(made.with_target(2.0).with_target(1.1)) == steps_of(made)
 
 
 def test_rounds_that_settled_one_target_say_nothing_of_another():
-    result = swept(looks=2, settled=True)
-    assert any("rounds of seeds" in note for note in result.judge().notes)
-    assert not any("rounds" in note for note in result.at_target(0.8).judge().notes)
+    result = swept(until_sure=3, rounds=2, settled=True)
+    assert any("2 rounds of seeds" in note for note in result.notes())
+    assert not any("rounds" in note for note in result.with_target(0.8).notes())
 
 
 def test_at_another_target_rates_are_among_those_that_were_scored():
@@ -107,17 +113,17 @@ def test_at_another_target_rates_are_among_those_that_were_scored():
         ("a()", 0.2): [[0.1, 0.5, 0.9, 0.9, 0.9]] * 2,
     }
     result = swept(tuning, tuning_seeds=2)
-    (row,) = result.at_target(0.9).judge().rows
+    (row,) = result.with_target(0.9).judge().rows
     assert (row.summary.learning_rate, row.summary.steps_to_target.median) == (0.1, 40)
     assert row.summary.at_edge  # of the grid that was tuned over
-    words = " ".join(protocol.words(result.at_target(0.9).settings, result.runs))
+    words = " ".join(protocol.paragraphs(result.with_target(0.9).sweep))
     assert "among those that the scoring seeds ran at" in words
 
 
 @pytest.mark.parametrize("target", [0.0, 1.5, NAN, -0.1])
 def test_a_target_is_a_value_of_the_metric(target):
     with pytest.raises(ValueError, match=r"target=\S+ must be .*\.$"):
-        swept().at_target(target)
+        swept().with_target(target)
 
 
 @pytest.mark.parametrize("told", ["by the settings", "by the runs"])
@@ -127,15 +133,15 @@ def test_runs_that_stopped_know_nothing_of_a_harder_target(told):
         result = swept(stops, stop_at_target=True)
     else:
         result = swept(stops, status="reached")
-    assert steps_of(result.at_target(0.5)) == [10]
-    assert steps_of(result.at_target(0.5).at_target(0.6)) == [20]
+    assert steps_of(result.with_target(0.5)) == [10]
+    assert steps_of(result.with_target(0.5).with_target(0.6)) == [20]
     sentence = "the runs stopped at the target 0.6, .* the harder 0.7"
     with pytest.raises(ValueError, match=sentence):
-        result.at_target(0.7)
+        result.with_target(0.7)
     with pytest.raises(ValueError, match=sentence):
-        result.at_target(0.5).at_target(0.7)
+        result.with_target(0.5).with_target(0.7)
     with pytest.raises(ValueError, match="the harder 0.5"):
-        swept(stops, "min", stop_at_target=True).at_target(0.5)
+        swept(stops, "min", stop_at_target=True).with_target(0.5)
 
 
 def test_runs_that_stopped_at_the_target_are_finished_runs(tmp_path):
@@ -160,24 +166,22 @@ RULES = [
 @pytest.mark.parametrize(("given", "target"), RULES)
 def test_the_target_by_a_rule_is_what_half_of_the_runs_reach(given, target):
     curves, scheme = (None, given) if isinstance(given, str) else (given, "a()")
-    found = swept(curves).at_target_of(scheme)
-    assert found.settings["target"] == target
+    found = swept(curves).with_target_of(scheme)
+    assert found.settings.target == target
     name = scheme if scheme.endswith("()") else f"{scheme}()"
-    assert found.settings["target_of"] == name
+    assert found.settings.target_of == name
     (mine,) = [s for s in found.ranking() if s.scheme == name]
     assert 2 * mine.reached >= mine.seeds
-    assert f"is what {name} reaches" in " ".join(
-        protocol.words(found.settings, found.runs)
-    )
-    assert "target_of" not in found.at_target(0.55).settings
+    assert f"is what {name} reaches" in " ".join(protocol.paragraphs(found.sweep))
+    assert found.with_target(0.55).settings.target_of is None
 
 
 def test_the_rule_for_a_metric_that_falls_and_on_tuning_seeds():
     losses = {("a()", 0.1): [[2.0, x] + [2.0] * 3 for x in (0.5, 0.6, 0.7, 0.8)]}
-    assert swept(losses, "min").at_target_of("a()").settings["target"] == 0.7
-    found = swept(losses, "min", tuning_seeds=2).at_target_of("a()")
-    assert found.settings["target"] == 0.6  # of 0.5 and 0.6 alone
-    assert "on the seeds that tune" in protocol.words(found.settings, found.runs)[1]
+    assert swept(losses, "min").with_target_of("a()").settings.target == 0.7
+    found = swept(losses, "min", tuning_seeds=2).with_target_of("a()")
+    assert found.settings.target == 0.6  # of 0.5 and 0.6 alone
+    assert "on the seeds that tune" in protocol.paragraphs(found.sweep)[1]
 
 
 def test_a_scheme_that_learns_nothing_gives_no_target():
@@ -186,14 +190,14 @@ def test_a_scheme_that_learns_nothing_gives_no_target():
         ("a()", 0.2): [[0.1] + [NAN] * 4],
     }
     with pytest.raises(ValueError, match="the median run of a.. learns nothing"):
-        swept(flat).at_target_of("a()")
+        swept(flat).with_target_of("a()")
     with pytest.raises(ValueError, match="target_of='c' is unknown; use one of 'a"):
-        swept().at_target_of("c")
+        swept().with_target_of("c")
 
 
 def test_several_targets_side_by_side():
     result = swept().with_targets([0.9, 0.5, 0.8])
-    assert result.settings["targets"] == [0.5, 0.8, 0.9]
+    assert result.settings.targets == (0.5, 0.8, 0.9)
     several = result.judge_targets("a()")
     rows = tables.target_cells(several, ["zeros()", "a()"], result.settings)
     texts = [{name: cell.text for name, cell in row.items()} for row in rows]
@@ -204,18 +208,18 @@ def test_several_targets_side_by_side():
     assert texts[0]["90%"].startswith(">40 x≤") and texts[1]["90%"] == "30"
     assert result.summary()["ranking_at_targets"]["0.9"][0]["scheme"] == "a()"
     fall = swept({("a()", 0.1): [[2.0, 0.7, 0.4, 0.3, 0.5]]}, "min")
-    assert fall.with_targets([0.3, 0.7]).settings["targets"] == [0.7, 0.3]
+    assert fall.with_targets([0.3, 0.7]).settings.targets == (0.7, 0.3)
 
 
 def test_a_ratio_is_a_bound_where_the_baseline_never_reaches():
-    result = swept().at_target(0.9)
+    result = swept().with_target(0.9)
     found = result.judge("zeros()")
-    cells = [tables.cells(row, found, result.settings) for row in found.rows]
+    cells = tables.cells(found, result.settings)
     assert [c["scheme"].text for c in cells] == ["a()", "zeros()"]
     assert cells[0]["x faster"].text.startswith("≥1.")
-    neither = swept().at_target(0.95)
+    neither = swept().with_target(0.95)
     found = neither.judge("zeros()")
-    cells = [tables.cells(row, found, neither.settings) for row in found.rows]
+    cells = tables.cells(found, neither.settings)
     assert {c["x faster"].text for c in cells} == {"-", "baseline"}
 
 
@@ -235,7 +239,7 @@ def test_the_command_shows_targets(width, tmp_path, capsys, monkeypatch):
     assert (
         len(json.loads((out / "summary.json").read_text())["ranking_at_targets"]) == 8
     )
-    assert "targets" not in load_result(tmp_path / "in").settings
+    assert load_result(tmp_path / "in").settings.targets == ()
 
 
 def test_the_command_takes_the_target_of_a_scheme(tmp_path, capsys):
@@ -253,9 +257,8 @@ def test_targets_over_several_tasks(tmp_path, capsys):
     for i in range(2):
         result = swept(task=f"t({i})")
         named = pa.array([f"t({i})"] * result.runs.num_rows)
-        Result(
-            result.runs.set_column(1, "task", named), result.settings, 1.0
-        ).save(tmp_path / str(i))  # fmt: skip
+        runs = result.runs.set_column(1, "task", named)
+        Result(Sweep(runs, result.settings, 1.0)).save(tmp_path / str(i))
     folders = [str(tmp_path / "0"), str(tmp_path / "1")]
     assert (
         cli.run(["report", *folders, "--target-of", "zeros", "--targets", "0.5"]) == 0
@@ -265,8 +268,8 @@ def test_targets_over_several_tasks(tmp_path, capsys):
 
 
 def test_arrays_of_curves_are_what_the_store_keeps():
-    whole = swept().at_target(0.8).runs
-    assert whole.schema == store.SCHEMA
+    whole = swept().with_target(0.8).runs
+    assert whole.schema == SCHEMA
     np.testing.assert_array_equal(
-        whole["valid_accuracy"].to_pylist(), swept().runs["valid_accuracy"].to_pylist()
+        whole["valid_metric"].to_pylist(), swept().runs["valid_metric"].to_pylist()
     )

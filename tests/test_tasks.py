@@ -17,13 +17,13 @@ from jaxinit.compare import (
     Hparams,
     cli,
     compare,
-    data,
     data_task,
     make_task,
     make_train,
     parse_task,
-    tasks,
 )
+from jaxinit.compare.task import builtin as tasks
+from jaxinit.compare.task import data
 from jaxinit.trace import kernels, layers
 
 SMALL = [  # a task's text, a good learning rate, and its number of kernels
@@ -51,7 +51,7 @@ each_task = pytest.mark.parametrize(
 
 
 def trained(task, rate, **config):
-    """The curves of a run from the model's own start."""
+    """The curves of a run from the model's own initialization."""
     key = jax.random.key(0)
     params, _ = task.model.init(key, task.x_train[:1])
     train = jax.jit(make_train(task, Config(**config)))
@@ -161,15 +161,15 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
     rows = result.runs.to_pylist()
     assert all(row["steps_to_target"] is not None for row in rows[:2])
     for row in rows[:2]:
-        curve = row["valid_accuracy"]
-        assert row["best_valid_accuracy"] == min(curve) <= 0.6 < curve[0]
+        curve = row["valid_metric"]
+        assert row["best_valid_metric"] == min(curve) <= 0.6 < curve[0]
     best, worst = result.ranking()
     assert best.scheme == "he_normal()" and best.reached == 2
-    assert worst.final_valid_accuracy.median == np.inf  # none, and not the best: 0
+    assert worst.final_valid_metric.median == np.inf  # none, and not the best: 0
     printed = capsys.readouterr().out
     assert "validation loss <= 0.6" in printed and "60%" not in printed
     settings = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert (settings["metric_name"], settings["direction"]) == ("loss", "min")
+    assert (settings.metric_name, settings.direction) == ("loss", "min")
     panels = result.plot_curves()
     assert [axes.get_ylabel() for axes in panels] == [
         "training loss",
@@ -238,7 +238,7 @@ BAD = [
     (lambda: regression(metric="loss", direction="max"), "whose direction is 'min'"),
     (lambda: regression(metric="accuracy"), "integer classes are needed"),
     (lambda: regression(target=float("nan")), "target=nan must be a finite number"),
-    (lambda: regression(y=Y[:, 0]), "(2, 1), but their labels have shape (2,)"),
+    (lambda: regression(y=Y[:, 0]), "(64, 1), but their labels have shape (64,)"),
     (lambda: regression(y=Y / 0), "train labels hold NaN or infinity in 64"),
     (lambda: regression(y=np.full((64, 1), "a")), "real numbers are needed"),
     (lambda: regression(y=np.float32(1)), "64 inputs and 1 labels"),

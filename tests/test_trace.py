@@ -16,6 +16,8 @@ from jaxinit.trace._value import Value
 from jaxinit.trace._view import whole_leaf
 from jaxinit.trace._walk import Trace
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 
 def shaped(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)

@@ -19,6 +19,8 @@ from jax import lax
 
 from jaxinit.trace import kernels, layers
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 KEY = jax.random.key(0)
 DRAWS = 128
 

@@ -11,6 +11,8 @@ from flax import nnx
 import jaxinit as ji
 from jaxinit.trace import Layer, layers
 
+pytestmark = pytest.mark.usefixtures("users_broadcast")
+
 KEY = jax.random.key(0)
 X = jnp.ones((6, 8))
 
@@ -260,6 +262,7 @@ def test_a_convolution_that_state_changes():
     assert (layer.kind, layer.fan_in) == ("conv", 27)
 
 
+@pytest.mark.filterwarnings("ignore:The Fp8DotGeneralOp is deprecated")
 @pytest.mark.parametrize(
     "name", ["Fp8DotGeneralOp", "Fp8DirectDotGeneralOp", "NANOOFp8DotGeneralOp"]
 )

@@ -12,8 +12,8 @@ from flax import nnx
 from scipy import stats
 
 from jaxinit.compare import Config, Hparams, as_model, make_task, make_train
-from jaxinit.compare.engine import Engine
-from jaxinit.compare.train import OPTIMIZERS, make_trainer, shuffled, source_of
+from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.trainer import OPTIMIZERS, make_trainer, shuffled, source_of
 
 
 def data(examples=48, classes=3, seed=0):
@@ -57,7 +57,7 @@ def linear_init(key, x):
 
 
 def linear_apply(params, x):
-    return x @ params["w"] + params["b"]
+    return x @ params["w"] + params["b"][None]
 
 
 MODELS = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import jax
 import jax.numpy as jnp
 import networks as nets
@@ -22,8 +20,15 @@ SERIES = jax.random.normal(jax.random.key(3), (2, 5, 8))
 
 
 def linen(module, x):
-    params = ji.init(module, jax.random.key(0), x, scheme=())["params"]
-    return params, jax.jit(lambda params, x: module.apply({"params": params}, x)), x
+    # The models broadcast ranks, as users' do; the schemes must not.
+    @jax.jit
+    def apply(params, x):
+        with jax.numpy_rank_promotion("allow"):
+            return module.apply({"params": params}, x)
+
+    with jax.numpy_rank_promotion("allow"):
+        params = ji.init(module, jax.random.key(0), x, scheme=())["params"]
+    return params, apply, x
 
 
 def leaves(params):
@@ -104,11 +109,11 @@ def test_structure_of_a_residual_network():
 EVERYWHERE = [
     tree.gpt2(),
     tree.mitchell(),
-    tree.small_wang(),
+    tree.gpt_neox(),
     tree.t_fixup(),
     tree.t_fixup(stack="decoder"),
     tree.deepnorm(),
-    tree.zero(),
+    tree.hadamard_identity(),
     tree.idinit(),
     tree.mimetic(),
     tree.spectral(),
@@ -132,13 +137,6 @@ def test_on_flax_attention_listed_and_scanned(scheme, scan):
         if new is not old
     ]
     assert any("attention" in path for path in changed)
-
-
-@pytest.mark.parametrize("scheme", [*EVERYWHERE, tree.rezero(), tree.layerscale(0.1)])
-def test_is_a_value(scheme):
-    for twin in (ji.parse(repr(scheme)), pickle.loads(pickle.dumps(scheme))):
-        assert twin == scheme and hash(twin) == hash(scheme)
-    assert scheme != tree.gpt2(0.5) and scheme != "tree.gpt2()"
 
 
 def deviations(after, *names):
@@ -183,8 +181,8 @@ def test_mitchell_falls_with_the_block():
             assert float(of_stack.std()) == pytest.approx(expected, rel=0.05)
 
 
-def test_small_wang():
-    after = drawn(tree.small_wang(), *linen(nets.GPT(), TOKENS))
+def test_gpt_neox():
+    after = drawn(tree.gpt_neox(), *linen(nets.GPT(), TOKENS))
     got = deviations(after, "up/kernel", "value/kernel")
     np.testing.assert_allclose(got, (2 / (5 * 64)) ** 0.5, rtol=0.05)
     got = deviations(after, "out/kernel", "down/kernel")
@@ -345,7 +343,9 @@ def test_layerscale_by_depth():
         np.testing.assert_allclose(after["block_3/mlp_scale"], value)
 
 
-@pytest.mark.parametrize("scheme", [tree.zero(), tree.idinit(0.0)], ids=repr)
+@pytest.mark.parametrize(
+    "scheme", [tree.hadamard_identity(), tree.idinit(0.0)], ids=repr
+)
 def test_identities_leave_the_trunk_alone(scheme):
     params, apply, _ = linen(residual_mlp(20), jnp.ones((4, 64)))
     x = jax.random.normal(jax.random.key(0), (4, 64))
@@ -447,12 +447,12 @@ def test_mup_rates_of_adam_and_sgd():
     assert set(jax.tree.leaves(same)) == {1.0}
 
 
-def test_mup_start_and_adamw():
+def test_mup_init_and_adamw():
     params, apply = mlp(256)
     base, _ = mlp(64)
     x = (jnp.ones((2, 8)),)
     scheme = tree.mup(base)
-    drawn, transform = scheme.start(jax.random.key(0), params, apply, x)
+    drawn, transform = scheme.init(jax.random.key(0), params, apply, x)
     assert not drawn["readout"]["kernel"].any()
     grads = jax.tree.map(jnp.ones_like, drawn)
     chain = optax.chain(optax.scale(-1.0), transform)

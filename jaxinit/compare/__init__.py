@@ -1,40 +1,67 @@
-"""Compare how fast initialization schemes converge; needs the extra `compare`."""
+"""Compare how fast initialization schemes converge; needs the extra `compare`.
 
-from importlib.util import find_spec as _find_spec
+Data flow down the rooms: `task`, `train`, `store`, `stats`, `report`, `sweep`, then
+`cli`; each imports only from those above it, and all from `machine` and `cluster`. A
+name that begins with an underscore is for its own module alone; what stands in
+`__all__` is for users.
+"""
 
-_NEEDED = "flax optax rich tyro matplotlib sklearn pyarrow scipy".split()
-_missing = [package for package in _NEEDED if _find_spec(package) is None]
-if _missing:
-    raise ModuleNotFoundError(
-        f"jaxinit.compare needs {', '.join(_missing)}; run: "
-        "pip install 'jaxinit[compare]'",
-        name=_missing[0],
-    )
+from jaxinit._models import Model, as_model
+from jaxinit.compare import extra as _extra  # noqa: F401, says what is missing
+from jaxinit.compare.machine import use_all_cores
+from jaxinit.compare.report.result import Result, load_result
+from jaxinit.compare.report.study import Study, load_results
+from jaxinit.compare.stats.summary import SchemeSummary
+from jaxinit.compare.stats.verdict import Verdict
+from jaxinit.compare.store.folder import read_runs
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import Sweep
+from jaxinit.compare.sweep.compare import compare
+from jaxinit.compare.task.builtin import (
+    autoencoder,
+    data_task,
+    digits_cnn,
+    digits_mlp,
+    digits_resnet,
+    linear,
+    mnist1d_cnn,
+    mnist1d_mlp,
+    parse_task,
+    regression_mlp,
+    text_transformer,
+)
+from jaxinit.compare.task.task import Task, make_task
+from jaxinit.compare.train.trainer import Config, Hparams, Metrics, make_train
 
-from jaxinit.compare.devices import use_all_cores as use_all_cores  # noqa: E402
-from jaxinit.compare.models import Model as Model  # noqa: E402
-from jaxinit.compare.models import as_model as as_model  # noqa: E402
-from jaxinit.compare.report import Result as Result  # noqa: E402
-from jaxinit.compare.report import load_result as load_result  # noqa: E402
-from jaxinit.compare.results import Results as Results  # noqa: E402
-from jaxinit.compare.results import load_results as load_results  # noqa: E402
-from jaxinit.compare.stats import SchemeSummary as SchemeSummary  # noqa: E402
-from jaxinit.compare.store import read_runs as read_runs  # noqa: E402
-from jaxinit.compare.sweep import compare as compare  # noqa: E402
-from jaxinit.compare.task import Task as Task  # noqa: E402
-from jaxinit.compare.task import make_task as make_task  # noqa: E402
-from jaxinit.compare.tasks import autoencoder as autoencoder  # noqa: E402
-from jaxinit.compare.tasks import data_task as data_task  # noqa: E402
-from jaxinit.compare.tasks import digits_cnn as digits_cnn  # noqa: E402
-from jaxinit.compare.tasks import digits_mlp as digits_mlp  # noqa: E402
-from jaxinit.compare.tasks import digits_resnet as digits_resnet  # noqa: E402
-from jaxinit.compare.tasks import linear as linear  # noqa: E402
-from jaxinit.compare.tasks import mnist1d_cnn as mnist1d_cnn  # noqa: E402
-from jaxinit.compare.tasks import mnist1d_mlp as mnist1d_mlp  # noqa: E402
-from jaxinit.compare.tasks import parse_task as parse_task  # noqa: E402
-from jaxinit.compare.tasks import regression_mlp as regression_mlp  # noqa: E402
-from jaxinit.compare.tasks import text_transformer as text_transformer  # noqa: E402
-from jaxinit.compare.train import Config as Config  # noqa: E402
-from jaxinit.compare.train import Hparams as Hparams  # noqa: E402
-from jaxinit.compare.train import Metrics as Metrics  # noqa: E402
-from jaxinit.compare.train import make_train as make_train  # noqa: E402
+__all__ = [
+    "Config",
+    "Hparams",
+    "Metrics",
+    "Model",
+    "Result",
+    "SchemeSummary",
+    "Settings",
+    "Study",
+    "Sweep",
+    "Task",
+    "Verdict",
+    "as_model",
+    "autoencoder",
+    "compare",
+    "data_task",
+    "digits_cnn",
+    "digits_mlp",
+    "digits_resnet",
+    "linear",
+    "load_result",
+    "load_results",
+    "make_task",
+    "make_train",
+    "mnist1d_cnn",
+    "mnist1d_mlp",
+    "parse_task",
+    "read_runs",
+    "regression_mlp",
+    "text_transformer",
+    "use_all_cores",
+]

@@ -20,19 +20,21 @@ import tyro
 
 from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
+from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
-from jaxinit.compare import (
-    choice,
-    cluster,
-    devices,
-    report,
-    results,
-    store,
-    sweep,
-    tasks,
-)
+from jaxinit.compare import cluster, machine
+from jaxinit.compare.report.result import Result
+from jaxinit.compare.report.study import load_results
+from jaxinit.compare.store import folder
+from jaxinit.compare.store.settings import Options
+from jaxinit.compare.sweep.compare import compare
+from jaxinit.compare.sweep.progress import histogram
+from jaxinit.compare.task import builtin
+from jaxinit.compare.task.task import Task
 
 app = tyro.extras.SubcommandApp()
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @app.command(name="compare")
@@ -43,32 +45,19 @@ def compare_command(
     depth: int | None = None,
     width: int | None = None,
     activation: str | None = None,
-    schemes: tuple[str, ...] = sweep.DEFAULT_SCHEMES,
-    learning_rates: tuple[float, ...] = sweep.DEFAULT_LEARNING_RATES,
-    seeds: int = sweep.DEFAULT_SEEDS,
-    steps: int = 500,
-    eval_every: int = 25,
-    batch_size: int = 64,
-    optimizer: str = "momentum",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    matmul_precision: Literal["default", "high", "highest"] = "highest",
     target: float | None = None,
-    targets: tuple[float, ...] = (),
-    stop_at_target: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    sweep: Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff],
     platform: Literal["cpu", "gpu", "tpu"] | None = None,
-    tuning_seeds: int = 0,
-    extend_grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    until_sure: int = 0,
-    strategy: Literal["map", "vmap", "loop"] | None = None,
     shard: str | None = None,
-    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    distributed: Flag = False,
     coordinator: str | None = None,
     processes: int | None = None,
     process_index: int | None = None,
     out: pathlib.Path | None = None,
+    redo: Flag = False,
     tensorboard: pathlib.Path | None = None,
     wandb: str | None = None,
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    quiet: Flag = False,
 ) -> None:
     """Train a task from every scheme at every learning rate and seed, side by side.
 
@@ -84,30 +73,10 @@ def compare_command(
         depth: hidden layers, or blocks, of the task's model.
         width: units of a layer.
         activation: activation of the hidden layers.
-        schemes: the schemes, as texts such as 'he_normal(gain=2)'.
-        learning_rates: the grid of learning rates.
-        seeds: runs for each scheme and learning rate.
-        steps: optimizer steps of each run.
-        eval_every: steps between two evaluations.
-        batch_size: examples in a step.
-        optimizer: sgd, momentum (0.9), adam or adamw.
-        dtype: in what the model computes; parameters, updates and losses are float32.
-        matmul_precision: of float32 products, which accelerators make faster and
-            coarser below highest.
         target: validation accuracy, or whatever the task's metric is, at which a run
             has converged; each task has its own.
-        targets: further values at which the schemes are compared.
-        stop_at_target: end a run when it reaches the target.
+        sweep: what is run.
         platform: where to run; JAX's own choice by default.
-        tuning_seeds: seeds of their own on which each scheme's learning rate is
-            chosen; the others then score that rate alone.
-        extend_grid: let the grid of learning rates grow where a scheme is best at its
-            end.
-        until_sure: at most so many rounds of --seeds seeds, until the winner is
-            settled at 95 % confidence.
-        strategy: how a device trains its runs: one after another in a compiled loop
-            (map), at once (vmap), or step by step from Python (loop); measured for
-            large sweeps by default, and then kept.
         shard: only a part of the sweep, as 0/4 to 3/4 on four machines; join the
             folders with jaxinit merge.
         distributed: make the sweep together with the other processes of a cluster,
@@ -119,23 +88,46 @@ def compare_command(
         out: folder for the results; results/NAME by default. A folder with runs of
             the same task and settings is added to; other results are never
             overwritten.
+        redo: set the runs in the folder aside, in a folder within, and make all anew.
         tensorboard: folder for event files that TensorBoard shows while it trains.
         wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
     """
-    if platform is not None:
-        jax.config.update("jax_platforms", platform)
-    devices.use_all_cores()
+    _prepare(platform)
     if distributed:
         cluster.join(coordinator, processes, process_index)
     elif (coordinator, processes, process_index) != (None, None, None):
         raise ValueError(
             "--coordinator, --processes and --process-index go with --distributed."
         )
+    _check_platform(platform)
+    model = {"depth": depth, "width": width, "activation": activation}
+    chosen, name = _task(task, data, {**model, "target": target})
+    compare(
+        chosen,
+        **vars(sweep),
+        shard=None if shard is None else _part(shard),
+        out=pathlib.Path("results", name) if out is None else out,
+        redo=redo,
+        tensorboard=tensorboard,
+        wandb=wandb,
+        quiet=quiet,
+    )
+
+
+def _prepare(platform: str | None) -> None:
+    """All cores, compiled programs from one run of the command to the next."""
+    if platform is not None:
+        jax.config.update("jax_platforms", platform)
+    machine.use_all_cores()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
         jax.config.update(
-            "jax_compilation_cache_dir", str(choice.cache_folder() / "programs")
+            "jax_compilation_cache_dir", str(machine.cache_folder() / "programs")
         )
+
+
+def _check_platform(platform: str | None) -> None:
+    """Raise unless JAX finds devices; after this no process joins a cluster."""
     try:
         jax.devices()
     except RuntimeError:
@@ -143,31 +135,6 @@ def compare_command(
             f"platform {platform!r} is not to be had here; run without --platform for "
             "the best there is."
         ) from None
-    options = {"depth": depth, "width": width, "activation": activation}
-    chosen, name = _task(task, data, {**options, "target": target})
-    sweep.compare(
-        chosen,
-        schemes,
-        learning_rates,
-        seeds,
-        steps=steps,
-        eval_every=eval_every,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        dtype=dtype,
-        matmul_precision=matmul_precision,
-        targets=targets,
-        stop_at_target=stop_at_target,
-        tuning_seeds=tuning_seeds,
-        extend_grid=extend_grid,
-        until_sure=until_sure,
-        strategy=strategy,
-        shard=None if shard is None else _part(shard),
-        out=pathlib.Path("results", name) if out is None else out,
-        tensorboard=tensorboard,
-        wandb=wandb,
-        quiet=quiet,
-    )
 
 
 def _part(shard: str) -> tuple[int, int]:
@@ -190,23 +157,23 @@ def merge_command(
         sources: the folders.
         out: the folder of all runs.
     """
-    runs = store.merge(sources, out)
-    report.Result(runs, store.read_settings(out), 0.0).save(out)
-    print(f"{runs.num_rows} runs in {out}")
+    sweep = folder.merge(sources, out)
+    Result(sweep).save(out)
+    print(f"{sweep.runs.num_rows} runs in {out}")
 
 
 def _task(
     task: str | None, data: str | None, options: dict[str, Any]
-) -> tuple[tasks.Task, str]:
+) -> tuple[Task, str]:
     """What is trained, and the name of its folder."""
     options = {key: value for key, value in options.items() if value is not None}
     if data is None:
         text = "digits-mlp" if task is None else task
-        return tasks.parse_task(text, **options), text.split("(")[0].strip()
+        return builtin.parse_task(text, **options), text.split("(")[0].strip()
     if task is not None:
         raise ValueError(f"--task {task} and --data {data} exclude each other.")
     file = pathlib.Path(data).stem if data.endswith(".npz") else data
-    return tasks.data_task(data, **options), re.sub(r"\W+", "-", file)
+    return builtin.data_task(data, **options), re.sub(r"\W+", "-", file)
 
 
 @app.command(name="report")
@@ -240,16 +207,16 @@ def report_command(
     """
     if len(folders) == 0:
         raise ValueError("report: no folder is given; name one or more of sweeps.")
-    found = results.load_results(*folders)
+    found = load_results(*folders)
     if target_of is not None:
-        found = found.at_target_of(target_of)
+        found = found.with_target_of(target_of)
     if targets:
         found = found.with_targets(targets)
     if not quiet:
         found.show(baseline, learning_rate)
     if out is None and len(folders) > 1:
         return
-    folder = folders[0] if out is None else out
+    path = folders[0] if out is None else out
     if out is not None and out.exists():
         empty = out.is_dir() and not any(out.iterdir())
         if not empty and not (out / "report.html").is_file():
@@ -257,8 +224,8 @@ def report_command(
                 f"{out} exists and holds no report; choose a new or empty folder with "
                 "--out."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    found.write(folder, baseline)
+    path.mkdir(parents=True, exist_ok=True)
+    found.write(path, baseline)
 
 
 @app.command(name="list")
@@ -267,10 +234,10 @@ def list_command(
     family: str | None = None,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """List the schemes: name, law, formula, source.
+    """List the schemes: name, what they are, formula, source.
 
     Args:
-        family: only the schemes of one family, such as orthogonal or recurrent.
+        family: only the schemes of one family, such as orthogonal or gates.
         json: print everything that is known of each, as JSON.
     """
     entries = list(_catalogue.catalogue().values())
@@ -281,7 +248,7 @@ def list_command(
         print(jsonlib.dumps([each._asdict() for each in entries], indent=2))
         return
     table = rich.table.Table(box=rich.box.SIMPLE)
-    for column in ("scheme", "law", "formula", "from", "family"):
+    for column in ("scheme", "what it is", "formula", "from", "family"):
         table.add_column(column, overflow="fold")
     for each in entries:
         names = ", ".join((each.name, *each.aliases))
@@ -303,24 +270,33 @@ def show_command(
 
     Args:
         scheme: its text, such as 'he_normal(gain=2)'.
-        shape: shape of the array to draw.
+        shape: shape of the array to draw, of an initializer.
         cite: print the sources as BibTeX, and nothing else.
     """
-    init = parse(scheme)
-    entry = _catalogue.catalogue()[init.name]
+    entries = _catalogue.catalogue()
     if cite:
+        entry = entries[scheme if scheme in entries else parse(scheme).name]
         print(entry.bibtex() or f"{entry.name} names no source.")
         return
+    init = parse(scheme)
+    entry = entries[init.name]
+    print(f"{init!r}: {entry.summary}\n\n{entry.description}")
+    if isinstance(init, Initializer):
+        _show_draw(init, shape)
+    for reference in entry.references:
+        print(f"\n{reference}.")
+
+
+def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
+    """Fans, moments and histogram of a draw."""
     x = np.asarray(init(jax.random.key(0), shape), np.float64)
-    print(f"{init!r}: {entry.summary}\n\n{entry.law}\n\nshape  {shape}")
+    print(f"\nshape  {shape}")
     if "in_axis" in init.arguments and init.arguments.get("fan") is None:
         names = inspect.signature(compute_fans).parameters
         layout = {k: v for k, v in init.arguments.items() if k in names}
         fan_in, fan_out = compute_fans(shape, **layout)
         print(f"fans   in {fan_in:g}, out {fan_out:g}")
-    print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{report.histogram(x)}")
-    for reference in entry.references:
-        print(f"\n{reference}.")
+    print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -339,6 +315,8 @@ def run(arguments: list[str] | None = None) -> int:
         print(f"jaxinit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jaxinit: interrupted; the same command goes on.", file=sys.stderr)
+        redo = "--redo" in (sys.argv if arguments is None else arguments)
+        how = ", without --redo," if redo else ""
+        print(f"jaxinit: interrupted; the same command{how} goes on.", file=sys.stderr)
         return 130
     return 0

@@ -105,5 +105,5 @@ class Share:
 
 _GONE = (
     "distributed: another process of this sweep is gone; what was finished is kept, "
-    "so start all of them again with the same folder."
+    "so run all of them again with the same folder."
 )

@@ -1,4 +1,4 @@
-"""Schemes that look at neither fan nor structure: constants and fixed laws."""
+"""Schemes that look at neither fan nor structure: the same for every shape."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ones(dtype: DType = None) -> Draw:
     return lambda key, shape, dtype: jnp.ones(shape, dtype)
 
 
-@initializer(shown=("value",), random=False, inexact=False)
+@initializer(shown=("value",), random=False, inexact=False, entrywise=True)
 def constant(value: Any, dtype: DType = None) -> Draw:
     """All equal to a value, or the value itself, broadcast to the shape.
 
@@ -84,7 +84,7 @@ def constant(value: Any, dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(shown=("scale",))
+@initializer(shown=("scale",), entrywise=True, cites=("bradbury2018",))
 def uniform(
     scale: Numeric = 1e-2,
     dtype: DType = None,
@@ -134,7 +134,7 @@ def uniform(
     return lambda key, shape, dtype: _samplers.interval(key, shape, dtype, low, high)
 
 
-@initializer(shown=("stddev",))
+@initializer(shown=("stddev",), entrywise=True)
 def normal(stddev: Numeric = 1e-2, dtype: DType = None, *, mean: Numeric = 0.0) -> Draw:
     r"""Normal with a fixed standard deviation, whatever the fan.
 
@@ -163,13 +163,12 @@ def normal(stddev: Numeric = 1e-2, dtype: DType = None, *, mean: Numeric = 0.0) 
     _checks.number("normal", mean=mean)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        x = _samplers.standard_normal(key, shape, dtype)
-        return _samplers.scaled(x, stddev, mean)
+        return _samplers.scaled_normal(key, shape, dtype, stddev, mean)
 
     return draw
 
 
-@initializer(shown=("stddev",))
+@initializer(shown=("stddev",), entrywise=True, cites=("johnson1994",))
 def truncated_normal(
     stddev: Numeric = 1e-2,
     dtype: DType = None,
@@ -185,9 +184,10 @@ def truncated_normal(
     $w = \text{mean} + \text{stddev}\,z$ with $z \sim \mathcal{N}(0, 1)$ given
     $a < z < b$. With `bounds="stddev"`, $a, b$ are lower and upper (JAX, Haiku); with
     `bounds="absolute"`, lower and upper bound $w$ itself (PyTorch, timm), so
-    $a = (\text{lower} - \text{mean}) / \text{stddev}$. Truncation narrows the law (to
-    0.8796 stddev at two standard deviations); `corrected=True` shifts and rescales $z$
-    by its own mean and deviation, so that mean and stddev are those of the draw.
+    $a = (\text{lower} - \text{mean}) / \text{stddev}$. Truncation narrows the
+    distribution (to 0.8796 stddev at two standard deviations); `corrected=True` shifts
+    and rescales $z$ by its own mean and standard deviation, so that mean and stddev are
+    those of the draw.
 
     Args:
         stddev: standard deviation before truncation (of the draw if corrected),
@@ -244,6 +244,3 @@ def truncated_normal(
         return _samplers.scaled(z - center, stddev / width, mean)
 
     return draw
-
-
-__all__ = ["constant", "normal", "ones", "truncated_normal", "uniform", "zeros"]

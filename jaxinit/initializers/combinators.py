@@ -9,18 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _checks
-from jaxinit._initializer import Initializer, initializer
+from jaxinit._initializer import Initializer, base_draw, initializer
 from jaxinit._types import Array, Draw, DType, Key, Numeric
-
-
-def base_draw(owner: str, init: Any) -> Draw:
-    """The formula of the scheme that another one is built on, or one sentence."""
-    if not isinstance(init, Initializer):
-        raise TypeError(
-            f"{owner}: init={init!r} must be an initializer of jaxinit, such as "
-            "jaxinit.he_normal()."
-        )
-    return init._draw
 
 
 def _check_axis(owner: str, axis: Any) -> None:
@@ -37,9 +27,9 @@ def _draw_apart(
     return jax.vmap(lambda k: draw(k, shape, dtype))(jax.random.split(key, count))
 
 
-@initializer
+@initializer(entrywise=True, cites=("radford2019",))
 def scaled(
-    init: Initializer, factor: Numeric | tuple[Numeric, ...], dtype: DType = None
+    scheme: Initializer, factor: Numeric | tuple[Numeric, ...], dtype: DType = None
 ) -> Draw:
     r"""Another scheme's draw times a factor.
 
@@ -47,16 +37,16 @@ def scaled(
     $1 / \sqrt{2 L}$ for L layers.
 
     Args:
-        init: the other scheme.
+        scheme: the other scheme.
         factor: multiplier, dimensionless; or an array of them that broadcasts to the
-            shape, such as one a layer along a scanned axis.
+            shape, such as one per layer along a scanned axis.
         dtype: dtype of the array; JAX's default float if None.
 
     Returns:
         An initializer.
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: a factor that is not finite,
+        TypeError: `scheme` is no initializer. ValueError: a factor that is not finite,
             or does not broadcast to the shape.
 
     Example:
@@ -69,7 +59,7 @@ def scaled(
         Radford et al. 2019, Language models are unsupervised multitask learners,
         section 2.3, for its use.
     """
-    draw = base_draw("scaled", init)
+    draw = base_draw(scheme)
     numbers = factor.flat if isinstance(factor, np.ndarray) else factor
     for number in numbers if np.iterable(numbers) else (factor,):
         _checks.number("scaled", factor=number)
@@ -77,20 +67,20 @@ def scaled(
     def draw_scaled(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         multiplier = jnp.asarray(factor, dtype)
         _checks.broadcasts("scaled", "factor", multiplier.shape, shape)
-        return multiplier * draw(key, shape, dtype)
+        return jnp.broadcast_to(multiplier, shape) * draw(key, shape, dtype)
 
     return draw_scaled
 
 
-@initializer
-def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
+@initializer(cites=("heek2020",))
+def stacked(scheme: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
     r"""An independent draw for each place along an axis.
 
     $w[l] = w_0$ drawn from the l-th of `split(key, layers)`: for the parameters of a
     scan over layers, or of experts, whose stacked axis is no part of the layer.
 
     Args:
-        init: the scheme of one layer, which sees the shape without the axis.
+        scheme: the scheme of one layer, which sees the shape without the axis.
         axis: the stacked axis.
         dtype: dtype of the array; JAX's default float if None.
 
@@ -98,7 +88,7 @@ def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
         An initializer.
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: the axis is out of range.
+        TypeError: `scheme` is no initializer. ValueError: the axis is out of range.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxinit
@@ -109,7 +99,7 @@ def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
     References:
         The need: google/flax issue 2754.
     """
-    draw = base_draw("stacked", init)
+    draw = base_draw(scheme)
     _check_axis("stacked", axis)
 
     def draw_stack(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
@@ -121,9 +111,9 @@ def stacked(init: Initializer, axis: int = 0, dtype: DType = None) -> Draw:
     return draw_stack
 
 
-@initializer
+@initializer(cites=("heek2020",))
 def per_gate(
-    init: Initializer, gates: int = 4, axis: int = -1, dtype: DType = None
+    scheme: Initializer, gates: int = 4, axis: int = -1, dtype: DType = None
 ) -> Draw:
     r"""An independent draw for each of several kernels packed along an axis.
 
@@ -132,7 +122,7 @@ def per_gate(
     drawn by itself, with its own fans, its own orthogonality.
 
     Args:
-        init: the scheme of one block.
+        scheme: the scheme of one block.
         gates: number of blocks.
         axis: the axis along which they lie.
         dtype: dtype of the array; JAX's default float if None.
@@ -141,7 +131,7 @@ def per_gate(
         An initializer.
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: `gates` does not divide the
+        TypeError: `scheme` is no initializer. ValueError: `gates` does not divide the
             axis, or the axis is out of range.
 
     Example:
@@ -154,7 +144,7 @@ def per_gate(
         The practice of drawing gates apart is Flax's; drawn as one, (H, 4H) has only
         orthonormal rows.
     """
-    draw = base_draw("per_gate", init)
+    draw = base_draw(scheme)
     _checks.integer("per_gate", gates=gates)
     _check_axis("per_gate", axis)
 
@@ -171,16 +161,16 @@ def per_gate(
     return draw_gates
 
 
-@initializer
-def summed(init: Initializer, count: int = 2, dtype: DType = None) -> Draw:
+@initializer(entrywise=True, cites=("paszke2019",))
+def sum_of(scheme: Initializer, count: int = 2, dtype: DType = None) -> Draw:
     r"""The sum of independent draws of another scheme.
 
-    $w = \sum_i w_i$ with $w_i$ drawn from the i-th of `split(key, count)`: the law of
-    one bias in place of several that are only ever used added up, as torch's recurrent
+    $w = \sum_i w_i$ with $w_i$ drawn from the i-th of `split(key, count)`: the
+    distribution of one bias in place of several that are added up, as torch's recurrent
     layers have.
 
     Args:
-        init: the other scheme.
+        scheme: the other scheme.
         count: number of draws.
         dtype: dtype of the array; JAX's default float if None.
 
@@ -188,19 +178,19 @@ def summed(init: Initializer, count: int = 2, dtype: DType = None) -> Draw:
         An initializer.
 
     Raises:
-        TypeError: `init` is no initializer.
+        TypeError: `scheme` is no initializer.
 
     Example:
         >>> import jax, jaxinit
-        >>> b = summed(jaxinit.normal(0.5), 4)(jax.random.key(0), (2**16,))
+        >>> b = sum_of(jaxinit.normal(0.5), 4)(jax.random.key(0), (2**16,))
         >>> round(float(b.std()), 1)
         1.0
 
     References:
         The bias pair: torch's `LSTM`, whose two biases are added.
     """
-    draw = base_draw("summed", init)
-    _checks.integer("summed", count=count)
+    draw = base_draw(scheme)
+    _checks.integer("sum_of", count=count)
 
     def draw_sum(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         return _draw_apart(draw, key, count, shape, dtype).sum(axis=0)
@@ -208,14 +198,14 @@ def summed(init: Initializer, count: int = 2, dtype: DType = None) -> Draw:
     return draw_sum
 
 
-@initializer
-def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
+@initializer(entrywise=True, cites=("frankle2019",))
+def masked(scheme: Initializer, mask: Any, dtype: DType = None) -> Draw:
     r"""Another scheme's draw where a mask is true, zero elsewhere.
 
     $w = m \odot w_0$. The fans are those of the whole shape.
 
     Args:
-        init: the other scheme.
+        scheme: the other scheme.
         mask: array of truth values that broadcasts to the shape.
         dtype: dtype of the array; JAX's default float if None.
 
@@ -223,8 +213,8 @@ def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
         An initializer.
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: the mask does not broadcast to
-            the shape.
+        TypeError: `scheme` is no initializer. ValueError: the mask does not broadcast
+            to the shape.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxinit
@@ -233,9 +223,9 @@ def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
         3
 
     References:
-        Frankle and Carbin 2019, arXiv:1803.03635, for masks over a start.
+        Frankle and Carbin 2019, arXiv:1803.03635, for masks over an initialization.
     """
-    draw = base_draw("masked", init)
+    draw = base_draw(scheme)
     if _checks.is_traced(mask) or np.asarray(mask).dtype.kind not in "biuf":
         raise TypeError(
             f"masked: mask={mask!r} must be an array of truth values that is known "
@@ -245,6 +235,7 @@ def masked(init: Initializer, mask: Any, dtype: DType = None) -> Draw:
 
     def draw_masked(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         _checks.broadcasts("masked", "mask", keep.shape, shape)
-        return jnp.where(keep, draw(key, shape, dtype), jnp.zeros((), dtype))
+        kept = jnp.broadcast_to(keep, shape)
+        return jnp.where(kept, draw(key, shape, dtype), jnp.zeros((), dtype))
 
     return draw_masked

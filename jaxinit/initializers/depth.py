@@ -1,31 +1,27 @@
-"""Variance schemes that know more than a fan: depth, width, what the net is for."""
+"""Variance schemes that know more than a fan: depth, width, what the network is for."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import jax.numpy as jnp
 
 from jaxinit import _checks, meanfield
-from jaxinit._fans import Layout
 from jaxinit._initializer import Initializer, initializer
-from jaxinit._types import Axis, Distribution, Draw, DType, Numeric
+from jaxinit._layout import GainedKernel, Kernel
+from jaxinit._types import Draw, Numeric
 from jaxinit.initializers.basic import normal, zeros
-from jaxinit.initializers.variance import squared_gain, variance_law, variance_scaling
+from jaxinit.initializers.variance import over_fan, squared_gain, variance_scaling
 from jaxinit.meanfield import Activation
 
 
-@initializer
+@initializer(cites=("sussillo2014",))
 def random_walk(
-    activation: Literal["linear", "relu"] = "relu",
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    **layout: Unpack[Layout],
+    activation: Annotated[Literal["linear", "relu"], meanfield.BY_NAME] = "relu",
+    **kernel: Unpack[Kernel],
 ) -> Draw:
-    r"""Normal with the gain at which the *logarithm* of a gradient's norm stays put.
+    r"""Normal with the gain at which a gradient's expected *log* norm is constant.
 
     $\mathrm{Var}[w] = g^2 / n$, n the fan-in, with $g = e^{1/(2 n)}$ for linear
     networks and $g = \sqrt 2\, e^{1.2 / (\max(n, 6) - 2.4)}$ for ReLU: over the
@@ -34,11 +30,7 @@ def random_walk(
 
     Args:
         activation: "linear" or "relu", for which the gain is known.
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        **layout: the keywords of `jaxinit.Layout`.
+        **kernel: axes, dtype and layout.
 
     Returns:
         An initializer.
@@ -64,49 +56,31 @@ def random_walk(
             return exp(1 / n)
         return 2 * exp(2.4 / (larger(n, 6) - 2.4))
 
-    return variance_law(
+    return over_fan(
         "random_walk",
         1.0,
         lambda fan_in, fan_out: fan_in / growth(fan_in),
         "normal",
-        (in_axis, out_axis, batch_axis),
-        layout,
+        kernel,
     )
 
 
-@initializer
-def spectral(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    distribution: Distribution = "normal",
-    **layout: Unpack[Layout],
-) -> Draw:
-    r"""The deviation that puts the spectral norm at $\sqrt{o / i}$ in order.
+@initializer(defaults={"distribution": "normal"}, cites=("yang2023spectral",))
+def spectral(**kernel: Unpack[GainedKernel]) -> Draw:
+    r"""The standard deviation at which the spectral norm is of order $\sqrt{o / i}$.
 
     $\sigma = \frac{\text{gain}}{\sqrt i} \min(1, \sqrt{o / i})$: the condition under
     which features move by order one at every width, the muP of plain SGD.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; 1 if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        distribution: the law.
-        **layout: the keywords of `jaxinit.Layout`.
+        **kernel: axes, dtype, gain, distribution and layout.
 
     Returns:
         An initializer.
 
     Raises:
         ValueError: as `variance_scaling`; both gain and activation are given; or
-            `fan` is one number, since the law needs two.
+            `fan` is one number, where two are needed.
 
     Example:
         >>> import jax
@@ -117,41 +91,30 @@ def spectral(
     References:
         Yang, Simon and Bernstein 2023, arXiv:2310.17813, parametrization 1.
     """
-    fan = layout.get("fan")
+    fan = kernel.get("fan")
     if fan is not None and not isinstance(fan, tuple):
         raise ValueError(
-            f"spectral: fan={fan!r} is one number, but the law needs two, "
+            f"spectral: fan={fan!r} is one number, but two are needed, "
             "fan=(fan_in, fan_out)."
         )
-    return variance_law(
+    return over_fan(
         "spectral",
-        squared_gain("spectral", gain, activation, 1.0),
+        squared_gain("spectral", kernel, 1.0),
         lambda fan_in, fan_out: fan_in * max(1.0, fan_in / fan_out),
-        distribution,
-        (in_axis, out_axis, batch_axis),
-        layout,
+        str(kernel.get("distribution")),
+        kernel,
     )
 
 
-@initializer
-def small(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    **layout: Unpack[Layout],
-) -> Draw:
-    r"""Small initialization of transformers: deviation $\sqrt{2 / (5 d)}$.
+@initializer(cites=("nguyen2019",))
+def small_init(**kernel: Unpack[Kernel]) -> Draw:
+    r"""Small initialization of transformers, with $\sigma = \sqrt{2 / (5 d)}$.
 
-    d is the width of the model, here the fan-in; a layer that reads something else says
-    `fan=d`.
+    $w \sim N(0, \sigma^2)$. d is the width of the model, here the fan-in; a layer that
+    reads something else says `fan=d`.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        **layout: the keywords of `jaxinit.Layout`.
+        **kernel: axes, dtype and layout.
 
     Returns:
         An initializer.
@@ -161,39 +124,26 @@ def small(
 
     Example:
         >>> import jax
-        >>> w = small()(jax.random.key(0), (640, 256))
+        >>> w = small_init()(jax.random.key(0), (640, 256))
         >>> round(float(w.std()) * 40, 2)
         1.0
 
     References:
-        Nguyen and Salazar 2019, arXiv:1910.05895, section 2.2.
+        Nguyen and Salazar 2019, arXiv:1910.05895, section 2.2; the name is GPT-NeoX's.
     """
-    return variance_law(
-        "small", 2 / 5, "fan_in", "normal", (in_axis, out_axis, batch_axis), layout
-    )
+    return over_fan("small_init", 2 / 5, "fan_in", "normal", kernel)
 
 
-@initializer
-def wang(
-    layers: int,
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    **layout: Unpack[Layout],
-) -> Draw:
-    r"""Output projections of a deep transformer: deviation $2 / (N \sqrt d)$.
+@initializer(cites=("wang2021gptj", "black2022"))
+def wang_init(layers: int, **kernel: Unpack[Kernel]) -> Draw:
+    r"""Output projections of a deep transformer, with $\sigma = 2 / (N \sqrt d)$.
 
-    N is the number of layers, d the width of the model: the fan-in of an attention's
-    output projection; a feed-forward layer's says `fan=d`.
+    $w \sim N(0, \sigma^2)$. N is the number of layers, d the width of the model: the
+    fan-in of an attention's output projection; a feed-forward layer's says `fan=d`.
 
     Args:
         layers: N.
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        **layout: the keywords of `jaxinit.Layout`.
+        **kernel: axes, dtype and layout.
 
     Returns:
         An initializer.
@@ -203,39 +153,24 @@ def wang(
 
     Example:
         >>> import jax
-        >>> w = wang(8)(jax.random.key(0), (256, 256))
+        >>> w = wang_init(8)(jax.random.key(0), (256, 256))
         >>> round(float(w.std()) * 64, 2)
         1.0
 
     References:
         Wang and Komatsuzaki 2021, GPT-J-6B, whose code has it; Black et al. 2022,
-        arXiv:2204.06745, section 2.1.
+        arXiv:2204.06745, section 2.1, for the name, GPT-NeoX's.
     """
-    _checks.integer("wang", layers=layers)
-    return variance_law(
-        "wang",
-        4 / layers**2,
-        "fan_in",
-        "normal",
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    _checks.integer("wang_init", layers=layers)
+    return over_fan("wang_init", 4 / layers**2, "fan_in", "normal", kernel)
 
 
-@initializer
+@initializer(defaults={"distribution": "uniform"}, cites=("chang2020",))
 def hyperfan(
     main_fan: Numeric,
     embedding_variance: Numeric = 1.0,
     biases: bool = False,
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    distribution: Distribution = "uniform",
-    **layout: Unpack[Layout],
+    **kernel: Unpack[GainedKernel],
 ) -> Draw:
     r"""The last layer of a hypernetwork, for the variance of the weights it generates.
 
@@ -250,14 +185,8 @@ def hyperfan(
             a layer that generates biases, 1.
         embedding_variance: Var[e], the mean square of this layer's inputs.
         biases: whether the main layer has generated biases too.
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: gain of the main network's activation; 1 if None.
-        activation: that activation, by name or as a function, in place of `gain`.
-        distribution: the law.
-        **layout: the keywords of `jaxinit.Layout`.
+        **kernel: axes, dtype, gain and activation (of the main network), distribution
+            and layout.
 
     Returns:
         An initializer.
@@ -281,26 +210,19 @@ def hyperfan(
         main_fan=main_fan,
         embedding_variance=embedding_variance,
     )
-    scale = squared_gain("hyperfan", gain, activation, 1.0)
-    return variance_law(
+    scale = squared_gain("hyperfan", kernel, 1.0)
+    return over_fan(
         "hyperfan",
         scale / (main_fan * embedding_variance * (2 if biases else 1)),
         "fan_in",
-        distribution,
-        (in_axis, out_axis, batch_axis),
-        layout,
+        str(kernel.get("distribution")),
+        kernel,
     )
 
 
-@initializer
+@initializer(cites=("sitzmann2020",))
 def siren(
-    frequency: Numeric = 30.0,
-    first: bool = False,
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    **layout: Unpack[Layout],
+    frequency: Numeric = 30.0, first: bool = False, **kernel: Unpack[Kernel]
 ) -> Draw:
     r"""Kernels of a network of sines, $x \mapsto \sin(\omega_0 (x W + b))$.
 
@@ -312,11 +234,7 @@ def siren(
     Args:
         frequency: $\omega_0$, dimensionless.
         first: whether it is the first layer.
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        **layout: the keywords of `jaxinit.Layout`.
+        **kernel: axes, dtype and layout.
 
     Returns:
         An initializer; `siren_bias` is the bias that goes with it.
@@ -334,13 +252,12 @@ def siren(
         Sitzmann et al. 2020, arXiv:2006.09661, section 3.2.
     """
     _checks.number("siren", positive=True, frequency=frequency)
-    return variance_law(
+    return over_fan(
         "siren",
         1 / 3 if first else 2 / frequency**2,
         (lambda fan_in, fan_out: fan_in**2) if first else "fan_in",
         "uniform",
-        (in_axis, out_axis, batch_axis),
-        layout,
+        kernel,
     )
 
 

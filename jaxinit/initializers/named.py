@@ -1,42 +1,57 @@
-"""LeCun, Glorot (Xavier) and He (Kaiming): named cases of the variance law."""
+"""LeCun, Glorot (Xavier) and He (Kaiming): named cases of `variance_scaling`."""
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
-from jaxinit._fans import Layout
 from jaxinit._initializer import alias, initializer
-from jaxinit._types import Axis, Distribution, Draw, DType, Mode, Numeric
-from jaxinit.initializers.variance import squared_gain, variance_law
-from jaxinit.meanfield import Activation
+from jaxinit._layout import NormalOptions, UniformOptions
+from jaxinit._types import Axis, Draw, DType
+from jaxinit.initializers.variance import over_fan, squared_gain
 
 
-@initializer
-def lecun_normal(
+def _uniform(
     in_axis: Axis = -2,
     out_axis: Axis = -1,
     batch_axis: Axis = (),
     dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    distribution: Distribution = "truncated_normal",
-    **layout: Unpack[Layout],
-) -> Draw:
+    **options: Unpack[UniformOptions],
+) -> Any:
+    """The parameters of the uniform schemes, positions as in `jax.nn.initializers`."""
+
+
+def _normal(
+    in_axis: Axis = -2,
+    out_axis: Axis = -1,
+    batch_axis: Axis = (),
+    dtype: DType = None,
+    **options: Unpack[NormalOptions],
+) -> Any:
+    """The parameters of the normal schemes, positions as in `jax.nn.initializers`."""
+
+
+_LECUN = {"mode": "fan_in", "distribution": "truncated_normal"}
+_GLOROT = {"mode": "fan_avg", "distribution": "truncated_normal"}
+_HE = {"mode": "fan_in", "distribution": "truncated_normal"}
+
+
+def _over_fan(owner: str, scale: float, options: dict[str, Any]) -> Draw:
+    """Variance over the fan, `scale` where neither gain nor activation is given."""
+    scale = squared_gain(owner, options, scale)
+    distribution = options.get("distribution", "uniform")
+    return over_fan(owner, scale, options["mode"], distribution, options)
+
+
+@initializer(like=_normal, defaults=_LECUN, cites=("lecun1998", "klambauer2017"))
+def lecun_normal(**options: Any) -> Draw:
     r"""LeCun normal: variance gain squared over fan-in.
 
     $\mathrm{Var}[w] = \text{gain}^2 / \text{fan\_in}$: a linear layer keeps the mean
-    square of its input. Self-normalizing networks (SELU) are built on gain 1.
+    square of its input. Self-normalizing networks (SELU) are built on gain 1, which is
+    the default.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; 1 if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        distribution: the law; "normal" for the untruncated one.
-        **layout: the keywords of `jaxinit.Layout`.
+        **options: axes, dtype, gain, mode, distribution and layout.
 
     Returns:
         An initializer.
@@ -54,39 +69,18 @@ def lecun_normal(
         LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp, section 4.6;
         Klambauer et al. 2017, arXiv:1706.02515.
     """
-    return variance_law(
-        "lecun_normal",
-        squared_gain("lecun_normal", gain, activation, 1.0),
-        "fan_in",
-        distribution,
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    return _over_fan("lecun_normal", 1.0, options)
 
 
-@initializer
-def lecun_uniform(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    **layout: Unpack[Layout],
-) -> Draw:
+@initializer(like=_uniform, defaults=_LECUN, cites=("lecun1998",))
+def lecun_uniform(**options: Any) -> Draw:
     r"""LeCun uniform: variance gain squared over fan-in.
 
-    $w \sim U(-a, a)$ with $a = \text{gain} \sqrt{3 / \text{fan\_in}}$.
+    $w \sim U(-a, a)$ with $a = \text{gain} \sqrt{3 / \text{fan\_in}}$ and gain 1 by
+    default.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; 1 if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        **layout: the keywords of `jaxinit.Layout`.
+        **options: axes, dtype, gain, mode and layout.
 
     Returns:
         An initializer.
@@ -103,43 +97,19 @@ def lecun_uniform(
     References:
         LeCun, Bottou, Orr and Mueller 1998, Efficient BackProp, section 4.6.
     """
-    return variance_law(
-        "lecun_uniform",
-        squared_gain("lecun_uniform", gain, activation, 1.0),
-        "fan_in",
-        "uniform",
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    return _over_fan("lecun_uniform", 1.0, options)
 
 
-@initializer
-def glorot_normal(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    distribution: Distribution = "truncated_normal",
-    **layout: Unpack[Layout],
-) -> Draw:
+@initializer(like=_normal, defaults=_GLOROT, cites=("glorot2010",))
+def glorot_normal(**options: Any) -> Draw:
     r"""Glorot (Xavier) normal: variance 2 gain squared over fan-in plus fan-out.
 
-    $\mathrm{Var}[w] = 2\,\text{gain}^2 / (\text{fan\_in} + \text{fan\_out})$: a
-    compromise between keeping the forward and the backward signal, for activations
-    that are linear around 0.
+    $\mathrm{Var}[w] = 2\,\text{gain}^2 / (\text{fan\_in} + \text{fan\_out})$ with gain
+    1 by default: a compromise between keeping the forward and the backward signal, for
+    activations that are linear around 0.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; 1 if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        distribution: the law; "normal" for the untruncated one.
-        **layout: the keywords of `jaxinit.Layout`.
+        **options: axes, dtype, gain, mode, distribution and layout.
 
     Returns:
         An initializer.
@@ -155,42 +125,21 @@ def glorot_normal(
 
     References:
         Glorot and Bengio 2010, Understanding the difficulty of training deep
-        feedforward neural networks, equation 12 (with a uniform law, equation 16).
+        feedforward neural networks, equation 12 (uniform there, equation 16).
     """
-    return variance_law(
-        "glorot_normal",
-        squared_gain("glorot_normal", gain, activation, 1.0),
-        "fan_avg",
-        distribution,
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    return _over_fan("glorot_normal", 1.0, options)
 
 
-@initializer
-def glorot_uniform(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    **layout: Unpack[Layout],
-) -> Draw:
+@initializer(like=_uniform, defaults=_GLOROT, cites=("glorot2010",))
+def glorot_uniform(**options: Any) -> Draw:
     r"""Glorot (Xavier) uniform: variance 2 gain squared over fan-in plus fan-out.
 
     $w \sim U(-a, a)$ with
-    $a = \text{gain} \sqrt{6 / (\text{fan\_in} + \text{fan\_out})}$.
+    $a = \text{gain} \sqrt{6 / (\text{fan\_in} + \text{fan\_out})}$ and gain 1 by
+    default.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; 1 if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        **layout: the keywords of `jaxinit.Layout`.
+        **options: axes, dtype, gain, mode and layout.
 
     Returns:
         An initializer.
@@ -208,29 +157,11 @@ def glorot_uniform(
         Glorot and Bengio 2010, Understanding the difficulty of training deep
         feedforward neural networks, equation 16.
     """
-    return variance_law(
-        "glorot_uniform",
-        squared_gain("glorot_uniform", gain, activation, 1.0),
-        "fan_avg",
-        "uniform",
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    return _over_fan("glorot_uniform", 1.0, options)
 
 
-@initializer
-def he_normal(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    mode: Mode = "fan_in",
-    distribution: Distribution = "truncated_normal",
-    **layout: Unpack[Layout],
-) -> Draw:
+@initializer(like=_normal, defaults=_HE, cites=("he2015",))
+def he_normal(**options: Any) -> Draw:
     r"""He (Kaiming) normal: variance 2 over the fan, for ReLU.
 
     $\mathrm{Var}[w] = \text{gain}^2 / n$ with gain $\sqrt 2$, the gain of ReLU, by
@@ -238,15 +169,7 @@ def he_normal(
     $n$ is the fan-in (forward signal kept) or the fan-out (gradient kept).
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; sqrt(2) exactly if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        mode: the fan, as in `variance_scaling`.
-        distribution: the law; "normal" for the untruncated one.
-        **layout: the keywords of `jaxinit.Layout`.
+        **options: axes, dtype, gain, mode, distribution and layout.
 
     Returns:
         An initializer.
@@ -263,42 +186,18 @@ def he_normal(
     References:
         He, Zhang, Ren and Sun 2015, arXiv:1502.01852, equations 10 and 14.
     """
-    return variance_law(
-        "he_normal",
-        squared_gain("he_normal", gain, activation, 2.0),
-        mode,
-        distribution,
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    return _over_fan("he_normal", 2.0, options)
 
 
-@initializer
-def he_uniform(
-    in_axis: Axis = -2,
-    out_axis: Axis = -1,
-    batch_axis: Axis = (),
-    dtype: DType = None,
-    *,
-    gain: Numeric | None = None,
-    activation: Activation | None = None,
-    mode: Mode = "fan_in",
-    **layout: Unpack[Layout],
-) -> Draw:
+@initializer(like=_uniform, defaults=_HE, cites=("he2015",))
+def he_uniform(**options: Any) -> Draw:
     r"""He (Kaiming) uniform: variance 2 over the fan, for ReLU.
 
     $w \sim U(-a, a)$ with $a = \text{gain} \sqrt{3 / n}$ and gain $\sqrt 2$, the gain
     of ReLU, by default; $n$ is the fan-in or the fan-out.
 
     Args:
-        in_axis: axis or axes of the inputs.
-        out_axis: axis or axes of the outputs.
-        batch_axis: axis or axes over which independent kernels are stacked.
-        dtype: dtype of the array; JAX's default float if None.
-        gain: deviation multiplier, dimensionless; sqrt(2) exactly if None.
-        activation: what feeds the layer, by name or as a function, in place of `gain`.
-        mode: the fan, as in `variance_scaling`.
-        **layout: the keywords of `jaxinit.Layout`.
+        **options: axes, dtype, gain, mode and layout.
 
     Returns:
         An initializer.
@@ -315,14 +214,7 @@ def he_uniform(
     References:
         He, Zhang, Ren and Sun 2015, arXiv:1502.01852, equations 10 and 14.
     """
-    return variance_law(
-        "he_uniform",
-        squared_gain("he_uniform", gain, activation, 2.0),
-        mode,
-        "uniform",
-        (in_axis, out_axis, batch_axis),
-        layout,
-    )
+    return _over_fan("he_uniform", 2.0, options)
 
 
 xavier_normal = alias("xavier_normal", glorot_normal)

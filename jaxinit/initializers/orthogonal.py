@@ -1,4 +1,4 @@
-"""Schemes that keep the norm of a signal: orthogonal kernels, dense and convolved."""
+"""Orthogonal matrices, as they are and scaled to keep the mean square."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit import _checks
 from jaxinit._haar import haar
-from jaxinit._initializer import initializer
+from jaxinit._initializer import Initializer, initializer
+from jaxinit._layout import Spot
 from jaxinit._types import Array, Axis, Draw, DType, Key, Numeric
-from jaxinit.initializers.structured import same_tap
 
-_METHODS = ("products", "qr")
+METHODS = ("products", "qr")
 
 
-def _matrices(
+def matrices(
     key: Key,
     batch: tuple[int, ...],
     rows: tuple[int, ...],
@@ -44,7 +44,20 @@ def _matrices(
     return matrices.reshape(*batch, *rows, columns)
 
 
-@initializer(sharded=True, compiled=False)
+def _columns(init: Initializer, spot: Spot) -> Initializer | None:
+    """The draw of a leaf that has its outputs, or its inputs, along one axis."""
+    single = [axes[0] for axes in (spot.out_axes, spot.in_axes) if len(axes) == 1]
+    if not single or not spot.fans or spot.groups > 1:
+        return None
+    return init.replace(column_axis=single[0], batch_axis=spot.batch_axes)
+
+
+@initializer(
+    sharded=True,
+    compiled=False,
+    fit=_columns,
+    cites=("saxe2014", "mezzadri2007", "stewart1980"),
+)
 def orthogonal(
     scale: Numeric = 1.0,
     column_axis: int = -1,
@@ -57,10 +70,10 @@ def orthogonal(
 
     The kernel is flattened to a matrix $W$ whose columns lie along `column_axis`, with
     $W^\top W = \text{scale}^2 I$ when there are at least as many rows as columns, and
-    $W W^\top = \text{scale}^2 I$ otherwise; its law is the one that no rotation
-    changes. The norm of any signal is kept, not only its mean. Complex kernels are
-    unitary. A convolution kernel flattened so is *not* an orthogonal convolution: see
-    `delta_orthogonal`.
+    $W W^\top = \text{scale}^2 I$ otherwise; its distribution is the one that no
+    rotation changes. The norm of any signal is kept, not only its mean. Complex kernels
+    are unitary. A convolution kernel flattened so is *not* an orthogonal convolution:
+    see `delta_orthogonal`.
 
     Args:
         scale: multiplier of the matrix, dimensionless: the gain of the activation.
@@ -85,12 +98,12 @@ def orthogonal(
 
     References:
         Saxe, McClelland and Ganguli 2014, arXiv:1312.6120; Mezzadri 2007,
-        arXiv:math-ph/0609050, for the law; Stewart 1980, SIAM J. Numer. Anal. 17, for
-        the product of reflections.
+        arXiv:math-ph/0609050, for the distribution; Stewart 1980, SIAM J. Numer. Anal.
+        17, for the product of reflections.
     """
     _checks.number("orthogonal", scale=scale)
     _checks.axes("orthogonal", column_axis=column_axis, batch_axis=batch_axis)
-    _checks.choice("orthogonal", "method", method, _METHODS)
+    _checks.choice("orthogonal", "method", method, METHODS)
 
     def draw(
         key: Key,
@@ -113,7 +126,7 @@ def orthogonal(
                 "axes besides batch_axis."
             )
         order = (*batch, *rows, column)
-        kernel = _matrices(
+        kernel = matrices(
             key,
             tuple(shape[a] for a in batch),
             tuple(shape[a] for a in rows),
@@ -127,73 +140,41 @@ def orthogonal(
     return draw
 
 
-@initializer(compiled=False)
-def delta_orthogonal(
-    scale: Numeric = 1.0,
-    column_axis: int = -1,
-    dtype: DType = None,
-    *,
-    method: Literal["products", "qr"] = "products",
-) -> Draw:
-    r"""An orthogonal matrix at the centre of a convolution kernel, zeros elsewhere.
+@initializer(cites=("martens2021",))
+def scaled_orthogonal(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
+    r"""Scaled uniform orthogonal: a Haar matrix that keeps the mean square.
 
-    $K[c, :, :] = \text{scale} \cdot Q$ at the centre tap $c$ and 0 at all others, with
-    $Q$ Haar (semi-)orthogonal of shape (in, out): with SAME padding and stride 1 the
-    convolution keeps (in <= out) or projects (in > out) every pixel's signal, at every
-    frequency alike. Vanilla networks of 10,000 convolutions train from it.
+    $W = \text{gain}\,\max(\sqrt{o / i}, 1)\, Q$ with Q Haar (semi-)orthogonal of shape
+    (i, o): where there are more outputs than inputs the mean square of the outputs, not
+    their norm, is that of the inputs.
 
     Args:
-        scale: multiplier, dimensionless: the gain of the activation.
-        column_axis: axis of the matrix that holds the columns, -1 or -2 (of a square
-            or wide matrix, the law is the same).
+        gain: multiplier, dimensionless: the gain of the activation.
         dtype: dtype of the array; JAX's default float if None.
-        method: as in `orthogonal`.
 
     Returns:
-        An initializer of kernels of shape (*spatial, in, out) with one to three odd
-        spatial sizes.
+        An initializer of shapes (..., out), i = the product of all but the last.
 
     Raises:
-        ValueError: a rank other than 3, 4 or 5, or an even spatial size, which has no
-            centre.
+        ValueError: a rank below two.
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> w = delta_orthogonal()(jax.random.key(0), (3, 3, 8, 16))
-        >>> bool(jnp.allclose(w[1, 1] @ w[1, 1].T, jnp.eye(8), atol=1e-5))
+        >>> w = scaled_orthogonal()(jax.random.key(0), (8, 32))
+        >>> bool(jnp.allclose(w @ w.T, 4 * jnp.eye(8), atol=1e-5))
         True
-        >>> float(jnp.abs(w).sum(axis=(2, 3)).at[1, 1].set(0).sum())
-        0.0
 
     References:
-        Xiao et al. 2018, arXiv:1806.05393, algorithm 2.
+        Martens et al. 2021, arXiv:2110.01765, section on initialization.
     """
-    _checks.number("delta_orthogonal", scale=scale)
-    _checks.choice("delta_orthogonal", "method", method, _METHODS)
-    if column_axis not in (-1, -2):
-        raise ValueError(
-            f"delta_orthogonal: column_axis={column_axis!r} must be -1 or -2, an axis "
-            "of the centre matrix."
-        )
+    _checks.number("scaled_orthogonal", gain=gain)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        *spatial, rows, columns = shape
-        if not 1 <= len(spatial) <= 3:
-            raise ValueError(
-                f"delta_orthogonal: shape {shape} has rank {len(shape)}; a convolution "
-                "kernel (*spatial, in, out) of rank 3, 4 or 5 is needed."
-            )
-        if any(size % 2 == 0 for size in spatial):
-            raise ValueError(
-                f"delta_orthogonal: spatial sizes {tuple(spatial)} must be odd, for an "
-                "even kernel has no centre."
-            )
-        if column_axis == -2:
-            rows, columns = columns, rows
-        matrix = _matrices(key, (), (rows,), columns, dtype, method)
-        matrix = matrix.T if column_axis == -2 else matrix
-        kernel = jnp.zeros(shape, dtype)
-        return kernel.at[same_tap(shape)].set(jnp.asarray(scale, dtype) * matrix)
+        _checks.rank("scaled_orthogonal", shape, minimum=2)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        factor = gain * max(math.sqrt(columns / rows), 1.0)
+        matrix = haar(key, rows, columns, (), dtype)
+        return jnp.asarray(factor, dtype) * matrix.reshape(shape)
 
     return draw
 

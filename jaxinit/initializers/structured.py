@@ -1,28 +1,26 @@
-"""Kernels with a structure: identities, Hadamard, sparse, upsampling, Fourier."""
+"""Kernels with a structure: identities, Hadamard matrices, sparse and mirrored ones."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxinit import _checks
-from jaxinit._initializer import Initializer, initializer
+from jaxinit._initializer import Initializer, alias, base_draw, initializer
 from jaxinit._types import Array, Draw, DType, Key, Numeric
-from jaxinit.initializers.combinators import base_draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("le2015",))
 def identity(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""The identity matrix times a gain.
 
     $W_{ij} = \text{gain}\,\delta_{ij}$, partial where the matrix is not square, and the
-    same for every leading axis. With a ReLU and zero biases it starts a recurrent
-    network that remembers (IRNN).
+    same for every leading axis. With a ReLU and zero biases it makes a
+    recurrent network that remembers from step 0 on (IRNN).
 
     Args:
         gain: multiplier, dimensionless.
@@ -53,7 +51,10 @@ def identity(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+irnn = alias("irnn", identity)
+
+
+@initializer(random=False, cites=("zagoruyko2017",))
 def dirac(groups: int = 1, gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""A convolution that hands its input on unchanged.
 
@@ -87,14 +88,14 @@ def dirac(groups: int = 1, gain: Numeric = 1.0, dtype: DType = None) -> Draw:
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         _checks.rank("dirac", shape, minimum=3)
-        eye = jnp.asarray(gain, dtype) * _grouped_eye("dirac", shape, groups, dtype)
+        eye = jnp.asarray(gain, dtype) * grouped_eye("dirac", shape, groups, dtype)
         return jnp.zeros(shape, dtype).at[same_tap(shape)].set(eye)
 
     return draw
 
 
-@initializer(random=False)
-def zero(dtype: DType = None) -> Draw:
+@initializer(random=False, cites=("zhao2022",))
+def hadamard_identity(dtype: DType = None) -> Draw:
     r"""ZerO: identity and Hadamard matrices alone, without any randomness.
 
     Of a matrix (in, out): the identity, partial if out <= in; else
@@ -113,7 +114,7 @@ def zero(dtype: DType = None) -> Draw:
         ValueError: a rank below two.
 
     Example:
-        >>> zero()(None, (1, 2))
+        >>> hadamard_identity()(None, (1, 2))
         Array([[1., 1.]], dtype=float32)
 
     References:
@@ -121,13 +122,13 @@ def zero(dtype: DType = None) -> Draw:
     """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _checks.rank("zero", shape, minimum=2)
+        _checks.rank("hadamard_identity", shape, minimum=2)
         rows, columns = shape[-2:]
         if columns <= rows:
             matrix = jnp.eye(rows, columns, dtype=dtype)
         else:
             m = (columns - 1).bit_length()
-            common = jnp.arange(rows)[:, None] & jnp.arange(columns)
+            common = jnp.arange(rows)[:, None] & jnp.arange(columns)[None]
             odd = lax.population_count(common) % 2 == 1
             matrix = jnp.where(odd, -1, 1).astype(dtype) * 2 ** (-(m - 1) / 2)
         return jnp.zeros(shape, dtype).at[same_tap(shape)].set(matrix)
@@ -135,7 +136,7 @@ def zero(dtype: DType = None) -> Draw:
     return draw
 
 
-@initializer(random=False)
+@initializer(random=False, cites=("pan2025",))
 def idinit(tau: Numeric = 1.0, dtype: DType = None) -> Draw:
     r"""IDInit: the identity, repeated until it fills a rectangular matrix.
 
@@ -166,14 +167,14 @@ def idinit(tau: Numeric = 1.0, dtype: DType = None) -> Draw:
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         _checks.rank("idinit", shape, minimum=2)
         rows, columns = math.prod(shape[:-1]), shape[-1]
-        i, j = jnp.arange(rows)[:, None], jnp.arange(columns)
+        i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None]
         same = i % min(rows, columns) == j % min(rows, columns)
         return jnp.where(same, jnp.asarray(tau, dtype), 0).reshape(shape)
 
     return draw
 
 
-@initializer
+@initializer(cites=("martens2010", "paszke2019"))
 def sparse(
     nonzeros: int | None = None,
     sparsity: float | None = None,
@@ -241,7 +242,7 @@ def sparse(
         places = lax.top_k(lots, kept)[1].T
         values = jax.random.normal(value_key, (kept, columns), dtype)
         kernel = jnp.zeros((rows, columns), dtype)
-        kernel = kernel.at[places, jnp.arange(columns)].set(
+        kernel = kernel.at[places, jnp.arange(columns)[None]].set(
             jnp.asarray(stddev, dtype) * values, unique_indices=True
         )
         return kernel.reshape(shape)
@@ -249,13 +250,13 @@ def sparse(
     return draw
 
 
-@initializer
+@initializer(cites=("balduzzi2017", "burkholz2019"))
 def looks_linear(
-    init: Initializer,
+    scheme: Initializer,
     part: Literal["hidden", "first", "last"] = "hidden",
     dtype: DType = None,
 ) -> Draw:
-    r"""A ReLU network that starts as a linear one, by mirrored weights.
+    r"""A ReLU network that is linear at initialization, by mirrored weights.
 
     With U drawn by another scheme at half the sides, $W = [U, -U]$ for the first layer,
     $[[U, -U], [-U, U]]$ for hidden ones and $[U; -U]$ for the last. Since
@@ -263,7 +264,7 @@ def looks_linear(
     U: an isometry at any depth if they are orthogonal.
 
     Args:
-        init: the scheme of U.
+        scheme: the scheme of U.
         part: where the layer stands.
         dtype: dtype of the array; JAX's default float if None.
 
@@ -271,7 +272,7 @@ def looks_linear(
         An initializer of kernels (..., in, out).
 
     Raises:
-        TypeError: `init` is no initializer. ValueError: an odd side where it must be
+        TypeError: `scheme` is no initializer. ValueError: an odd side where it must be
             halved, or a rank below two.
 
     Example:
@@ -284,7 +285,7 @@ def looks_linear(
         Balduzzi et al. 2017, arXiv:1702.08591, section 4; Burkholz and Dubatovka 2019,
         arXiv:1806.06362.
     """
-    base = base_draw("looks_linear", init)
+    base = base_draw(scheme)
     _checks.choice("looks_linear", "part", part, ("hidden", "first", "last"))
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
@@ -305,184 +306,12 @@ def looks_linear(
     return draw
 
 
-@initializer(random=False)
-def bilinear(groups: int = 1, dtype: DType = None) -> Draw:
-    r"""Linear interpolation, as the kernel of a transposed convolution.
-
-    The outer product of triangles $1 - |i / f - c|$ with $f = \lceil k / 2 \rceil$ and
-    $c = (2 f - 1 - f \bmod 2) / (2 f)$ over the taps i of each spatial axis, between
-    input i and output i of each group: a stride of f then upsamples f times, in one,
-    two or three dimensions.
-
-    Args:
-        groups: feature groups of the convolution.
-        dtype: dtype of the array; JAX's default float if None.
-
-    Returns:
-        An initializer of kernels (*spatial, in / groups, out), of sizes 2 f - f mod 2.
-
-    Raises:
-        ValueError: a rank below three, or groups that do not divide the outputs.
-
-    Example:
-        >>> bilinear()(None, (4, 1, 1)).ravel().tolist()
-        [0.25, 0.75, 0.75, 0.25]
-
-    References:
-        Long, Shelhamer and Darrell 2015, arXiv:1411.4038, section 3.3.
-    """
-    _checks.integer("bilinear", groups=groups)
-
-    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _checks.rank("bilinear", shape, minimum=3)
-        kernel = _grouped_eye("bilinear", shape, groups, dtype)
-        for size in reversed(shape[:-2]):
-            f = math.ceil(size / 2)
-            center = (2 * f - 1 - f % 2) / (2 * f)
-            triangle = 1 - np.abs(np.arange(size) / f - center)
-            kernel = (
-                jnp.asarray(triangle, dtype).reshape(-1, *[1] * kernel.ndim) * kernel
-            )
-        return kernel
-
-    return draw
-
-
-@initializer
-def icnr(
-    init: Initializer,
-    factor: int = 2,
-    order: Literal["depth_to_space", "pixel_shuffle"] = "depth_to_space",
-    dtype: DType = None,
-) -> Draw:
-    r"""Sub-pixel convolution that starts as nearest-neighbour upsampling.
-
-    The kernel of $\text{out} / r^d$ outputs is drawn by another scheme and repeated for
-    the $r^d$ sub-pixels of each, so that no checkerboard is there at the start.
-
-    Args:
-        init: the scheme of the smaller kernel.
-        factor: r, the upsampling of each of the d spatial axes.
-        order: how the outputs are rearranged: "depth_to_space", block by block as in
-            TensorFlow, or "pixel_shuffle", channel by channel as in torch.
-        dtype: dtype of the array; JAX's default float if None.
-
-    Returns:
-        An initializer of kernels (*spatial, in, out).
-
-    Raises:
-        TypeError: `init` is no initializer. ValueError: $r^d$ does not divide the
-            outputs, or a rank below three.
-
-    Example:
-        >>> import jax, jaxinit
-        >>> w = icnr(jaxinit.he_normal())(jax.random.key(0), (3, 3, 8, 16))
-        >>> bool((w[..., :4] == w[..., 12:]).all())
-        True
-
-    References:
-        Aitken et al. 2017, arXiv:1707.02937, section 2.
-    """
-    base = base_draw("icnr", init)
-    _checks.integer("icnr", factor=factor)
-    _checks.choice("icnr", "order", order, ("depth_to_space", "pixel_shuffle"))
-
-    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        _checks.rank("icnr", shape, minimum=3)
-        copies = factor ** (len(shape) - 2)
-        if shape[-1] % copies:
-            raise ValueError(
-                f"icnr: factor={factor} makes {copies} sub-pixels, which do not divide "
-                f"the {shape[-1]} outputs of shape {shape}."
-            )
-        small = base(key, (*shape[:-1], shape[-1] // copies), dtype)
-        if order == "pixel_shuffle":
-            return jnp.repeat(small, copies, axis=-1)
-        return jnp.tile(small, copies)
-
-    return draw
-
-
-@initializer(random=False)
-def stft(
-    side: Literal["real", "imaginary"] = "real",
-    window: Literal["hann", "hamming", "none"] = "hann",
-    scaling: Literal["density", "spectrum", "none"] = "density",
-    periodic: bool = False,
-    dtype: DType = None,
-) -> Draw:
-    r"""Windowed cosines or sines: a short-time Fourier transform as a convolution.
-
-    $K_{t f} = s\, w_t \cos(2 \pi f t / N)$, or $-\sin$, with N = 2 (frequencies - 1);
-    s is $(\sum w^2)^{-1/2}$ for "density" and $(\sum w)^{-1}$ for "spectrum".
-
-    Args:
-        side: the real or the imaginary part.
-        window: the window w over the frame.
-        scaling: the factor s; "none" is 1, as is any without a window.
-        periodic: whether the window is periodic, for analysis and synthesis, rather
-            than symmetric.
-        dtype: dtype of the array; JAX's default float if None.
-
-    Returns:
-        An initializer of kernels (frame, in, frequencies).
-
-    Raises:
-        ValueError: an unknown side, window or scaling, a rank other than three, or a
-            window that is zero throughout.
-
-    Example:
-        >>> w = stft(window="none")(None, (4, 1, 3))
-        >>> w[:, 0, 1].round(3).tolist()
-        [1.0, 0.0, -1.0, -0.0]
-
-    References:
-        The kernel of Keras' `STFTSpectrogram` layer.
-    """
-    _checks.choice("stft", "side", side, ("real", "imaginary"))
-    _checks.choice("stft", "window", window, ("hann", "hamming", "none"))
-    _checks.choice("stft", "scaling", scaling, ("density", "spectrum", "none"))
-
-    def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        if len(shape) != 3:
-            raise ValueError(
-                f"stft: shape {shape} has rank {len(shape)}; a kernel (frame, in, "
-                "frequencies) of rank 3 is needed."
-            )
-        frame, _, frequencies = shape
-        w = _window(window, frame, periodic)
-        if not w.any():
-            raise ValueError(
-                f"stft: a symmetric {window} window of {frame} samples is zero "
-                "throughout; pass periodic=True or a longer frame."
-            )
-        turns = np.outer(np.arange(frame), np.arange(frequencies))
-        angle = np.pi * turns / max(frequencies - 1, 1)
-        waves = np.cos(angle) if side == "real" else -np.sin(angle)
-        total = {"density": (w**2).sum() ** 0.5, "spectrum": w.sum(), "none": 1.0}
-        if window == "none":
-            total = dict.fromkeys(total, 1.0)
-        kernel = w[:, None] * waves / total[scaling]
-        return jnp.broadcast_to(jnp.asarray(kernel[:, None], dtype), shape)
-
-    return draw
-
-
-def _window(name: str, frame: int, periodic: bool) -> np.ndarray[Any, Any]:
-    if name == "none" or frame == 1:
-        return np.ones(frame)
-    symmetric = {"hann": np.hanning, "hamming": np.hamming}[name]
-    return symmetric(frame + 1)[:-1] if periodic else symmetric(frame)
-
-
 def same_tap(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The tap of a kernel (*spatial, in, out) that SAME padding puts on the pixel."""
     return tuple((size - 1) // 2 for size in shape[:-2])
 
 
-def _grouped_eye(
-    owner: str, shape: tuple[int, ...], groups: int, dtype: DType
-) -> Array:
+def grouped_eye(owner: str, shape: tuple[int, ...], groups: int, dtype: DType) -> Array:
     """Identity between the inputs and outputs of each group, (in / groups, out)."""
     inputs, outputs = shape[-2:]
     if outputs % groups:

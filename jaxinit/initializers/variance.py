@@ -1,15 +1,16 @@
-"""The law of the variance schemes: a scale over a fan."""
+"""The variance schemes' formula: mean 0, and a scale over a fan as the variance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Unpack, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 
 from jaxinit import _checks, _samplers, meanfield
-from jaxinit._fans import Layout, check_layout, compute_fans
+from jaxinit._fans import compute_fans
 from jaxinit._initializer import initializer
+from jaxinit._layout import Layout, check_layout
 from jaxinit._types import Array, Axis, Distribution, Draw, DType, Key, Mode, Numeric
 from jaxinit.meanfield import Activation
 
@@ -19,20 +20,20 @@ _MODES = {
     "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
     "fan_geo_avg": lambda fan_in, fan_out: (fan_in * fan_out) ** 0.5,
 }
+_AXES = ("in_axis", "out_axis", "batch_axis")
 
 
-def variance_law(
+def over_fan(
     owner: str,
     scale: Numeric,
     mode: str | Callable[[float, float], float],
     distribution: str,
-    axes: tuple[Axis, Axis, Axis],
-    layout: Layout,
+    kernel: Mapping[str, Any],
 ) -> Draw:
-    """The law of every scheme here: mean 0, variance scale / fan.
+    """The formula of every scheme here: mean 0, variance scale / fan.
 
     A `mode` beyond the four is a function of fan-in and fan-out; a given `fan` of one
-    number stands for both of them.
+    number stands for both of them. `kernel` has the keywords of `_layout.Kernel`.
     """
     combine: Callable[[Any, Any], Any]
     if callable(mode):
@@ -41,17 +42,17 @@ def variance_law(
         _checks.choice(owner, "mode", mode, _MODES)
         combine = _MODES[mode]
     _checks.choice(owner, "distribution", distribution, _samplers.DISTRIBUTIONS)
-    in_axis, out_axis, batch_axis = axes
-    _checks.axes(owner, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis)
+    axes = {name: kernel[name] for name in _AXES}
+    layout = {name: kernel[name] for name in Layout.__annotations__}
+    _checks.axes(owner, **axes)
     _checks.number(owner, scale=scale, minimum=0)
     check_layout(owner, layout)
     sample = _samplers.DISTRIBUTIONS[distribution]
-    rest = dict(layout)
-    fan = rest.pop("fan")
+    fan = layout.pop("fan")
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
         if fan is None:
-            fans = compute_fans(shape, *axes, owner=owner, **cast(Any, rest))
+            fans = compute_fans(shape, **axes, **layout, owner=owner)
             denominator = combine(*fans)
         elif isinstance(fan, tuple):
             denominator = combine(*fan)
@@ -63,10 +64,9 @@ def variance_law(
     return draw
 
 
-def squared_gain(
-    owner: str, gain: Numeric | None, activation: Activation | None, own: float
-) -> Numeric:
+def squared_gain(owner: str, options: Mapping[str, Any], own: float) -> Numeric:
     """The variance multiplier that a scheme's `gain` or `activation` asks for."""
+    gain, activation = options["gain"], options["activation"]
     if activation is None:
         return own if gain is None else gain**2
     if gain is not None:
@@ -77,7 +77,7 @@ def squared_gain(
     return meanfield.gain(activation) ** 2
 
 
-@initializer
+@initializer(cites=("lecun1998", "glorot2010", "he2015"))
 def variance_scaling(
     scale: Numeric,
     mode: Mode,
@@ -131,14 +131,10 @@ def variance_scaling(
     References:
         LeCun et al. 1998; Glorot and Bengio 2010; He et al. 2015. Values as in
         `jax.nn.initializers.variance_scaling`, save complex truncated draws, whose
-        deviation JAX divides by 0.9531 where the law has 0.9620.
+        standard deviation JAX divides by 0.9531 where it should be 0.9620.
     """
-    multiplier = squared_gain("variance_scaling", None, activation, 1.0)
-    return variance_law(
-        "variance_scaling",
-        scale * multiplier,
-        mode,
-        distribution,
-        (in_axis, out_axis, batch_axis),
-        layout,
+    multiplier = 1.0 if activation is None else meanfield.gain(activation) ** 2
+    axes = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
+    return over_fan(
+        "variance_scaling", scale * multiplier, mode, distribution, {**axes, **layout}
     )

@@ -9,8 +9,30 @@ from ._layer import KERNELS as KERNELS
 from ._layer import Layer as Layer
 from ._layer import Use as Use
 from ._layer import kernels as kernels
-from ._outputs import outputs as outputs
+from ._products import Loop as Loop
+from ._products import Part as Part
+from ._products import Product as Product
+from ._products import Program as Program
+from ._products import arrays_of as arrays_of
+from ._products import program as program
+from ._replay import outputs as outputs
+from ._replay import replay as replay
 from ._trace import layers as layers
-from ._trace import layers_made as layers_made
+from ._view import Site as Site
 
-__all__ = ["KERNELS", "Layer", "Use", "kernels", "layers", "layers_made", "outputs"]
+__all__ = [
+    "KERNELS",
+    "Layer",
+    "Loop",
+    "Part",
+    "Product",
+    "Program",
+    "Site",
+    "Use",
+    "arrays_of",
+    "kernels",
+    "layers",
+    "outputs",
+    "program",
+    "replay",
+]

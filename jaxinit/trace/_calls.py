@@ -252,15 +252,16 @@ def _solve(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 
 @rule("shard_map")
 def _shard_map(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    program, sizes, in_specs = _compat.shard_map(eqn)
+    parts = _compat.shard_map(eqn)
+    sizes = parts.sizes
     inner: list[Value] = []
-    for value, spec in zip(values, in_specs, strict=True):
+    for value, spec in zip(values, parts.in_specs, strict=True):
         names = [entry if isinstance(entry, tuple) else (entry,) for entry in spec]
         counts = [math.prod(sizes.get(n, 1) for n in entry if n) for entry in names]
         views = (_view.share(view, counts) for view in value.views)
         info = value.info and value.info._replace(layout=None)
         inner.append(value._replace(views=tuple(views), info=info))
-    outs = trace.run(body(program), inner)
+    outs = trace.run(body(parts.jaxpr), inner)
     return _settle_active(trace, outs)
 
 

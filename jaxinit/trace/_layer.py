@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-KERNELS = ("dense", "conv")
-"""The kinds of use in which a leaf is summed against activations."""
+from jaxinit._layout import KERNELS as KERNELS
 
 
 @dataclass(frozen=True)

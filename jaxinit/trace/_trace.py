@@ -8,16 +8,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import Jaxpr, Var
 
+from jaxinit._types import is_array
+
 # Imported for the rules they enter.
 from . import _axes, _calls, _entrywise, _index, _layout, _sinks, _sums  # noqa: F401
 from ._layer import KERNELS, Layer, Use
 from ._value import CONST, Info, Value
 from ._view import whole_leaf
 from ._walk import Record, Trace, number_of, shape_of
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
@@ -57,6 +55,10 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
     return _assemble(program.trace, program.names, leaves)
 
 
+_RESULT = object()
+"""Stands where a function returns an array."""
+
+
 class Recorded(NamedTuple):
     """A function as a program, walked once.
 
@@ -65,6 +67,7 @@ class Recorded(NamedTuple):
         arrays: its arguments, parameters first.
         names: paths of the parameters.
         trace: what the walk found.
+        rebuild: from the program's results to what the function returns.
     """
 
     jaxpr: Jaxpr
@@ -72,29 +75,38 @@ class Recorded(NamedTuple):
     arrays: list[Any]
     names: list[str]
     trace: Trace
+    rebuild: Callable[[Sequence[Any]], Any]
 
 
 def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
     """Trace `apply(params, *inputs)` and walk the program; see `layers`."""
     flat, tree = jax.tree_util.tree_flatten_with_path((params, *inputs))
-    dynamic = [leaf for _, leaf in flat if _is_array(leaf)]
-    if not any(_is_array(leaf) for leaf in jax.tree_util.tree_leaves(params)):
+    dynamic = [leaf for _, leaf in flat if is_array(leaf)]
+    if not any(is_array(leaf) for leaf in jax.tree_util.tree_leaves(params)):
         raise TypeError(
             "params holds no arrays; pass a pytree of arrays or ShapeDtypeStructs, "
             "for instance the result of jax.eval_shape(model.init, key, x)."
         )
 
+    returned: list[tuple[list[Any], Any]] = []  # what is no array, and the structure
+
     def call(*arrays: Any) -> list[Any]:
         given = iter(arrays)
-        leaves = [next(given) if _is_array(leaf) else leaf for _, leaf in flat]
+        leaves = [next(given) if is_array(leaf) else leaf for _, leaf in flat]
         params, *inputs = jax.tree_util.tree_unflatten(tree, leaves)
-        out = apply(params, *inputs)
-        return [leaf for leaf in jax.tree_util.tree_leaves(out) if _is_array(leaf)]
+        out, out_tree = jax.tree_util.tree_flatten(apply(params, *inputs))
+        returned.append(([_RESULT if is_array(x) else x for x in out], out_tree))
+        return [leaf for leaf in out if is_array(leaf)]
+
+    def rebuild(results: Sequence[Any]) -> Any:
+        out, out_tree = returned[0]
+        made = iter(results)
+        return out_tree.unflatten([next(made) if x is _RESULT else x for x in out])
 
     program = jax.make_jaxpr(call)(*dynamic)
     jaxpr = program.jaxpr
-    count = len([x for x in jax.tree_util.tree_leaves(params) if _is_array(x)])
-    paths = [path[1:] for path, leaf in flat if _is_array(leaf)][:count]
+    count = len([x for x in jax.tree_util.tree_leaves(params) if is_array(x)])
+    paths = [path[1:] for path, leaf in flat if is_array(leaf)][:count]
     shapes = [tuple(leaf.shape) for leaf in dynamic[:count]]
     trace = Trace(shapes)
     values = [Value((whole_leaf(k, shape),)) for k, shape in enumerate(shapes)]
@@ -112,7 +124,7 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
     for out in trace.run(jaxpr, values, consts):
         trace.end(out)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
-    return Recorded(jaxpr, program.consts, dynamic, names, trace)
+    return Recorded(jaxpr, program.consts, dynamic, names, trace, rebuild)
 
 
 _RANK = {"scale": 1, "bias": 1, "unknown": 2}

@@ -64,12 +64,16 @@ class Record(NamedTuple):
         fraction: how much of the leaf it sees.
         acts_on: numbers of the leaves whose outputs it meets.
         certain: whether it is a product, which no other use of the value outweighs.
+        site: the operation that shows it, whose result a kernel's output is.
+        view: the leaf as that operation meets it.
     """
 
     use: Use
     fraction: float
     acts_on: frozenset[int]
     certain: bool
+    site: Site
+    view: View
 
 
 class Trace:
@@ -89,6 +93,7 @@ class Trace:
         labels: the axes of leaves that activations run along.
         narrow: uses of kernels that have one output.
         inputs: leaves that have become activations as they are.
+        operands: by site what an operation met when it was last walked.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -104,6 +109,7 @@ class Trace:
         self.labels = Labels()
         self.narrow: set[int] = set()
         self.inputs: set[int] = set()
+        self.operands: dict[Site, list[Value]] = {}
 
     def run(
         self,
@@ -129,7 +135,9 @@ class Trace:
             self.site = (*outer, number)
             self.vmaps = vmaps + _vmaps(eqn)
             apply = RULES.get(eqn.primitive.name, unreadable)
-            outs = apply(self, eqn, *(read(atom) for atom in eqn.invars))
+            operands = [read(atom) for atom in eqn.invars]
+            self.operands[self.site] = operands
+            outs = apply(self, eqn, *operands)
             for k, out in enumerate(outs[1:], 1):
                 # Several results of one equation are not one value.
                 if out.info and out.info.base == self.site:
@@ -177,7 +185,8 @@ class Trace:
         # whose norm is taken on the way to its product is a kernel.
         weak = known is not None and not known.certain
         if known is None or (weak and (certain or use.kind == "scale")):
-            self.records[key] = Record(use, view.fraction, view.acts_on, certain)
+            found = use, view.fraction, view.acts_on, certain, self.site, view
+            self.records[key] = Record(*found)
 
     def is_kernel(self, leaf: int) -> bool:
         """Whether a product has shown a leaf to be a kernel."""

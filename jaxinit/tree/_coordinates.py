@@ -12,9 +12,9 @@ import numpy as np
 from jaxinit import _checks
 from jaxinit._types import Array, Key
 from jaxinit.trace import outputs
-from jaxinit.tree._mup import MuP
 from jaxinit.tree._reinit import reinit
-from jaxinit.tree._rules import Rules
+from jaxinit.tree._rules import SchemeLike
+from jaxinit.tree.schemes.mup import MuP
 
 
 class CoordinateCheck(NamedTuple):
@@ -30,7 +30,7 @@ class CoordinateCheck(NamedTuple):
     sizes: dict[str, np.ndarray]
 
     def slopes(self) -> dict[str, np.ndarray]:
-        """Slope of log size over log width for each kernel, one a step.
+        """Slope of log size over log width for each kernel, one per step.
 
         Near 0 where sizes hold; under the standard parametrization the outputs of
         hidden layers grow after the first step. NaN where an output is zero, as a
@@ -43,7 +43,7 @@ class CoordinateCheck(NamedTuple):
             return {path: (y @ x) / (x @ x) for path, y in logs.items()}
 
     def plot(self) -> Any:
-        """A panel a step: sizes over widths, a line a kernel; a matplotlib `Figure`."""
+        """Sizes over widths, a panel per step and a line per kernel; matplotlib's."""
         from matplotlib.figure import Figure
 
         steps = len(next(iter(self.sizes.values())))
@@ -71,7 +71,7 @@ def coordinate_check(
     build: Callable[[int], tuple[Any, Callable[..., Any]]],
     widths: Sequence[int],
     inputs: Sequence[Any],
-    scheme: Rules,
+    scheme: SchemeLike,
     *,
     loss: Callable[[Any], Array] | None = None,
     optimizer: Any = None,
@@ -86,12 +86,12 @@ def coordinate_check(
             `jaxinit.reinit` takes, and `apply(params, *inputs)`.
         widths: two widths or more.
         inputs: the inputs of every step.
-        scheme: as `rules` of `jaxinit.reinit`; a `MuP` brings its learning rates.
+        scheme: as in `jaxinit.reinit`; a `MuP` brings its learning rates.
         loss: `loss(outputs) -> scalar`; the mean square distance from a fixed normal
             draw if None.
         optimizer: an Optax transform; `optax.adam(1e-2)` if None.
         steps: optimizer steps.
-        seeds: starts over which sizes are averaged.
+        seeds: initializations over which sizes are averaged.
         key: one PRNG key; `jax.random.key(0)` if None.
 
     Returns:
@@ -121,7 +121,7 @@ def coordinate_check(
             f"coordinate_check: widths={list(widths)} must be two or more numbers."
         )
     _checks.integer("coordinate_check", steps=steps, seeds=seeds)
-    start_key = jax.random.key(0) if key is None else key
+    first_key = jax.random.key(0) if key is None else key
     optimizer = optax.adam(1e-2) if optimizer is None else optimizer
     columns = []
     for width in sorted(set(widths)):
@@ -152,7 +152,7 @@ def coordinate_check(
             carry = (params, chain.init(params))
             return jax.lax.scan(step, carry, length=steps + 1)[1]
 
-        sizes = jax.jit(jax.vmap(run))(jax.random.split(start_key, seeds))
+        sizes = jax.jit(jax.vmap(run))(jax.random.split(first_key, seeds))
         columns.append({path: np.asarray(size) for path, size in sizes.items()})
     with np.errstate(divide="ignore"):
         means = [

@@ -1,4 +1,4 @@
-"""What rules will do to a tree, before they do it."""
+"""What a scheme will do to a tree, before it does it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxinit._initializer import Initializer
+from jaxinit._layout import Spot
 from jaxinit._types import Array, Key
 from jaxinit.trace import KERNELS
-from jaxinit.tree._draw import Spot, draw_leaf, spot_of
+from jaxinit.tree._choice import Choice, choose
+from jaxinit.tree._draw import draw_leaf, spot_of
+from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import is_nnx_module, split_module
-from jaxinit.tree._rules import Choice, Rules, choose, layers_of
+from jaxinit.tree._rules import SchemeLike
 
 
 class Row(NamedTuple):
@@ -30,7 +33,8 @@ class Row(NamedTuple):
         activation: what feeds it, as far as its use tells.
         rule: the pattern or scheme that chose; empty if none did.
         init: the initializer that draws it; None if it is kept.
-        std: deviation of its entries, measured on a draw, or that of the values kept.
+        std: standard deviation of its entries, measured on a draw, or of the values
+            that are kept.
         reason: why its kind is unknown.
     """
 
@@ -47,10 +51,10 @@ class Row(NamedTuple):
 
 
 class Description(tuple[Row, ...]):
-    """Rows, a leaf each, in order of execution; printed, a table."""
+    """Rows, one per leaf, in order of execution; printed, a table."""
 
     def __repr__(self) -> str:
-        """The table: path, shape, kind, fans, activation, rule, scheme, deviation."""
+        """The table, a line per leaf."""
         head = ("path", "shape", "kind", "fan in", "fan out", "after", "scheme", "std")
         lines = [head, *map(_cells, self)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -72,17 +76,17 @@ class Description(tuple[Row, ...]):
 
 def describe(
     params: Any,
-    rules: Rules = (),
+    scheme: SchemeLike = (),
     apply: Callable[..., Any] | None = None,
     inputs: Sequence[Any] = (),
     *,
     gain: Literal["auto"] | None = None,
 ) -> Description:
-    """Say of each leaf what it is and what the rules would do to it.
+    """Say of each leaf what it is and what a scheme would do to it.
 
     Args:
         params: as in `jaxinit.reinit`.
-        rules: as in `jaxinit.reinit`; without any, the leaves as they are.
+        scheme: as in `jaxinit.reinit`; without one, the leaves as they are.
         apply: as in `jaxinit.reinit`.
         inputs: as in `jaxinit.reinit`.
         gain: as in `jaxinit.reinit`.
@@ -92,7 +96,7 @@ def describe(
 
     Raises:
         ValueError, TypeError: as `jaxinit.reinit`, save that abstract leaves need no
-            rule.
+            initializer.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxinit
@@ -108,7 +112,7 @@ def describe(
     leaves, _ = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
     values = {leaf.path: leaf.value for leaf in leaves}
-    choices = choose(leaves, found, rules, gain, abstract=False)
+    choices = choose(leaves, found, scheme, gain, abstract=False)
     return Description(_row(choice, values[path]) for path, choice in choices.items())
 
 
@@ -116,9 +120,11 @@ def _row(choice: Choice, value: Any) -> Row:
     layer = choice.layer
     fans = choice.fans or (layer.fan_in, layer.fan_out)
     if choice.init is not None:
-        std = _deviation(choice.init, spot_of(layer, choice.fans))
+        std = _measured(choice.init, spot_of(layer, choice.fans))
     elif isinstance(value, jax.ShapeDtypeStruct):
         std = float("nan")
+    elif not jnp.issubdtype(value.dtype, jnp.number):
+        std = float("nan")  # keys have no size
     else:
         std = float(jnp.std(value.astype(jnp.float32)))
     return Row(
@@ -135,13 +141,13 @@ def _row(choice: Choice, value: Any) -> Row:
 
 
 @functools.lru_cache(maxsize=1024)
-def _deviation(init: Initializer, spot: Spot) -> float:
-    """The deviation of a draw, whose entries need not be held for it."""
+def _measured(init: Initializer, spot: Spot) -> float:
+    """The standard deviation of a draw, whose entries need not be held for it."""
 
-    def deviation(key: Key) -> Array:
+    def std(key: Key) -> Array:
         return jnp.std(draw_leaf(key, "", init, spot).astype(jnp.float32))
 
-    return float(jax.jit(deviation)(jax.random.key(0)))
+    return float(jax.jit(std)(jax.random.key(0)))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

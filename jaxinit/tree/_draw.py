@@ -6,43 +6,18 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxinit._initializer import Initializer, in_place, mesh_of
+from jaxinit._initializer import Initializer
+from jaxinit._layout import KERNELS, Spot
+from jaxinit._placement import in_place, mesh_of
 from jaxinit._types import Array, Key
-from jaxinit.trace import KERNELS, Layer
-
-ENTRYWISE = frozenset(
-    {"zeros", "ones", "constant", "uniform", "normal", "truncated_normal"}
-)
-"""Schemes whose law is the same in every shape, however its axes are meant."""
-
-
-class Spot(NamedTuple):
-    """What of a layer decides its draw; equal ones share a compiled program.
-
-    Attributes:
-        shape: shape of the leaf. dtype: its dtype.
-        batch_axes: axes over which separate kernels are stacked.
-        receptive_axes: axes of a convolution's window.
-        in_axes: axes of the inputs. out_axes: axes of the outputs.
-        groups: groups that share the output axis.
-        fans: fan-in and fan-out; None where nothing is summed.
-    """
-
-    shape: tuple[int, ...]
-    dtype: Any
-    batch_axes: tuple[int, ...]
-    receptive_axes: tuple[int, ...]
-    in_axes: tuple[int, ...]
-    out_axes: tuple[int, ...]
-    groups: int
-    fans: tuple[float, float] | None
+from jaxinit.trace import Layer
 
 
 def spot_of(layer: Layer, fans: tuple[float, float] | None = None) -> Spot:
@@ -85,9 +60,9 @@ def draw_leaf(
 ) -> Array:
     """Draw a leaf by a scheme, with the fans and axes of its use.
 
-    A scheme that takes `fan=` gets the layer's own, and draws the leaf as it lies.
-    Any other sees the kernel as (*window, in, out), once for each of the stacked
-    kernels and each group, and the axes are then brought back.
+    A scheme that fits the leaf, because it takes `fan=` or meets entries alone, draws
+    it as it lies. Any other sees the kernel as (*window, in, out), once for each of the
+    stacked kernels and each group, and the axes are then brought back.
 
     Args:
         key: the key of the whole tree.
@@ -110,32 +85,13 @@ def _drawn(
     key: Key, words: Any, init: Initializer, spot: Spot, sharding: NamedSharding | None
 ) -> Array:
     key = _fold(key, words)
-    whole = as_it_lies(init, spot)
+    whole = init.fitted(spot)
     if whole is not None:
         return whole(key, spot.shape, spot.dtype, sharding)
     return in_place(lambda key, _: _kernel_by_kernel(key, init, spot), key, sharding)
 
 
 _compiled = jax.jit(_drawn, static_argnums=(2, 3, 4))
-
-
-def as_it_lies(init: Initializer, spot: Spot) -> Initializer | None:
-    """The scheme that draws the leaf in its own order of axes, if there is one."""
-    if init.name in ENTRYWISE:
-        return init
-    inner = init.arguments.get("init")
-    if init.name in ("scaled", "summed", "masked") and inner is not None:
-        fitted = as_it_lies(inner, spot)
-        return init.replace(init=fitted) if fitted is not None else None
-    if "fan" in init.arguments:
-        return init if init.arguments["fan"] else init.replace(fan=spot.fans)
-    if init.name == "orthogonal" and spot.fans and spot.groups == 1:
-        single = next(
-            (axes[0] for axes in (spot.out_axes, spot.in_axes) if len(axes) == 1), None
-        )
-        if single is not None:
-            return init.replace(column_axis=single, batch_axis=spot.batch_axes)
-    return None
 
 
 def _kernel_by_kernel(key: Key, init: Initializer, spot: Spot) -> Array:

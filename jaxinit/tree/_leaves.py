@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxinit._types import is_array
+
 
 class Leaf(NamedTuple):
     """One array of a tree of parameters.
@@ -50,7 +52,7 @@ def leaves_of(params: Any) -> tuple[list[Leaf], Callable[[Sequence[Any]], Any]]:
     places: dict[int, Any] = {}
     for place, (path, item) in enumerate(flat):
         inside, box = jax.tree_util.tree_flatten(item)
-        if len(inside) == 1 and hasattr(inside[0], "dtype"):
+        if len(inside) == 1 and is_array(inside[0]):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             leaves.append(Leaf(name, inside[0], _names(item)))
             places[place] = box

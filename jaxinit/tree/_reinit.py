@@ -5,16 +5,18 @@ from __future__ import annotations
 import fnmatch
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxinit._checks import is_traced
 from jaxinit._types import Key
+from jaxinit.tree._choice import Choice, choose
 from jaxinit.tree._draw import draw_leaf, spot_of
+from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import Leaf, leaves_of
-from jaxinit.tree._rules import Choice, Rules, choose, layers_of
+from jaxinit.tree._rules import SchemeLike, as_scheme
 
 Shardings: TypeAlias = Any
 """None, a mesh, a pair of a mesh and names or rules, or a tree like the parameters."""
@@ -23,14 +25,14 @@ Shardings: TypeAlias = Any
 def reinit(
     key: Key,
     params: Any,
-    rules: Rules,
+    scheme: SchemeLike,
     apply: Callable[..., Any] | None = None,
     inputs: Sequence[Any] = (),
     *,
     gain: Literal["auto"] | None = None,
     out_shardings: Shardings = None,
 ) -> Any:
-    """Draw the parameters of a model anew, by rules.
+    """Draw the parameters of a model anew, by a scheme.
 
     The key of a leaf comes from its path alone, so its values depend neither on the
     order of the tree, nor on what else is in it, nor on devices. Leaves of one scheme,
@@ -41,11 +43,12 @@ def reinit(
         params: any pytree of arrays or `jax.ShapeDtypeStruct`s: a Linen dictionary,
             with metadata boxes or without, an NNX state or module, a module of
             Equinox, parameters of Haiku.
-        rules: an initializer for every kernel; a scheme of `jaxinit.tree`; or pairs
-            (pattern, initializer), of which the first that matches decides. A pattern
-            is a glob over the whole path ("*/kernel"), a compiled regular expression
-            searched for in it, or a function of the `jaxinit.trace.Layer`; None in
-            place of an initializer keeps the leaf.
+        scheme: an initializer for every kernel; a scheme of `jaxinit.tree`; the text
+            of either; or a list of rules, pairs (pattern, initializer), of which the
+            first that matches decides. A pattern is a glob over the whole path
+            ("*/kernel"), a regular expression searched for in it (compiled, or as text
+            that begins with "re:"), or a function of the `jaxinit.trace.Layer`; None
+            in place of an initializer keeps the leaf.
         apply: `apply(params, *inputs)`, whose use of each leaf then says its fans,
             axes and role. Without it they are read from names and shapes, as the
             frameworks do.
@@ -59,13 +62,13 @@ def reinit(
             default a leaf stays where it is.
 
     Returns:
-        A tree like `params`, boxes and what is no array included. Leaves without a
-        rule are the very same arrays.
+        A tree like `params`, boxes and what is no array included. Leaves that the
+        scheme does not draw are the very same arrays.
 
     Raises:
-        ValueError: abstract leaves have no rule, a pattern matches nothing, or a
+        ValueError: abstract leaves are not drawn, a pattern matches nothing, or a
             scheme needs a fan that a leaf has not.
-        TypeError: `params` holds no arrays, or the rules have another form.
+        TypeError: `params` holds no arrays, or the scheme has another form.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxinit
@@ -81,7 +84,7 @@ def reinit(
             reinit(
                 key,
                 params,
-                rules,
+                scheme,
                 apply,
                 inputs,
                 gain=gain,
@@ -94,15 +97,15 @@ def reinit(
         )
     leaves, rebuild = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
-    choices = choose(leaves, found, rules, gain)
-    return rebuild(draw(key, leaves, choices, rules, out_shardings))
+    choices = choose(leaves, found, scheme, gain)
+    return rebuild(draw(key, leaves, choices, scheme, out_shardings))
 
 
 def draw(
     key: Key,
     leaves: Sequence[Leaf],
     choices: Mapping[str, Choice],
-    rules: Rules,
+    scheme: SchemeLike,
     out_shardings: Shardings = None,
 ) -> list[Any]:
     """The new value of each leaf, or its own where no scheme draws it."""
@@ -118,10 +121,11 @@ def draw(
         return jax.device_put(leaf.value, sharding)
 
     drawn = [value(*pair) for pair in zip(leaves, shardings, strict=True)]
-    if hasattr(rules, "finish"):
+    finish = getattr(as_scheme(scheme), "finish", None)
+    if finish is not None:
         by_path = dict(zip((leaf.path for leaf in leaves), drawn, strict=True))
         layers = [choice.layer for choice in choices.values()]
-        by_path.update(cast(Any, rules).finish(key, by_path, layers))
+        by_path.update(finish(key, by_path, layers))
         return list(by_path.values())
     return drawn
 

@@ -2,114 +2,206 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, ParamSpec, TypeAlias
+from typing import (
+    Any,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
-from jaxinit._initializer import REGISTRY, Initializer
+from jaxinit._initializer import Initializer
 from jaxinit._types import Array, Key
+from jaxinit._value import Builder, Value
 from jaxinit.trace import Layer
-from jaxinit.tree._reinit import reinit
 from jaxinit.tree._structure import Structure
 
 P = ParamSpec("P")
+
 Assign: TypeAlias = Callable[[Structure], Mapping[str, Initializer | None]]
 Finish: TypeAlias = Callable[[Key, Mapping[str, Array], Structure], Mapping[str, Array]]
 
 
-class TreeScheme:
+@runtime_checkable
+class Scheme(Protocol):
+    """What draws a whole model: an initializer, a rule list, a tree scheme, muP.
+
+    `repr(scheme)` is its name, which `jaxinit.parse` reads. A scheme may also have
+    `finish(key, values, layers)`, which maps paths to leaves that are drawn together.
+    """
+
+    def choose(
+        self, layers: Sequence[Layer], /
+    ) -> Mapping[str, Initializer] | Mapping[str, Initializer | None]:
+        """The initializer of each leaf that it draws, by path; None keeps a leaf."""
+        ...
+
+
+class TreeScheme(Value):
     """A scheme for a whole model: a frozen, hashable value that prints as it parses.
 
-    It goes where rules go: `jaxinit.reinit(key, params, scheme, apply, inputs)`,
-    `jaxinit.init(model, key, x, scheme=scheme)`, `jaxinit.describe`, and among the
-    schemes of `jaxinit.compare.compare`.
+    It is the `scheme` of `jaxinit.init`, `jaxinit.reinit` and `jaxinit.describe`, and
+    goes among the schemes of `jaxinit.compare.compare`.
 
     Attributes:
-        name: its name, "tree." included.
+        name: its name, "tree." included for the library's.
         arguments: a read-only mapping from parameter names to values.
     """
 
-    name: str
-    arguments: Mapping[str, Any]
+    __slots__ = ("_assign", "_finish")
+
+    _assign: Assign
+    _finish: Finish | None
 
     def __init__(
         self,
-        name: str,
+        builder: _TreeBuilder,
         arguments: Mapping[str, Any],
         assign: Assign,
         finish: Finish | None = None,
     ) -> None:
         """Keep what the builder has made."""
-        self.name = name
-        self.arguments = MappingProxyType(dict(arguments))
-        self._assign = assign
-        self._finish = finish
+        super().__init__(builder, arguments)
+        object.__setattr__(self, "_assign", assign)
+        object.__setattr__(self, "_finish", finish)
 
-    def assign(self, found: Sequence[Layer]) -> Mapping[str, Initializer | None]:
-        """The initializer of each leaf that it draws, by path."""
-        return self._assign(Structure(found))
+    def choose(self, layers: Sequence[Layer]) -> Mapping[str, Initializer | None]:
+        """The initializer of each leaf that it draws.
+
+        Args:
+            layers: the model's layers, as `jaxinit.trace.layers` has them.
+
+        Returns:
+            From path to initializer; None keeps a leaf, as does a path's absence.
+        """
+        return self._assign(Structure(layers))
 
     def finish(
-        self, key: Key, values: Mapping[str, Array], found: Sequence[Layer]
+        self, key: Key, values: Mapping[str, Array], layers: Sequence[Layer]
     ) -> Mapping[str, Array]:
-        """Leaves that are drawn together, by path."""
-        return self._finish(key, values, Structure(found)) if self._finish else {}
+        """Leaves that are drawn together.
 
-    def __call__(self, key: Key, params: Any, apply: Any, batch: Any) -> Any:
-        """Draw the parameters; `batch` is (inputs, ...), of which apply takes one."""
-        return reinit(key, params, self, apply, (batch[0],))
+        Args:
+            key: the key of the whole tree.
+            values: every leaf, by path, after each has been drawn by itself.
+            layers: the model's layers.
 
-    def __repr__(self) -> str:
-        """The text that `jaxinit.parse` reads."""
-        shown = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
-        return f"{self.name}({shown})"
+        Returns:
+            The leaves that take another value, by path.
+        """
+        return self._finish(key, values, Structure(layers)) if self._finish else {}
 
-    def __eq__(self, other: object) -> bool:
-        """Equal by name and parameters."""
-        return isinstance(other, TreeScheme) and repr(self) == repr(other)
-
-    def __hash__(self) -> int:
-        """By name and parameters."""
-        return hash(repr(self))
-
-    def __reduce__(self) -> Any:
-        """By name and parameters."""
-        return _rebuilt, (self.name, dict(self.arguments))
+    @staticmethod
+    def _restored(made_by: str | Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """A value from its pickle; that names this module, which enters the schemes."""
+        return Value._restored(made_by, arguments)
 
 
-def _rebuilt(name: str, arguments: dict[str, Any]) -> Any:
-    return REGISTRY[name](**arguments)
+S = TypeVar("S", bound=TreeScheme)
 
 
+class _TreeBuilder(Builder):
+    """What is known of one scheme for whole models."""
+
+    def __init__(
+        self, build: Callable[..., Any], kind: type[TreeScheme], cites: tuple[str, ...]
+    ) -> None:
+        name = f"tree.{build.__name__}"
+        super().__init__(build, name=name, cites=cites)
+        self.kind = kind
+
+    def make(self, arguments: dict[str, Any]) -> TreeScheme:
+        made = self.build(**arguments)
+        assign, finish = made if isinstance(made, tuple) else (made, None)
+        return self.kind(self, arguments, assign, finish)
+
+
+@overload
 def tree_scheme(
-    build: Callable[P, Assign | tuple[Assign, Finish]],
-) -> Callable[P, TreeScheme]:
-    """Make a scheme of a function from parameters to the choice for each leaf.
+    build: Callable[P, Assign | tuple[Assign, Finish]], /
+) -> Callable[P, TreeScheme]: ...
+@overload
+def tree_scheme(
+    *, cites: tuple[str, ...] = ()
+) -> Callable[
+    [Callable[P, Assign | tuple[Assign, Finish]]], Callable[P, TreeScheme]
+]: ...
+@overload
+def tree_scheme(
+    *, kind: type[S], cites: tuple[str, ...] = ()
+) -> Callable[[Callable[P, Assign | tuple[Assign, Finish]]], Callable[P, S]]: ...
+def tree_scheme(
+    build: Callable[..., Any] | None = None,
+    /,
+    *,
+    kind: type[TreeScheme] = TreeScheme,
+    cites: tuple[str, ...] = (),
+) -> Any:
+    """Turn a function from parameters to a choice for every leaf into a scheme.
 
     The function checks its parameters and returns `assign(structure)`, which maps
     paths to initializers; or a pair of it and `finish(key, values, structure)`, which
-    maps paths to arrays that are drawn together. `jaxinit.parse` knows the scheme as
-    `tree.NAME`.
+    maps paths to arrays, for leaves that are drawn together. A parameter annotated
+    `float`, or as a union with it, becomes a float. The scheme is then a value like an
+    initializer: equal by function and parameters, pickled by the function's module and
+    name, and known to `jaxinit.parse` and the command line as `tree.NAME`.
+
+    The `Structure` of a model says what its leaves are:
+
+    - `layers`, every leaf in order of execution, each a `jaxinit.trace.Layer` with
+      `path`, `shape`, `kind` ("dense", "conv", "embedding", "scale", "bias" or
+      "unknown"), `fan_in`, `fan_out`, `activation_before` and more; `by_path` has the
+      same by path;
+    - `kernels`, those that enter a product or a convolution, and `heads`, the last
+      ones, which feed no other;
+    - `branches`, the residual branches in order, each a `Branch` with its `kernels`,
+      the last of them as `end`, the multipliers (`scalars`) of what it adds, its
+      `depth`, whether it is an `attention` with `queries_and_keys`, and its `index`;
+    - `depth`, the number of branches, each layer of a scanned stack counted; `ends`
+      and `inside`, the paths of the branches' last kernels and of all of theirs.
+
+    A leaf that `assign` leaves out, or maps to None, stays as the model has it. Where
+    the model is not one that the scheme is made for, raise a `ValueError` that says so.
+
+    Args:
+        build: the function, if the decorator stands without brackets.
+        kind: the class of the values, for a scheme that has methods of its own.
+        cites: keys of its sources in `jaxinit/references.bib`.
+
+    Returns:
+        A function of the same parameters that returns a `TreeScheme`.
+
+    Raises:
+        ValueError: the function's name is one of the library's.
+
+    Example:
+        Kernels by He, the last ones of residual branches smaller with the depth.
+
+        >>> import jax, jax.numpy as jnp, jaxinit
+        >>> @jaxinit.tree.tree_scheme
+        ... def calm_branches(power: float = 0.5):
+        ...     def assign(structure):
+        ...         chosen = {k.path: jaxinit.he_normal() for k in structure.kernels}
+        ...         factor = max(structure.depth, 1) ** -power
+        ...         for branch in structure.branches:
+        ...             chosen[branch.end.path] = jaxinit.scaled(
+        ...                 jaxinit.he_normal(), factor
+        ...             )
+        ...         return chosen
+        ...     return assign
+        >>> params = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 8))}
+        >>> apply = lambda p, x: x + jax.nn.relu(x @ p["a"]) @ p["b"]
+        >>> x = jnp.ones((1, 8))
+        >>> [row.init for row in jaxinit.describe(params, calm_branches(), apply, (x,))]
+        [he_normal(), scaled(scheme=he_normal(), factor=1.0)]
+        >>> jaxinit.parse("tree.calm_branches(power=1)") == calm_branches(1.0)
+        True
     """
-    name = f"tree.{build.__name__}"
-    signature = inspect.signature(build)
 
-    @functools.wraps(build)
-    def builder(*args: P.args, **kwargs: P.kwargs) -> TreeScheme:
-        try:
-            bound = signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(
-                f"{name}: {error}; its parameters are "
-                f"{', '.join(signature.parameters)}."
-            ) from None
-        made = build(*args, **kwargs)
-        assign, finish = made if isinstance(made, tuple) else (made, None)
-        defaults = {k: p.default for k, p in signature.parameters.items()}
-        shown = {k: v for k, v in bound.items() if v != defaults[k]}
-        return TreeScheme(name, shown, assign, finish)
+    def published(build: Callable[..., Any]) -> Any:
+        return _TreeBuilder(build, kind, cites).published()
 
-    REGISTRY[name] = builder  # type: ignore[assignment]
-    return builder
+    return published if build is None else published(build)

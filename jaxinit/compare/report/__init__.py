@@ -1,0 +1,1 @@
+"""From what runs show to words, tables, figures and pages."""

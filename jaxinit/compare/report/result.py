@@ -1,0 +1,253 @@
+"""A sweep as its user sees it: table, figures, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import rich.console
+from matplotlib.axes import Axes
+
+from jaxinit.compare.report import (
+    export,
+    figures,
+    page,
+    signal_figure,
+    style,
+    table,
+    words,
+)
+from jaxinit.compare.stats import targets, verdict
+from jaxinit.compare.stats.measures import Quartiles
+from jaxinit.compare.stats.summary import SchemeSummary, ranking
+from jaxinit.compare.stats.verdict import Verdict
+from jaxinit.compare.store import folder
+from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.sweep import Sweep
+from jaxinit.compare.train import signal
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What a sweep found.
+
+    Attributes:
+        sweep: its runs and settings.
+    """
+
+    sweep: Sweep
+
+    @property
+    def runs(self) -> pa.Table:
+        """A row for each run; the columns are those of `store.sweep.SCHEMA`."""
+        return self.sweep.runs
+
+    @property
+    def settings(self) -> Settings:
+        """What the sweep is."""
+        return self.sweep.settings
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the sweep, compilation included; NaN if not known."""
+        return self.sweep.seconds
+
+    def ranking(self) -> list[SchemeSummary]:
+        """The schemes at their best learning rates, the fastest first."""
+        return ranking(self.sweep)
+
+    def judge(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> Verdict:
+        """Ranks, ratios and what they show; see `verdict.judge`."""
+        return verdict.judge(self.sweep, baseline, learning_rate)
+
+    def sentence(self, baseline: str | None = None) -> str:
+        """The verdict in one sentence."""
+        return words.sentence(self.judge(baseline), self.settings)
+
+    def notes(self, baseline: str | None = None) -> list[str]:
+        """Sentences on what limits the verdict."""
+        return words.notes(self.judge(baseline), self.settings)
+
+    def judge_targets(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> dict[float, Verdict]:
+        """The verdict at each of the setting `targets`, from easy to hard."""
+        return {
+            each: verdict.judge(self.sweep.with_target(each), baseline, learning_rate)
+            for each in self.settings.targets
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Settings and ranking as plain data; infinity is null, for JSON."""
+        more = {
+            f"{each:g}": _rows(ranking(self.sweep.with_target(each)))
+            for each in self.settings.targets
+        }
+        return {
+            "settings": self.settings.to_json(),
+            "runs": self.runs.num_rows,
+            "diverged": int(self.sweep.diverged.sum()),
+            "seconds": _plain(round(self.seconds, 2)),
+            "verdict": self.sentence(),
+            "ranking": _rows(self.ranking()),
+            **({"ranking_at_targets": more} if more else {}),
+        }
+
+    def with_target(self, target: float) -> Result:
+        """The same runs with another target; see `Sweep.with_target`."""
+        return Result(self.sweep.with_target(target))
+
+    def with_target_of(self, scheme: str) -> Result:
+        """The target is what a scheme reaches by the rule of `targets.target_of`."""
+        return Result(targets.with_target_of(self.sweep, scheme))
+
+    def with_targets(self, wanted: Sequence[float]) -> Result:
+        """The same runs, with several targets side by side in table and page."""
+        return Result(self.sweep.with_targets(wanted))
+
+    def save(self, out: str | os.PathLike[str]) -> None:
+        """Write runs, summary, figures and `report.html` into the folder `out`."""
+        path = pathlib.Path(out)
+        folder.claim(path, self.settings)
+        folder.write_runs(path, self.runs)
+        self.write(path)
+
+    def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
+        """Write what follows from the runs: summary, figures and `report.html`.
+
+        Args:
+            out: a folder that exists.
+            baseline: the scheme that ratios compare with; see `verdict.judge`.
+        """
+        path = pathlib.Path(out)
+        summary = json.dumps(self.summary(), indent=2)
+        folder.write_atomically(path / "summary.json", summary.encode())
+        part = self.page_part(baseline)
+        given = part.sweep, part.verdict
+        drawn = {
+            "curves": figures.curves(*given)[0],
+            "learning_rates": figures.learning_rates(*given),
+            "survival": figures.survival(*given),
+            "heat_map": figures.heat_map(*given),
+        }
+        if any(self.sweep.signals.values()):
+            drawn["signal"] = self._signal_axes()[0]
+            signals = signal.to_json(self.sweep.signals)
+            content = json.dumps(signals, allow_nan=False)
+            folder.write_atomically(path / "signal.json", content.encode())
+        for name, axes in drawn.items():
+            style.figure_of(axes).savefig(path / f"{name}.png", dpi=150)
+        (path / "report.html").write_text(page.page(part), "utf-8")
+
+    def show(
+        self, baseline: str | None = None, learning_rate: float | None = None
+    ) -> None:
+        """Print the table of schemes, the fastest first, and the verdict.
+
+        Args:
+            baseline: the scheme that ratios compare with; see `verdict.judge`.
+            learning_rate: see all schemes at this rate, instead of each at its best.
+        """
+        shown = self.judge(baseline, learning_rate)
+        console = rich.console.Console()
+        console.print(table.table(self.sweep, shown, console.width))
+        if several := self.judge_targets(shown.baseline, learning_rate):
+            console.print(
+                table.targets(several, shown.order, self.settings, console.width)
+            )
+
+    def plot_curves(
+        self,
+        columns: Sequence[str] = ("train_loss", "valid_metric"),
+        ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Loss and metric against steps: (columns,) axes; see `figures.curves`."""
+        return figures.curves(self.sweep, self.judge(), columns, ax, "screen")
+
+    def plot_learning_rates(self, ax: Axes | None = None) -> Axes:
+        """Final training loss against the rate; see `figures.learning_rates`."""
+        return figures.learning_rates(self.sweep, self.judge(), ax, "screen")
+
+    def plot_survival(self, ax: Axes | None = None) -> Axes:
+        """The share of runs not yet at the target; see `figures.survival`."""
+        return figures.survival(self.sweep, self.judge(), ax, "screen")
+
+    def plot_heat_map(self, ax: Axes | None = None) -> Axes:
+        """Scheme x learning rate; see `figures.heat_map`."""
+        return figures.heat_map(self.sweep, self.judge(), ax, "screen")
+
+    def plot_signal(
+        self, ax: Axes | Sequence[Axes] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """The signal at step 0, forward and backward: (2,) axes.
+
+        Raises:
+            ValueError: the result has none, as that of a single part of a sweep.
+        """
+        if not any(self.sweep.signals.values()):
+            raise ValueError(
+                "report: this result has no signal at step 0; load it from a folder "
+                "with a signal.json, or run the sweep again."
+            )
+        return self._signal_axes(ax, "screen")
+
+    def _signal_axes(self, ax: Any = None, medium: style.Medium = "file") -> np.ndarray:
+        title = f"{self.settings.task}, before the first step"
+        return signal_figure.plot(self.sweep.signals, title, ax=ax, medium=medium)
+
+    def to_pandas(self) -> Any:
+        """The runs as a `pandas.DataFrame`; see `export.to_pandas`."""
+        return export.to_pandas(self.runs)
+
+    def to_polars(self) -> Any:
+        """The runs as a `polars.DataFrame`; see `export.to_polars`."""
+        return export.to_polars(self.runs)
+
+    def to_xarray(self) -> Any:
+        """The runs as an `xarray.Dataset`; see `export.to_xarray`."""
+        return export.to_xarray(self.sweep)
+
+    def _repr_html_(self) -> str:
+        return page.fragment(self.judge(), self.settings)
+
+    def page_part(self, baseline: str | None = None) -> page.Part:
+        """What a page takes of it."""
+        shown = self.judge(baseline)
+        return page.Part(self.sweep, shown, self.judge_targets(shown.baseline))
+
+
+def load_result(path: str | os.PathLike[str]) -> Result:
+    """The result that a sweep left in a folder.
+
+    Args:
+        path: of the folder, with `sweep.json` and `runs/`, as `compare` writes it.
+
+    Raises:
+        FileNotFoundError: the folder is no sweep's, or holds no finished run.
+        ValueError: its files are damaged, or do not belong together.
+    """
+    return Result(folder.read_sweep(path))
+
+
+def _rows(found: Sequence[SchemeSummary]) -> list[dict[str, Any]]:
+    return [
+        {name: _plain(value) for name, value in scheme._asdict().items()}
+        for scheme in found
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Quartiles):
+        return {name: _plain(each) for name, each in value._asdict().items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Finished runs and what was run, on disk."""

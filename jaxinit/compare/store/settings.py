@@ -1,0 +1,279 @@
+"""What a sweep is: what one asks for, and the record that its folder keeps.
+
+Each field says once, by its mark, what it means for the sweep:
+
+- "decides": it decides the numbers of a run, and is part of the run's name.
+- "reads": it decides how runs are read, and which of them are made.
+- "grows": a sweep may have more of it later, and no run changes.
+- "noted": it is written down and decides nothing.
+
+Two sweeps may share a folder or a report if they agree in all that decides or reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import field
+from typing import Any, Literal, TypeAlias
+
+from jaxinit import _checks
+from jaxinit._parse import parse
+from jaxinit.compare.task.task import Direction
+from jaxinit.compare.train.runners import Strategy
+from jaxinit.compare.train.trainer import Config, Dtype, Precision
+
+DEFAULT_SCHEMES = (
+    "normal(stddev=0.01)",
+    "normal(stddev=1.0)",
+    "lecun_normal()",
+    "glorot_normal()",
+    "he_normal()",
+    "orthogonal(scale=1.4142)",
+)
+DEFAULT_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+Mark: TypeAlias = Literal["decides", "reads", "grows", "noted"]
+
+DECIDES: Mapping[str, Mark] = {"mark": "decides"}
+READS: Mapping[str, Mark] = {"mark": "reads"}
+GROWS: Mapping[str, Mark] = {"mark": "grows"}
+NOTED: Mapping[str, Mark] = {"mark": "noted"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one asks for: the arguments of `compare` and the options of its command.
+
+    Attributes:
+        schemes: the schemes, as texts such as 'he_normal(gain=2)'.
+        learning_rates: the grid of learning rates, each positive.
+        seeds: runs for each scheme and learning rate.
+        steps: optimizer steps of each run, a multiple of eval_every.
+        eval_every: steps between two evaluations on the validation data.
+        batch_size: examples in a step; by default 64, or those of a stream's batches.
+        optimizer: sgd, momentum (0.9), adam or adamw.
+        dtype: in what the model computes; parameters, updates and losses are float32.
+        matmul_precision: of float32 products; below highest an accelerator is faster
+            and less exact, and a CPU the same.
+        targets: further values of the metric at which the schemes are compared; the
+            task's own target decides what is run.
+        stop_at_target: end a run when it reaches the target.
+        tuning_seeds: if not 0, each scheme's learning rate is chosen on so many seeds
+            of their own; the others then score that rate alone.
+        extend_grid: let the grid of learning rates grow where a scheme is best at its
+            end, by the grid's own steps and four times at most.
+        until_sure: if not 0, run at most so many rounds of --seeds seeds, until the
+            winner is settled at 95 % confidence over all rounds.
+        strategy: how a device trains its runs: one after another in a compiled loop
+            (map), all at once (vmap), or step by step from Python (loop). By default
+            what made the folder's runs, or what is measured to be fastest for a large
+            sweep, or what usually is.
+    """
+
+    schemes: tuple[str, ...] = field(default=DEFAULT_SCHEMES, metadata=GROWS)
+    learning_rates: tuple[float, ...] = field(
+        default=DEFAULT_LEARNING_RATES, metadata=GROWS
+    )
+    seeds: int = field(default=5, metadata=GROWS)
+    steps: int = field(default=500, metadata=DECIDES)
+    eval_every: int = field(default=25, metadata=DECIDES)
+    batch_size: int | None = field(default=None, metadata=DECIDES)
+    optimizer: str = field(default="momentum", metadata=DECIDES)
+    dtype: Dtype = field(default="float32", metadata=DECIDES)
+    matmul_precision: Precision = field(default="highest", metadata=DECIDES)
+    targets: tuple[float, ...] = field(default=(), metadata=NOTED)
+    stop_at_target: bool = field(default=False, metadata=DECIDES)
+    tuning_seeds: int = field(default=0, metadata=READS)
+    extend_grid: bool = field(default=False, metadata=NOTED)
+    until_sure: int = field(default=0, metadata=NOTED)
+    strategy: Strategy | None = field(default=None, metadata=NOTED)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(Options):
+    """The record of a sweep: its options, its task, and what was noted with it.
+
+    Attributes:
+        task: the task's name.
+        parts: digests of the code and data that decide all runs, such as of "model";
+            see `identity`.
+        own_schemes: digests of the schemes that are the user's own.
+        untraced: what these digests cannot know all of, in words.
+        loss_name: the loss's name.
+        metric_name: the metric's.
+        direction: whether the metric is to rise, "max", or to fall, "min".
+        target: of the metric.
+        batch_size: examples in a step.
+        rounds: rounds of `seeds` seeds that score.
+        settled: whether the winner of a sweep with `until_sure` is settled.
+        made_for: the target that the runs were made for, where `target` is another.
+        target_of: the scheme whose result the target is.
+        versions: of the packages that made runs.
+        device: what made them.
+        code: the commit they were made at, where there is one.
+    """
+
+    task: str = field(metadata=DECIDES)
+    parts: Mapping[str, str] = field(metadata=DECIDES)
+    own_schemes: Mapping[str, str] = field(default_factory=dict, metadata=GROWS)
+    untraced: tuple[str, ...] = field(default=(), metadata=NOTED)
+    loss_name: str = field(metadata=DECIDES)
+    metric_name: str = field(metadata=DECIDES)
+    direction: Direction = field(metadata=DECIDES)
+    target: float = field(metadata=DECIDES)
+    batch_size: int = field(default=64, metadata=DECIDES)
+    rounds: int = field(default=1, metadata=GROWS)
+    settled: bool | None = field(default=None, metadata=NOTED)
+    made_for: float | None = field(default=None, metadata=NOTED)
+    target_of: str | None = field(default=None, metadata=NOTED)
+    versions: Mapping[str, str] = field(default_factory=dict, metadata=NOTED)
+    device: str = field(default="an unknown device", metadata=NOTED)
+    code: str | None = field(default=None, metadata=NOTED)
+
+    @property
+    def config(self) -> Config:
+        """What all runs share in training."""
+        return Config(*(getattr(self, name) for name in Config._fields))
+
+    @property
+    def all_seeds(self) -> int:
+        """Seeds in all, those that tune included."""
+        return self.tuning_seeds + self.rounds * self.seeds
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the metric is a fraction of examples, from 0 to 1."""
+        return self.metric_name == "accuracy"
+
+    @property
+    def worst_metric(self) -> float:
+        """The worst value of the metric, which a diverged run counts as."""
+        if self.direction == "min":
+            return float("inf")
+        return 0.0 if self.is_accuracy else float("-inf")
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the numbers of each run, but scheme, learning rate and seed."""
+        return {name: getattr(self, name) for name in names("decides")}
+
+    def differences(self, other: Settings) -> Iterator[tuple[str, Any, Any]]:
+        """Name and both values where two sweeps were asked for in different ways."""
+        for name in names("decides", "reads"):
+            if name == "parts":
+                continue  # of which `changed` says which differ
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                yield name, mine, theirs
+
+    def changed(self, other: Settings) -> list[str]:
+        """The parts of code and data that all runs of two sweeps differ in, by name."""
+        every = {**self.parts, **other.parts}
+        found = [p for p in every if self.parts.get(p) != other.parts.get(p)]
+        if {"model", "loss"} & set(found):
+            return [part for part in found if part != "gradient"]  # which is of both
+        return found
+
+    def changed_schemes(self, other: Settings) -> list[str]:
+        """The schemes of both sweeps that have one name and different code."""
+        both = [each for each in self.schemes if each in other.schemes]
+        return [
+            scheme
+            for scheme in both
+            if self.own_schemes.get(scheme) != other.own_schemes.get(scheme)
+        ]
+
+    def union(self, new: Settings) -> Settings:
+        """The settings of two sweeps that agree, as one; `new` is the later."""
+        latest = {
+            each.name: value
+            for each in dataclasses.fields(Settings)
+            if each.metadata["mark"] == "noted"
+            and (value := getattr(new, each.name)) != each.default
+        }
+        latest |= {
+            "versions": {
+                name: _each(" or ", self.versions.get(name), new.versions.get(name))
+                for name in {**self.versions, **new.versions}
+            },
+            "device": _each("; ", self.device, new.device),
+            "code": _each("; ", self.code, new.code) or None,
+            "schemes": tuple(dict.fromkeys((*self.schemes, *new.schemes))),
+            "own_schemes": {**self.own_schemes, **new.own_schemes},
+            "untraced": tuple(dict.fromkeys((*self.untraced, *new.untraced))),
+            "learning_rates": tuple(
+                sorted({*self.learning_rates, *new.learning_rates})
+            ),
+        }
+        return dataclasses.replace(self, **latest | _more_seeds(self, new))
+
+    def to_json(self) -> dict[str, Any]:
+        """As what JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Settings:
+        """What `to_json` gave.
+
+        Raises:
+            ValueError: a setting is missing, or not known.
+        """
+        known = [each.name for each in dataclasses.fields(cls)]
+        missing = [name for name in known if name not in content]
+        strange = [name for name in content if name not in known]
+        if missing or strange:
+            what = [f"lacks {', '.join(missing)}"] if missing else []
+            what += [f"has the unknown {', '.join(strange)}"] if strange else []
+            raise ValueError(
+                f"{' and '.join(what)}, so that it is no sweep of this version; run "
+                "the sweep again."
+            )
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content.items()
+        }
+        return cls(**values)
+
+
+def names(*marks: Mark) -> list[str]:
+    """The fields of `Settings` with one of these marks."""
+    fields = dataclasses.fields(Settings)
+    return [each.name for each in fields if each.metadata["mark"] in marks]
+
+
+def scheme_named(option: str, text: str, schemes: Iterable[str]) -> str:
+    """The scheme that a text means, as in "he_normal" for "he_normal()".
+
+    Args:
+        option: that the text is given to.
+        text: a scheme's own text, or one that `parse` reads as the scheme.
+        schemes: those of the sweep.
+
+    Raises:
+        ValueError: there is no such scheme.
+    """
+    schemes = tuple(schemes)
+    if text not in schemes:
+        try:
+            written = repr(parse(text))
+        except (ValueError, TypeError):
+            written = text
+        if written in schemes:
+            return written
+        _checks.choice("report", option, text, schemes)
+    return text
+
+
+def _more_seeds(old: Settings, new: Settings) -> dict[str, Any]:
+    """The seeds of two sweeps together; rounds stay where both have equal ones."""
+    if old.seeds == new.seeds or old.rounds == new.rounds == 1:
+        rounds = max(old.rounds, new.rounds)
+        return {"seeds": max(old.seeds, new.seeds), "rounds": rounds}
+    most = max(old.all_seeds, new.all_seeds)
+    return {"seeds": most - old.tuning_seeds, "rounds": 1, "settled": new.settled}
+
+
+def _each(between: str, *texts: str | None) -> str:
+    """Texts that are lists themselves, as one without repetition."""
+    every = (part for text in texts if text for part in text.split(between))
+    return between.join(dict.fromkeys(every))

@@ -1,0 +1,251 @@
+"""Which initialization converges fastest: plan, make, judge."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from jaxinit.compare import cluster
+from jaxinit.compare.machine import use_all_cores
+from jaxinit.compare.report.result import Result
+from jaxinit.compare.stats import race, summary
+from jaxinit.compare.store import folder
+from jaxinit.compare.store.settings import (
+    DEFAULT_LEARNING_RATES,
+    DEFAULT_SCHEMES,
+    Options,
+    Settings,
+)
+from jaxinit.compare.store.sweep import Sweep
+from jaxinit.compare.sweep import live
+from jaxinit.compare.sweep.make import Maker
+from jaxinit.compare.sweep.plan import Plan, grid, grown, named, plan
+from jaxinit.compare.task.builtin import parse_task
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.runners import Strategy
+from jaxinit.compare.train.starts import Scheme
+from jaxinit.compare.train.trainer import Dtype, Precision, Run
+
+EXTENSIONS = 4
+"""How often a grid grows."""
+
+
+def compare(
+    task: Task | str = "digits-mlp",
+    schemes: Sequence[Scheme | str] | Scheme | str = DEFAULT_SCHEMES,
+    learning_rates: Sequence[float] = DEFAULT_LEARNING_RATES,
+    seeds: int = 5,
+    *,
+    steps: int = 500,
+    eval_every: int = 25,
+    batch_size: int | None = None,
+    optimizer: str = "momentum",
+    dtype: Dtype = "float32",
+    matmul_precision: Precision = "highest",
+    targets: Sequence[float] = (),
+    stop_at_target: bool = False,
+    tuning_seeds: int = 0,
+    extend_grid: bool = False,
+    until_sure: int = 0,
+    strategy: Strategy | None = None,
+    shard: tuple[int, int] | None = None,
+    out: str | pathlib.Path | None = None,
+    redo: bool = False,
+    tensorboard: str | pathlib.Path | None = None,
+    wandb: str | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Train a task from every scheme at every learning rate and seed, side by side.
+
+    Seed k has the same initialization key and the same data order in every scheme and
+    at every learning rate, so that differences between schemes are paired. A run's
+    numbers do not depend on which other runs there are.
+
+    Args:
+        task: a task from `make_task`, or the text of a built-in one, such as
+            "digits-cnn" or "digits-mlp(depth=8, width=128)".
+        schemes: initializers, drawn for every kernel of the model as the model's use
+            of it says; or their texts; or functions
+            `(key, params, apply, batch) -> params` where `apply(params, x)` gives
+            outputs and `batch` is (inputs, labels), named by their `__name__`.
+        learning_rates: the grid, each positive.
+        seeds: runs for each scheme and rate, numbered from 0.
+        steps: optimizer steps of each run.
+        eval_every: steps between two evaluations on the validation data.
+        batch_size: examples in a step; None for 64, or for those of a stream's batches.
+        optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
+        dtype: in what the model computes, "float32" or "bfloat16"; parameters, updates
+            and losses are float32.
+        matmul_precision: of float32 products, "highest", "high" or "default"; faster
+            and coarser below "highest" on an accelerator, all one on a CPU.
+        targets: further values of the metric at which the schemes are compared; the
+            task's own decides what is run.
+        stop_at_target: whether a run ends when it reaches the target.
+        tuning_seeds: if not 0, each scheme's rate is chosen on so many seeds of their
+            own, and only that rate is run on the `seeds` further ones that score it.
+        extend_grid: whether the grid grows, by its own steps and four times at most, at
+            an end where a scheme is best.
+        until_sure: if not 0, the most rounds of `seeds` seeds each that are run until
+            the winner is settled at 95 % confidence over all looks; schemes that are
+            shown slower leave the race.
+        strategy: how a device trains its runs, of `engine.STRATEGIES`. If None, what a
+            sweep in `out` had on such devices; for a large sweep, what is measured to
+            be fastest; else what mostly is.
+        shard: (i, n): only the i-th of n parts of the sweep, counted from 0; the parts
+            may be made on different machines and joined by `merge`.
+        out: folder for the results; None writes nothing. In a folder that holds some
+            of the runs already, only the others are made; unfinished ones go on from
+            their last checkpoint, of which there is one a minute. Processes of a
+            cluster share the folder.
+        redo: set the runs that `out` holds aside, in a folder within, and make all
+            anew: the way on for runs of other code.
+        tensorboard: folder for event files that TensorBoard shows while it trains.
+        wandb: project of Weights & Biases for the same.
+        quiet: neither progress nor table on the screen.
+
+    Returns:
+        The `Result`.
+
+    Raises:
+        ValueError: a setting is out of range.
+        TypeError: a scheme is no scheme.
+        FileExistsError: `out` holds something else, or runs of other settings, code
+            or data.
+        ModuleNotFoundError: tensorboardX or wandb is not installed.
+        ConnectionError: another process of a cluster is gone.
+
+    Example:
+        >>> from jaxinit.compare import compare, digits_mlp
+        >>> result = compare(
+        ...     digits_mlp(depth=2, width=16), ["he_normal", "normal"], [0.1], seeds=2,
+        ...     steps=50, quiet=True,
+        ... )
+        >>> result.ranking()[0].scheme
+        'he_normal()'
+    """
+    use_all_cores()
+    if isinstance(task, str):
+        task = parse_task(task)
+    known = named(schemes)
+    options = Options(
+        schemes=tuple(known),
+        learning_rates=tuple(learning_rates),
+        seeds=seeds,
+        steps=steps,
+        eval_every=eval_every,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        dtype=dtype,
+        matmul_precision=matmul_precision,
+        targets=tuple(targets),
+        stop_at_target=stop_at_target,
+        tuning_seeds=tuning_seeds,
+        extend_grid=extend_grid,
+        until_sure=until_sure,
+        strategy=strategy,
+    )
+    planned = plan(task, known, options, shard)
+    began = time.perf_counter()
+    out = None if out is None else pathlib.Path(out)
+    if redo:
+        _redo(out, planned)
+    quiet = quiet or cluster.index() > 0  # the first process speaks for all
+    with _live(tensorboard, wandb, planned.settings) as writers:
+        sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
+    spent = time.perf_counter() - began
+    result = Result(dataclasses.replace(sweep, seconds=spent))
+    if planned.part[1] > 1:
+        return result  # a part alone makes no ranking
+    if out is not None and cluster.index() == 0:
+        result.save(out)
+    if not quiet:
+        result.show()
+    return result
+
+
+def _redo(out: pathlib.Path | None, planned: Plan) -> None:
+    """Set aside what the folder holds, so that it is made again."""
+    if out is None or planned.part[1] > 1:
+        raise ValueError(
+            "compare: redo=True sets aside all runs of the folder out=, which it needs "
+            "and which no other part of the sweep may share; leave redo= or shard= out."
+        )
+    if cluster.index() == 0:
+        folder.set_aside(out, planned.settings)
+    cluster.wait()
+
+
+def _made(maker: Maker, asked: Settings) -> Sweep:
+    """The whole sweep, and the signal at step 0."""
+    sweep = _runs(maker, asked)
+    return dataclasses.replace(sweep, signals=maker.signals())
+
+
+def _runs(maker: Maker, asked: Settings) -> Sweep:
+    """The runs of the grid, and with `tuning_seeds` then the best rates alone."""
+    seeds = range(asked.tuning_seeds or asked.seeds)
+    sweep = maker.make(asked, grid(asked, seeds))
+    for _ in range(EXTENSIONS if asked.extend_grid else 0):
+        tried = sweep.of(asked.schemes, asked.learning_rates, seeds)
+        rates = grown(tried, asked.learning_rates)
+        if rates == asked.learning_rates:
+            break
+        asked = dataclasses.replace(asked, learning_rates=rates)
+        sweep = maker.make(asked, grid(asked, seeds))
+    if not asked.tuning_seeds:
+        return sweep
+    tried = sweep.of(asked.schemes, asked.learning_rates, seeds)
+    best = {each.scheme: each.learning_rate for each in summary.rank(tried)}
+    if asked.until_sure:
+        return _raced(maker, asked, best)
+    fresh = range(asked.tuning_seeds, asked.all_seeds)
+    return maker.make(asked, _at_best(best, best, fresh))
+
+
+def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
+    """Fresh seeds at each scheme's best rate, in rounds until the winner is settled."""
+    shown: frozenset[tuple[str, str]] = frozenset()
+    running: Sequence[str] = list(best)
+    first, looks = asked.tuning_seeds, asked.until_sure
+    look = 0
+    while True:
+        look += 1
+        asked = dataclasses.replace(asked, rounds=look)
+        fresh = range(asked.all_seeds - asked.seeds, asked.all_seeds)
+        sweep = maker.make(asked, _at_best(best, running, fresh))
+        scoring = sweep.of(best, best.values(), range(first, asked.all_seeds))
+        at_best = [
+            each._replace(learning_rate=best[each.scheme])
+            for each in summary.rank(scoring)
+        ]
+        times = summary.times(scoring, at_best)
+        found = race.look_at(times, asked.steps, look, looks, shown=shown)
+        shown, running = found.shown, found.in_race
+        asked = dataclasses.replace(asked, settled=found.settled)
+        if found.settled or look == looks:
+            settings = dataclasses.replace(sweep.settings, settled=found.settled)
+            return dataclasses.replace(sweep, settings=settings)
+
+
+def _at_best(best: dict[str, float], schemes: Iterable[str], seeds: range) -> list[Run]:
+    return [(scheme, best[scheme], seed) for seed in seeds for scheme in schemes]
+
+
+@contextlib.contextmanager
+def _live(
+    tensorboard: str | pathlib.Path | None, wandb: str | None, settings: Settings
+) -> Iterator[list[live.Live]]:
+    """What takes the curves as they come; in a cluster, of the first process."""
+    writers: list[live.Live] = []
+    if tensorboard is not None and cluster.index() == 0:
+        writers.append(live.tensorboard(tensorboard))
+    if wandb is not None and cluster.index() == 0:
+        writers.append(live.wandb(wandb, settings.to_json()))
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.close()

@@ -1,0 +1,192 @@
+"""What a sweep is to run: everything is checked here, and nothing is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxinit import _checks, tree
+from jaxinit._parse import parse
+from jaxinit.compare.stats import summary
+from jaxinit.compare.store import provenance
+from jaxinit.compare.store.identity import identity
+from jaxinit.compare.store.settings import Options, Settings
+from jaxinit.compare.store.sweep import SCHEMA, Sweep
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.runners import STRATEGIES
+from jaxinit.compare.train.starts import Scheme
+from jaxinit.compare.train.trainer import Run
+
+BATCH_SIZE = 64
+"""Examples in a step, where nobody says."""
+
+
+class Plan(NamedTuple):
+    """A sweep to be made.
+
+    Attributes:
+        task: what is learned.
+        schemes: text to scheme.
+        settings: what is asked for.
+        part: (i, n): this is the i-th of n parts of the sweep, from 0.
+    """
+
+    task: Task
+    schemes: Mapping[str, Scheme]
+    settings: Settings
+    part: tuple[int, int]
+
+    @property
+    def most_seeds(self) -> int:
+        """Seeds that the sweep may come to."""
+        asked = self.settings
+        return asked.tuning_seeds + asked.seeds * max(1, asked.until_sure)
+
+
+def plan(
+    task: Task,
+    schemes: Mapping[str, Scheme],
+    options: Options,
+    shard: tuple[int, int] | None = None,
+) -> Plan:
+    """Check what is asked for, and settle what is left open.
+
+    Args:
+        task: what is learned.
+        schemes: text to scheme, as `named` gives it.
+        options: what is asked for.
+        shard: the part of the sweep; None for all of it.
+
+    Raises:
+        ValueError: a setting is out of range, or two do not go together.
+        TypeError: a setting is of another type.
+    """
+    settings = Settings(
+        **{
+            **dataclasses.asdict(options),
+            "schemes": tuple(schemes),
+            "learning_rates": _rates(options.learning_rates),
+            "batch_size": _batch_size(task, options.batch_size),
+        },
+        task=task.name,
+        parts={},
+        loss_name=task.loss_name,
+        metric_name=task.metric_name,
+        direction=task.direction,
+        target=task.target,
+        versions=provenance.versions(),
+        device=provenance.device(),
+        code=provenance.code_state(),
+    )
+    settings.config.check(task)
+    found = identity(task, settings.config, schemes)
+    settings = dataclasses.replace(settings, **found._asdict())
+    _checks.integer("compare", seeds=settings.seeds)
+    if settings.strategy is not None:
+        _checks.choice("compare", "strategy", settings.strategy, STRATEGIES)
+    more = {name: getattr(settings, name) for name in ("tuning_seeds", "until_sure")}
+    _checks.integer("compare", minimum=0, **more)
+    part = _part(shard)
+    if part[1] > 1 and (any(more.values()) or settings.extend_grid):
+        raise ValueError(
+            "compare: tuning_seeds, extend_grid and until_sure decide by results what "
+            "is run next, which a part alone has not; leave shard= out."
+        )
+    if settings.until_sure and not settings.tuning_seeds:
+        raise ValueError(
+            "compare: until_sure compares schemes at rates chosen on other seeds; give "
+            "tuning_seeds=."
+        )
+    if settings.targets:
+        settings = (
+            Sweep(SCHEMA.empty_table(), settings)
+            .with_targets(settings.targets)
+            .settings
+        )
+    return Plan(task, schemes, settings, part)
+
+
+def named(schemes: Sequence[Scheme | str] | Scheme | str) -> dict[str, Scheme]:
+    """Text to scheme, of schemes or their texts, one or several.
+
+    Raises:
+        ValueError: there is none, or one comes twice.
+        TypeError: a scheme is no scheme.
+    """
+    if isinstance(schemes, (str, tree.Scheme)) or callable(schemes):
+        schemes = [schemes]
+    found: dict[str, Scheme] = {}
+    for scheme in schemes:
+        if isinstance(scheme, str):
+            scheme = parse(scheme)
+        if isinstance(scheme, list):
+            scheme = tree.rules(scheme)
+        if not callable(scheme) and not isinstance(scheme, tree.Scheme):
+            raise TypeError(
+                f"compare: scheme {scheme!r} must be an initializer, a scheme of "
+                "jaxinit.tree, the text of one, a list of rules, or a function "
+                "(key, params, apply, batch) -> params."
+            )
+        name = (
+            repr(scheme)
+            if isinstance(scheme, tree.Scheme)
+            else getattr(scheme, "__name__", repr(scheme))
+        )
+        if name in found:
+            raise ValueError(f"compare: scheme {name} is given twice.")
+        found[name] = scheme
+    if not found:
+        raise ValueError("compare: no scheme is given; name at least one.")
+    return found
+
+
+def grid(settings: Settings, seeds: Iterable[int]) -> list[Run]:
+    """Every scheme at every rate; by seeds first: early runs can be compared."""
+    schemes, rates = settings.schemes, settings.learning_rates
+    return [(s, r, k) for k in seeds for s in schemes for r in rates]
+
+
+def grown(sweep: Sweep, rates: tuple[float, ...]) -> tuple[float, ...]:
+    """The grid with one more rate at each end at which a scheme is best."""
+    if len(rates) < 2:
+        return rates
+    best = {each.learning_rate for each in summary.rank(sweep)}
+    low = [rates[0] ** 2 / rates[1]] if rates[0] in best else []
+    high = [rates[-1] ** 2 / rates[-2]] if rates[-1] in best else []
+    return (*low, *rates, *high)
+
+
+def _batch_size(task: Task, batch_size: int | None) -> int:
+    if task.batches is None:
+        return BATCH_SIZE if batch_size is None else batch_size
+    given = len(task.x_train)
+    if batch_size not in (None, given):
+        raise ValueError(
+            f"compare: batch_size={batch_size}, but the batches of task {task.name} "
+            f"have {given} examples; leave it out."
+        )
+    return given
+
+
+def _rates(learning_rates: Iterable[float]) -> tuple[float, ...]:
+    rates = sorted(map(float, learning_rates))
+    if not rates or len(set(rates)) < len(rates):
+        raise ValueError(
+            f"compare: learning_rates={learning_rates!r} must be one or more different "
+            "numbers."
+        )
+    for rate in rates:
+        _checks.number("compare", positive=True, learning_rate=rate)
+    return tuple(rates)
+
+
+def _part(shard: tuple[int, int] | None) -> tuple[int, int]:
+    part = (0, 1) if shard is None else tuple(shard)
+    if len(part) != 2 or not all(isinstance(n, int) for n in part):
+        raise TypeError(f"compare: shard={shard!r} must be two integers, i and n.")
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(
+            f"compare: shard={shard!r} must be (i, n) with i from 0 to n - 1."
+        )
+    return part[0], part[1]

@@ -1,0 +1,1 @@
+"""What is learnt: model, data, loss and target; the built-in ones."""

@@ -1,0 +1,1 @@
+"""One run as pure functions; where and how many of them execute."""

@@ -1,0 +1,358 @@
+"""The strategies: what a device does with its runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxinit.compare.train.trainer import Config, Data, Metrics, RunState, Trainer
+
+RUNS = "runs"
+"""Name of the mesh axis over which runs are spread."""
+
+Strategy: TypeAlias = Literal["map", "vmap", "loop"]
+
+STRATEGIES: tuple[Strategy, ...] = ("map", "vmap", "loop")
+"""What a device does with its runs.
+
+- "map": one run after another, each segment a compiled loop over steps.
+- "vmap": all runs at once, each segment a compiled loop over steps.
+- "loop": a compiled step, called from Python; on a CPU one run after another, with a
+  thread per device, elsewhere all at once.
+
+A run that is over costs nothing from then on where runs go one after another. All at
+once they are repacked whenever half of the places are free, so that a sweep compiles
+for a handful of widths.
+"""
+
+
+_KEPT = tuple(name for name in RunState._fields if name not in ("key", "hparams"))
+"""What of a run's state changes in training."""
+
+
+class Runner(Protocol):
+    """A strategy: what it calls a state is its own."""
+
+    def place(self, data: Data) -> Any:
+        """The data on the devices."""
+        ...
+
+    def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
+        """The state of all slots at step 0, and their metrics."""
+        ...
+
+    def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
+        """The state in which `fetch` gave `kept`."""
+        ...
+
+    def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
+        """Of some slots, what of a run's state changes in training, on the host."""
+        ...
+
+    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
+        """The state without slots that are not needed, and which remain."""
+        ...
+
+    def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
+        """The state and the metrics a segment on; others than `live` may be wrong."""
+        ...
+
+    def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
+        """Bytes of a device for whatever runs, and for each; see `Engine.width`."""
+        ...
+
+
+def runner_of(trainer: Trainer, config: Config, strategy: Strategy) -> Runner:
+    """What runs a strategy here."""
+    if strategy == "loop" and jax.local_devices()[0].platform == "cpu":
+        return _Threads(trainer, config)
+    return _Mesh(trainer, config, strategy)
+
+
+class _Mesh:
+    """All devices in one program, the run axis sharded over them."""
+
+    def __init__(self, trainer: Trainer, config: Config, strategy: Strategy) -> None:
+        self._config, self._trainer = config, trainer
+        devices = jax.local_devices()
+        kinds = (jax.sharding.AxisType.Auto,)
+        self._mesh = jax.make_mesh((len(devices),), (RUNS,), kinds, devices=devices)
+        self._runs = NamedSharding(self._mesh, PartitionSpec(RUNS))
+        self._at_once = strategy != "map"
+        each = _all_at_once if self._at_once else _one_by_one
+        self._start = self._over_devices(functools.partial(each, trainer.start))
+        self._take = self._over_devices(_rows)
+        if strategy == "loop":
+            self._segment = self._stepwise(trainer)
+        else:
+            runs = _segments_at_once if self._at_once else _segments_of_live
+            segment = functools.partial(runs, trainer.segment)
+            self._segment = self._over_devices(segment, donate=(1, 2))
+
+    def _over_devices(self, function: Any, donate: tuple[int, ...] = ()) -> Any:
+        """`function(data, *runs)` on each device's runs."""
+
+        def program(data: Any, *runs: Any) -> Any:
+            specs = (PartitionSpec(), *(PartitionSpec(RUNS) for _ in runs))
+            return jax.shard_map(
+                function,
+                mesh=self._mesh,
+                in_specs=specs,
+                out_specs=PartitionSpec(RUNS),
+                check_vma=False,
+            )(data, *runs)
+
+        return jax.jit(program, donate_argnums=donate)
+
+    def _stepwise(self, trainer: Trainer) -> Any:
+        """A segment as a loop of Python over a compiled step of all runs."""
+
+        def stepped(data: Data, state: RunState, batches: Any, i: Any) -> RunState:
+            each = lambda state, batches: trainer.step(data, state, batches, i[0])  # noqa: E731
+            return jax.vmap(each)(state, batches)
+
+        plan = self._over_devices(functools.partial(_all_at_once, trainer.plan))
+        step = self._over_devices(stepped, donate=(1,))
+        finish = self._over_devices(functools.partial(_all_at_once, trainer.finish))
+        count = self._mesh.size
+        indices = [
+            jax.device_put(jnp.full(count, i), self._runs)
+            for i in range(self._config.eval_every)
+        ]
+
+        def segment(data: Data, state: RunState, metrics: Any, *_: Any) -> Any:
+            batches = plan(data, state)
+            for i in indices:
+                state = step(data, state, batches, i)
+            return finish(data, state)
+
+        return segment
+
+    def place(self, data: Data) -> Any:
+        return jax.device_put(data, NamedSharding(self._mesh, PartitionSpec()))
+
+    def _placed(self, runs: Any) -> Any:
+        return jax.tree.map(lambda x: jax.device_put(x, self._runs), runs)
+
+    def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
+        state, metrics = self._start(data, *self._placed(arguments))
+        return (state, metrics), jax.tree.map(np.asarray, metrics)
+
+    def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
+        (state, metrics), _ = self.start(data, arguments)
+        return state._replace(**self._placed(_as_before(state, kept))), metrics
+
+    def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
+        return [leaf[at] for leaf in _kept(state[0])]
+
+    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
+        each = live.reshape(self._mesh.size, -1)
+        width = 1 << int(each.sum(axis=1).max() - 1).bit_length()
+        if not self._at_once or width > each.shape[1] / 2:
+            return state, np.arange(len(live))
+        local = np.argsort(~each, axis=1, kind="stable")[:, :width]
+        offsets = each.shape[1] * np.arange(self._mesh.size)[:, None]
+        taken = self._take((), self._placed(local.ravel().astype(np.int32)), *state)
+        return taken, (local + offsets).ravel()
+
+    def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
+        each = live.reshape(self._mesh.size, -1)
+        order = np.argsort(~each, axis=1, kind="stable").astype(np.int32)
+        counts = each.sum(axis=1).astype(np.int32)
+        carry = self._segment(data, *state, *self._placed((order.ravel(), counts)))
+        return carry, jax.tree.map(np.asarray, carry[1])
+
+    def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
+        state, metrics = jax.eval_shape(self._trainer.start, data, *run)
+        held = _bytes((state, metrics))
+        if not self._at_once:
+            return 0, held
+        bound = held + _bytes_made(self._trainer.segment, data, state)
+        if most * bound <= room:
+            return 0, bound
+        one, two = (self._compiled_bytes(data, (state, metrics), n) for n in (1, 2))
+        return max(0, 2 * one - two), max(held, two - one)
+
+    def _compiled_bytes(self, data: Data, carry: Any, width: int) -> int:
+        """Bytes of a device that a compiled segment takes with so many runs."""
+
+        def many(x: Any) -> Any:
+            shape = (width * self._mesh.size, *x.shape)
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._runs)
+
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+        index = jax.ShapeDtypeStruct((), jnp.int32)
+        segments = functools.partial(_segments_at_once, self._trainer.segment)
+        program = self._over_devices(segments, donate=(1, 2))
+        runs = jax.tree.map(many, (*carry, index, index))
+        used = program.lower(abstract, *runs).compile().memory_analysis()
+        return used.temp_size_in_bytes + used.argument_size_in_bytes
+
+
+def _one_by_one(function: Any, data: Data, *runs: Any) -> Any:
+    return lax.map(lambda run: function(data, *run), runs)
+
+
+def _all_at_once(function: Any, data: Data, *runs: Any) -> Any:
+    return jax.vmap(functools.partial(function, data))(*runs)
+
+
+def _rows(_: Any, index: Any, *runs: Any) -> Any:
+    return jax.tree.map(lambda x: x[index], runs)
+
+
+def _segments_at_once(
+    segment: Any, data: Data, state: RunState, metrics: Metrics, *_: Any
+) -> tuple[RunState, Metrics]:
+    return jax.vmap(functools.partial(segment, data))(state)
+
+
+def _segments_of_live(
+    segment: Any, data: Data, state: RunState, metrics: Metrics, order: Any, count: Any
+) -> tuple[RunState, Metrics]:
+    """A segment of the first `count` runs in `order`; the others stay as they are."""
+
+    def body(i: Any, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        states, metrics = carry
+        run = order[i]
+        one = jax.tree.map(lambda x: x[run], state._replace(**states))
+        after, measured = segment(data, one)
+        changed = {name: getattr(after, name) for name in states}
+        put = lambda old, new: old.at[run].set(new)  # noqa: E731
+        return jax.tree.map(put, states, changed), jax.tree.map(put, metrics, measured)
+
+    # Keys and hyperparameters never change, and keys cannot be written in place.
+    states = {name: getattr(state, name) for name in _KEPT}
+    states, metrics = lax.fori_loop(0, count[0], body, (states, metrics))
+    return state._replace(**states), metrics
+
+
+class _Threads:
+    """A compiled step called from Python, run after run, a thread per device."""
+
+    def __init__(self, trainer: Trainer, config: Config) -> None:
+        self._config, self._trainer = config, trainer
+        self._devices = jax.local_devices()
+        self._start = jax.jit(trainer.start)
+        self._plan = jax.jit(trainer.plan)
+        self._step = jax.jit(trainer.step, donate_argnums=1)
+        self._finish = jax.jit(trainer.finish)
+
+    def place(self, data: Data) -> Any:
+        return [jax.device_put(data, device) for device in self._devices]
+
+    def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
+        slots = len(arguments[-1].learning_rate)
+
+        def begin(device: int, slot: int) -> tuple[RunState, Metrics]:
+            own = jax.tree.map(lambda x: x[slot], arguments)
+            own = jax.device_put(own, self._devices[device])
+            return self._start(data[device], *own)
+
+        done = self._on_each_device(begin, np.ones(slots, bool))
+        return [state for state, _ in done], stacked([seen for _, seen in done])
+
+    def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
+        states, _ = self.start(data, arguments)
+
+        def back(device: int, slot: int) -> RunState:
+            own = jax.tree.map(lambda x: x[slot], kept)
+            own = _as_before(states[slot], own)
+            return states[slot]._replace(**jax.device_put(own, self._devices[device]))
+
+        return self._on_each_device(back, np.ones(len(states), bool))
+
+    def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
+        return stacked([_kept(state[slot]) for slot in at])
+
+    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
+        return state, np.arange(len(live))
+
+    def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
+        def go_on(device: int, slot: int) -> tuple[RunState, Metrics]:
+            one = state[slot]
+            batches = self._plan(data[device], one)
+            for i in range(self._config.eval_every):
+                one = self._step(data[device], one, batches, i)
+            one, metrics = self._finish(data[device], one)
+            return one, jax.tree.map(np.asarray, metrics)
+
+        done = self._on_each_device(go_on, live)
+        some = next(metrics for _, metrics in filter(None, done))
+        states = [new[0] if new else old for new, old in zip(done, state, strict=True)]
+        return states, stacked([new[1] if new else some for new in done])
+
+    def _on_each_device(self, work: Any, live: np.ndarray) -> list[Any]:
+        """`work(device, slot)` of the slots that live, in a thread per device."""
+        count = len(self._devices)
+        per_device = len(live) // count
+        done: list[Any] = [None] * len(live)
+
+        def queue(device: int) -> None:
+            for slot in range(device * per_device, (device + 1) * per_device):
+                if live[slot]:
+                    done[slot] = work(device, slot)
+
+        with ThreadPoolExecutor(count) as pool:
+            for each in [pool.submit(queue, device) for device in range(count)]:
+                each.result()
+        return done
+
+    def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
+        return 0, _bytes(jax.eval_shape(self._trainer.start, data, *run))
+
+
+def _kept(state: RunState) -> list[np.ndarray]:
+    """The leaves of what changes in training, on the host, keys as their data."""
+    leaves = jax.tree.leaves({name: getattr(state, name) for name in _KEPT})
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in leaves]
+
+
+def _as_before(state: RunState, kept: list[Any]) -> dict[str, Any]:
+    """What `_kept` was of, for a state like this one."""
+
+    def typed(like: Any, x: Any) -> Any:
+        if not is_key(like):
+            return x
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(like))
+
+    like = {name: getattr(state, name) for name in _KEPT}
+    leaves, structure = jax.tree.flatten(like)
+    return structure.unflatten(map(typed, leaves, kept))
+
+
+def is_key(x: Any) -> bool:
+    """Whether an array is of random keys, which NumPy has not."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of NumPy arrays as one, with a leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _bytes_made(function: Any, *arguments: Any) -> int:
+    """Bytes of all arrays that a function makes, as if none were given back."""
+
+    def made(jaxpr: Any) -> int:
+        total = 0
+        for equation in jaxpr.eqns:
+            total += _bytes([variable.aval for variable in equation.outvars])
+            for inner in jaxprs_in_params(equation.params):
+                total += made(inner)
+        return total
+
+    return made(jax.make_jaxpr(function)(*arguments).jaxpr)

@@ -1,0 +1,222 @@
+"""Where runs start: the parameters that each scheme draws of each seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import tree
+from jaxinit._types import Key
+from jaxinit.compare.task.check import program_of
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.runners import is_key, stacked
+from jaxinit.compare.train.trainer import Config
+from jaxinit.trace import Layer, kernels
+from jaxinit.tree import MuP
+from jaxinit.tree._choice import choose
+from jaxinit.tree._layers import layers_of
+from jaxinit.tree._leaves import leaves_of
+from jaxinit.tree._reinit import draw
+
+Scheme: TypeAlias = tree.Scheme | Callable[[Key, Any, Any, Any], Any]
+"""An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
+`(key, params, apply, batch) -> params`."""
+
+
+Draw: TypeAlias = Callable[[Key, dict[str, Any], Any], Any]
+"""`(key, own, state) -> params`: `own` has values of the model's own start by path."""
+
+
+class Draws:
+    """How schemes draw the parameters of a model; nothing is drawn yet.
+
+    Attributes:
+        params: the model's parameters as shapes and dtypes.
+        state: whatever else the model carries, too.
+        leaves: the parameters by path.
+        layers: the layers that the parameters are of.
+        of: by scheme how it draws.
+        kept: by scheme the paths of the leaves that it leaves as the model's own
+            initialization has them, or wants to see.
+    """
+
+    def __init__(
+        self, task: Task, config: Config, schemes: Mapping[str, Scheme]
+    ) -> None:
+        """Trace the model.
+
+        Raises:
+            ValueError: the model has no kernel, or a scheme does not fit it.
+        """
+        size = config.batch_size
+        x, y = jnp.asarray(task.x_train[:size]), jnp.asarray(task.y_train[:size])
+        self._model, self._batch = task.model, (x, y)
+        abstract = jax.eval_shape(self._model.init, jax.random.key(0), x)
+        self.params, self.state = abstract
+        self.leaves, self.rebuild = leaves_of(self.params)
+        self.layers = layers_of(
+            self.leaves, self.params, self._outputs, (abstract[1], x)
+        )
+        if not kernels(self.layers):
+            raise ValueError(
+                f"compare: the model of task {task.name} has no kernel: no parameter "
+                "enters a product or a convolution with its inputs."
+            )
+        self.of: dict[str, Draw] = {}
+        self.kept: dict[str, set[str]] = {}
+        for name, scheme in schemes.items():
+            self.of[name], self.kept[name] = self._draw_of(scheme)
+
+    def program(self, scheme: str) -> Any:
+        """What a scheme computes, as a program."""
+        own = {
+            leaf.path: leaf.value
+            for leaf in self.leaves
+            if leaf.path in self.kept[scheme]
+        }
+        return program_of(self.of[scheme], jax.random.key(0), own, self.state)[0]
+
+    @property
+    def all_kept(self) -> set[str]:
+        """The paths of the leaves that some scheme keeps."""
+        return set().union(*self.kept.values())
+
+    def own(self, key: Key) -> tuple[dict[str, Any], Any]:
+        """The model's own initialization: leaves that a scheme keeps, and the state."""
+        params, state = self._model.init(key, self._batch[0])
+        values = {leaf.path: leaf.value for leaf in leaves_of(params)[0]}
+        return {path: values[path] for path in self.all_kept}, state
+
+    def _draw_of(self, scheme: Scheme) -> tuple[Draw, set[str]]:
+        """How a scheme draws, and of which leaves it needs the model's own values."""
+        if isinstance(scheme, tree.Scheme):
+            choices = choose(self.leaves, self.layers, scheme, abstract=False)
+
+            def by_rules(key: Key, own: dict[str, Any], state: Any) -> Any:
+                leaves = [
+                    leaf._replace(value=own.get(leaf.path, leaf.value))
+                    for leaf in self.leaves
+                ]
+                return self.rebuild(draw(key, leaves, choices, scheme))
+
+            return by_rules, {p for p, each in choices.items() if each.init is None}
+
+        @jax.jit
+        def by_function(key: Key, own: dict[str, Any], state: Any) -> Any:
+            params = self.rebuild([own[leaf.path] for leaf in self.leaves])
+            apply = lambda params, x: self._outputs(params, state, x)  # noqa: E731
+            return scheme(key, params, apply, self._batch)
+
+        return by_function, {leaf.path for leaf in self.leaves}
+
+    def _outputs(self, params: Any, state: Any, x: Any) -> Any:
+        return self._model.apply(params, state, x, jax.random.key(0), False)[0]
+
+
+class Starts:
+    """Initial parameters by scheme and seed, drawn when they are asked for.
+
+    Attributes:
+        shapes: the model's parameters as shapes and dtypes.
+        convolved: whether the model has convolutions.
+        seconds: for each scheme drawn so far, the wall-clock seconds that one start
+            takes once its programs are compiled.
+    """
+
+    def __init__(
+        self, task: Task, config: Config, schemes: Mapping[str, Scheme], seeds: int
+    ) -> None:
+        """Trace the model, and start it itself with each seed.
+
+        Raises:
+            ValueError: the model has no kernel, or a scheme does not fit it.
+        """
+        draws = Draws(task, config, schemes)
+        self.shapes = draws.params
+        self.convolved = any(layer.kind == "conv" for layer in draws.layers)
+        self.seconds: dict[str, float] = {}
+        self._draws = draws.of
+        self._scales = _scales(schemes, config, draws)
+        self._keys, self.training_keys = seed_keys(seeds)
+        start = jax.vmap(draws.own)
+        if any(leaf.path not in draws.all_kept for leaf in draws.leaves):
+            start = jax.jit(start)  # leaves out what is not kept
+        # Else op by op, as models and schemes then share what is compiled already.
+        self._own, self._states = map(_on_host, start(self._keys))
+        self._drawn: dict[tuple[str, int], Any] = {}
+
+    def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any, Any]:
+        """Parameters, model states and scales of updates, each with a leading run axis.
+
+        The scales are a tree like the parameters, or None where no scheme has any.
+        Nothing is kept but what these runs, (scheme, seed), share.
+        """
+        wanted = set(runs)
+        self._drawn = {run: tree for run, tree in self._drawn.items() if run in wanted}
+        for run in sorted(wanted - self._drawn.keys()):
+            self._drawn[run] = self._start(*run)
+        params = stacked([self._drawn[run] for run in runs])
+        seeds = [seed for _, seed in runs]
+        states = jax.tree.map(lambda leaf: leaf[np.array(seeds)], self._states)
+        if self._scales is None:
+            return params, states, None
+        return params, states, stacked([self._scales[scheme] for scheme, _ in runs])
+
+    def _start(self, scheme: str, seed: int) -> Any:
+        """The parameters of a scheme and seed, as NumPy arrays."""
+        own, state = (
+            jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), tree)
+            for tree in (self._own, self._states)
+        )
+        given = self._keys[seed], own, state
+        if scheme not in self.seconds:
+            jax.block_until_ready(self._draws[scheme](*given))  # compiles
+        began = time.perf_counter()
+        params = jax.block_until_ready(self._draws[scheme](*given))
+        spent = time.perf_counter() - began
+        self.seconds[scheme] = min(spent, self.seconds.get(scheme, spent))
+        return _on_host(params)
+
+
+def seed_keys(seeds: int) -> tuple[Key, Key]:
+    """Initialization keys and training keys of seeds 0, 1, ..., each (seeds,)."""
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(
+        jnp.arange(seeds)
+    )
+    return keys[:, 0], keys[:, 1]
+
+
+def _scales(
+    schemes: Mapping[str, Scheme], config: Config, draws: Draws
+) -> dict[str, Any] | None:
+    """What a scheme multiplies the updates with; None where none does."""
+    if not any(isinstance(scheme, MuP) for scheme in schemes.values()):
+        return None
+    every = {name: _rates(each, draws.layers, config) for name, each in schemes.items()}
+    return {
+        name: draws.rebuild([np.float32(rates[leaf.path]) for leaf in draws.leaves])
+        for name, rates in every.items()
+    }
+
+
+def _rates(scheme: Scheme, found: Sequence[Layer], config: Config) -> dict[str, float]:
+    """What the updates of each leaf are multiplied with under a scheme, by its path."""
+    if not isinstance(scheme, MuP):
+        return {layer.path: 1.0 for layer in found}
+    wanted = scheme.arguments["optimizer"]
+    if (wanted == "sgd") != (config.optimizer in ("sgd", "momentum")):
+        raise ValueError(
+            f"compare: tree.mup has the learning rates of {wanted}, but the optimizer "
+            f"is {config.optimizer}; give it the optimizer= that is trained with."
+        )
+    return {path: m.learning_rate for path, m in scheme.by_path(found).items()}
+
+
+def _on_host(tree: Any) -> Any:
+    """Arrays as NumPy's, save keys, which only JAX has."""
+    return jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), tree)

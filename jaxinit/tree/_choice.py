@@ -1,0 +1,151 @@
+"""What a scheme does to each leaf of a model, before it is done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit import meanfield
+from jaxinit._initializer import Initializer
+from jaxinit.initializers import scaled
+from jaxinit.trace import KERNELS, Layer
+from jaxinit.tree._leaves import Leaf
+from jaxinit.tree._rules import Rules, Scheme, SchemeLike, as_scheme
+
+
+class Choice(NamedTuple):
+    """What shall happen to one leaf.
+
+    Attributes:
+        layer: what the leaf is.
+        init: the scheme that draws it; None if it is kept.
+        rule: the rule that says so, as text; empty if none does.
+        fans: fan-in and fan-out for the draw, where not the layer's own: a bias has
+            the fan of the kernel that it goes with.
+    """
+
+    layer: Layer
+    init: Initializer | None
+    rule: str = ""
+    fans: tuple[float, float] | None = None
+
+
+def choose(
+    leaves: Sequence[Leaf],
+    found: Sequence[Layer],
+    scheme: SchemeLike,
+    gain: Literal["auto"] | None = None,
+    *,
+    abstract: bool = True,
+) -> dict[str, Choice]:
+    """The choice for each layer by its path, in the order of `found`.
+
+    With `abstract`, leaves that have shapes alone must be drawn.
+
+    Raises:
+        ValueError: a rule's pattern matches nothing, a scheme needs a fan that the
+            leaf has not, or abstract leaves are left as they are.
+        TypeError: the scheme has another form.
+    """
+    if gain not in (None, "auto"):
+        raise ValueError(f"reinit: gain={gain!r} must be None or 'auto'.")
+    chosen = _by_path(as_scheme(scheme), found)
+    by_path = {layer.path: layer for layer in found}
+    choices = {
+        path: _choice(layer, *chosen.get(path, (None, "")), by_path, gain)
+        for path, layer in by_path.items()
+    }
+    if abstract:
+        _check_abstract(leaves, choices)
+    for choice in choices.values():
+        _tell_equalised(choice)
+    return choices
+
+
+def _tell_equalised(choice: Choice) -> None:
+    """Say that the program has the gain already, where it has."""
+    layer = choice.layer
+    if choice.init is None or layer.kind not in KERNELS or layer.multiplier == 1:
+        return
+    gain = abs(layer.multiplier) * layer.fan_in**0.5
+    if layer.fan_in > 1 and 0.5 < gain < 3 and choice.init.needs_fan:
+        warnings.warn(
+            f"{layer.path or 'The leaf'}: the program multiplies it by "
+            f"{layer.multiplier:.3g}, {gain:.3g} over the root of its fan-in, as for "
+            f"equalised learning rates, and {choice.init!r} would scale it again; draw "
+            "it by normal(1.0).",
+            stacklevel=4,
+        )
+
+
+def _by_path(
+    scheme: Scheme, found: Sequence[Layer]
+) -> Mapping[str, tuple[Initializer | None, str]]:
+    """Initializer and the rule that chose it, as text, by path."""
+    if isinstance(scheme, Rules):
+        return scheme.matched(found)
+    says = "every kernel" if isinstance(scheme, Initializer) else repr(scheme)
+    return {path: (init, says) for path, init in scheme.choose(found).items()}
+
+
+def _choice(
+    layer: Layer,
+    init: Initializer | None,
+    rule: str,
+    by_path: Mapping[str, Layer],
+    gain: Literal["auto"] | None,
+) -> Choice:
+    if init is None:
+        return Choice(layer, None, rule)
+    if gain == "auto" and layer.kind in KERNELS:
+        init = with_activation(init, layer.activation_before)
+    _check_dtype(layer, init)
+    fans = None
+    if init.needs_fan and layer.kind not in (*KERNELS, "embedding"):
+        kernel = next(
+            (k for p in layer.acts_on if (k := by_path[p]).kind in KERNELS), None
+        )
+        if layer.kind != "bias" or kernel is None:
+            reason = layer.reason or f"It is a {layer.kind}."
+            raise ValueError(
+                f"reinit: {init!r} needs a fan, which {layer.path} has not: {reason} "
+                "Give fan= to the initializer, or another one."
+            )
+        fans = (kernel.fan_in, kernel.fan_out)
+    return Choice(layer, init, rule, fans)
+
+
+def _check_dtype(layer: Layer, init: Initializer) -> None:
+    """Raise if the leaf is of integers, or of keys, that the scheme cannot draw."""
+    is_key = jnp.issubdtype(layer.dtype, jax.dtypes.prng_key)
+    inexact = jnp.issubdtype(layer.dtype, jnp.inexact)
+    if is_key or (init.inexact and not inexact):
+        raise ValueError(
+            f"reinit: {layer.path} of dtype {layer.dtype} cannot be drawn by {init!r}; "
+            f"keep it by rules that begin with ({layer.path!r}, None), or make it "
+            "float32."
+        )
+
+
+def with_activation(init: Initializer, activation: str | None) -> Initializer:
+    """The scheme with the gain of the activation that feeds the layer."""
+    name = activation if activation in meanfield.ACTIVATIONS else "linear"
+    if "activation" in init.arguments:
+        own = {"gain": None} if "gain" in init.arguments else {}
+        return init.replace(activation=name, **own)
+    factor = meanfield.gain(name)
+    return init if factor == 1 else scaled(init, factor)
+
+
+def _check_abstract(leaves: Sequence[Leaf], choices: Mapping[str, Choice]) -> None:
+    left = [x.path for x in leaves if x.abstract and choices[x.path].init is None]
+    if left:
+        raise ValueError(
+            f"reinit: {len(left)} leaves have shapes but no values, and nothing "
+            f"draws them: {', '.join(left)}. Add rules for them, such as ('*bias', "
+            "jaxinit.zeros), or pass concrete parameters."
+        )

@@ -1,0 +1,1 @@
+"""Schemes that know the model, one family a module; `jaxinit.tree` lists them."""
