@@ -239,7 +239,10 @@ BAD = [
     (lambda: sweep(["he_norml"]), "nearest is 'he_normal'"),
     (lambda: sweep(["he_normal", "he_normal()"]), "given twice"),
     (lambda: sweep([]), "no scheme is given"),
-    (lambda: sweep([3.0]), "must be an initializer, its text, or a function"),
+    (
+        lambda: sweep([3.0]),
+        "must be an initializer, a scheme of jaxinit.tree, the text of one",
+    ),
     (lambda: sweep(rates=[]), "one or more different numbers"),
     (lambda: sweep(rates=[0.1, -0.1]), "learning_rate=-0.1"),
     (lambda: sweep(seeds=0), "seeds=0"),
@@ -289,6 +292,19 @@ def test_a_plain_model_and_a_users_own_scheme():
         quiet=True,
     )
     assert result.runs["valid_loss"][0].as_py()[0] == pytest.approx(np.log(3), rel=1e-5)
+
+
+def test_rules_are_a_scheme():
+    rules = [("Dense_0/kernel", "orthogonal"), ("Dense_1/kernel", "zeros")]
+    one = sweep(rules, [0.1], 1)
+    several = sweep([rules, "he_normal"], [0.1], 1)
+    (name,) = one.settings.schemes
+    assert several.settings.schemes == (name, "he_normal()")
+    assert ji.parse(name) == tree.rules(rules)  # a text, so a command can name it
+    # The last layer is zero: all classes are as likely as the others.
+    losses = one.runs["valid_loss"][0].as_py()
+    assert losses[0] == pytest.approx(np.log(3), rel=1e-5) and losses[-1] < losses[0]
+    assert several.runs["valid_loss"][0].as_py() == pytest.approx(losses, rel=1e-5)
 
 
 def test_schemes_for_whole_models_go_side_by_side():

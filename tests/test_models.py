@@ -21,7 +21,7 @@ from jaxinit.compare import (
     make_task,
     make_train,
 )
-from jaxinit.compare.train.starts import Starts
+from jaxinit.compare.train.initial import InitialParams
 
 pytestmark = pytest.mark.usefixtures("users_broadcast")
 
@@ -39,7 +39,9 @@ def task_of(model, x=X, y=Y, **options):
 def starts_of(model, seeds=2, x=X, scheme=None):
     """The parameters of seeds 0, 1, ... with kernels by `scheme`, He's by default."""
     scheme = ji.he_normal() if scheme is None else scheme
-    starts = Starts(task_of(model, x), Config(batch_size=32), {"s": scheme}, seeds)
+    starts = InitialParams(
+        task_of(model, x), Config(batch_size=32), {"s": scheme}, seeds
+    )
     return starts.of([("s", seed) for seed in range(seeds)])[0]
 
 
@@ -414,7 +416,7 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
     (lambda: task_of("mlp"), "model='mlp' must be a Flax Linen", None),
     (
         lambda: task_of((lambda key: {}, lambda params, x: x)),
-        "the model has no parameters, so that no scheme can start it.",
+        "the model has no parameters, so that no scheme can initialize it.",
         None,
     ),
     (

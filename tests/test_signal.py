@@ -14,7 +14,7 @@ import jaxinit as ji
 from jaxinit.compare import Config, digits_mlp, make_task, parse_task
 from jaxinit.compare.report import signal_figure
 from jaxinit.compare.train import signal
-from jaxinit.compare.train.starts import Starts
+from jaxinit.compare.train.initial import InitialParams
 
 pytestmark = pytest.mark.usefixtures("users_broadcast")
 
@@ -209,7 +209,7 @@ def test_the_figure(tmp_path):
 def test_schemes_side_by_side():
     task = digits_mlp(depth=4, width=32)
     schemes = {"he": ji.he_normal(), "small": ji.normal(0.01), "large": ji.normal(1.0)}
-    starts = Starts(task, Config(), schemes, 1)
+    starts = InitialParams(task, Config(), schemes, 1)
     found = {}
     for name in schemes:
         params, states, _ = starts.of([(name, 0)])

@@ -91,6 +91,10 @@ def test_is_a_value(value):
         (tree.rules([(re.compile("(?i)x"), None)]), tree.rules([("re:(?i)x", None)])),
         (tree.mup(BASE), tree.mup(jax.eval_shape(lambda: BASE))),
         (tree.mup(BASE), tree.mup({k: w.shape for k, w in BASE.items()})),
+        (  # a stack of layers is one line of the text, whatever its depth
+            tree.mup({f"layer_{k}": {"w": jnp.ones((2, 3))} for k in range(9)}),
+            tree.mup({"layer_*/w": (2, 3)}),
+        ),
         (ji.scaled(ji.normal(), [1, 2]), ji.scaled(ji.normal(), (1.0, 2.0))),
         (ji.sparse(sparsity=1), ji.sparse(sparsity=1.0)),
         (ji.he_normal(activation=jax.nn.relu), ji.he_normal(activation="relu")),
@@ -110,6 +114,7 @@ def test_equal_arguments_have_one_form(one, other):
         (tree.gpt2(), tree.gpt2(branches=1)),
         (tree.gpt2(), tree.mitchell()),
         (tree.mup(BASE), tree.mup({**BASE, "w": jnp.ones((4, 16))})),
+        (tree.mup({"w0": (2, 3), "w1": (3, 3)}), tree.mup({"w*": (3, 3)})),
         (tree.rules([("a", None)]), tree.rules([("a", ji.zeros)])),
         (tree.rules([("x", None)]), tree.rules([(re.compile("x"), None)])),
         (ji.constant(True), ji.constant(1)),
@@ -227,6 +232,41 @@ def test_a_shape_in_the_place_of_the_key_is_told(key):
     for init in (ji.he_normal(), ji.zeros, ji.constant(2)):
         with pytest.raises(TypeError, match="is a shape. Haiku and Keras"):
             init((2, 3), jnp.float32)
+
+
+def test_no_scheme_promotes_ranks(key):
+    firsts = {case.init.name: case for case in reversed(CASES)}
+    assert {"orthogonal", "bilinear", "idinit", "sparse"} <= firsts.keys()
+    odd = [
+        (ji.orthogonal(batch_axis=1), (70, 3, 40)),
+        (ji.scaled(ji.normal(), (1, 2)), (3, 2)),
+        (ji.masked(ji.normal(), [True, False]), (3, 2)),
+        (ji.convolution_orthogonal(), (3, 8, 4)),
+        (ji.constant([1, 2]), (3, 2)),
+    ]
+    with jax.numpy_rank_promotion("raise"):
+        for init, shape in [*((c.init, c.small) for c in firsts.values()), *odd]:
+            assert jax.eval_shape(lambda k: init(k, shape), key).shape == shape  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("chosen", "made", "error", "words"),
+    [
+        ({"kernle": ji.zeros}, {}, ValueError, "'kernle', which is no leaf"),
+        ({"kernel": "zeros"}, {}, TypeError, "must be an initializer, or None"),
+        ({}, {"bias": jnp.ones(2)}, ValueError, r"\['bias'\], which are no leaves"),
+    ],
+)
+def test_a_scheme_of_ones_own_names_leaves(key, chosen, made, error, words):
+    class Mine:
+        def choose(self, layers):
+            return chosen
+
+        def finish(self, key, values, layers):
+            return made
+
+    with pytest.raises(error, match=words):
+        ji.reinit(key, {"kernel": jnp.ones((2, 2))}, Mine())
 
 
 def test_an_entrywise_scheme_draws_a_leaf_as_it_lies(key):

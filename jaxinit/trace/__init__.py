@@ -5,6 +5,7 @@ A shape does not say which axes of a kernel are summed over; the computation doe
 reshapes, transposes and slices to the product it enters, and reads the fans there.
 """
 
+# Names listed here are public; modules with an underscore are the package's own.
 from ._layer import KERNELS as KERNELS
 from ._layer import Layer as Layer
 from ._layer import Use as Use

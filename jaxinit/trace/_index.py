@@ -32,7 +32,7 @@ def _dynamic_slice(
     def cut(view: View) -> View | None:
         if len(known) < len(shape):
             return _view.take(view, sizes)
-        # Starts are clamped so that the slice fits.
+        # InitialParams are clamped so that the slice fits.
         begin = [
             min(max(p, 0), n - s) for p, n, s in zip(known, shape, sizes, strict=True)
         ]

@@ -55,6 +55,7 @@ def choose(
         raise ValueError(f"reinit: gain={gain!r} must be None or 'auto'.")
     chosen = _by_path(as_scheme(scheme), found)
     by_path = {layer.path: layer for layer in found}
+    _check_chosen(scheme, chosen, by_path)
     choices = {
         path: _choice(layer, *chosen.get(path, (None, "")), by_path, gain)
         for path, layer in by_path.items()
@@ -90,6 +91,25 @@ def _by_path(
         return scheme.matched(found)
     says = "every kernel" if isinstance(scheme, Initializer) else repr(scheme)
     return {path: (init, says) for path, init in scheme.choose(found).items()}
+
+
+def _check_chosen(
+    scheme: SchemeLike,
+    chosen: Mapping[str, tuple[Initializer | None, str]],
+    by_path: Mapping[str, Layer],
+) -> None:
+    """Raise if a scheme of one's own names no leaf, or no initializer."""
+    for path, (init, _) in chosen.items():
+        if path not in by_path:
+            raise ValueError(
+                f"reinit: {scheme!r} chooses for {path!r}, which is no leaf; the paths "
+                f"are such as {', '.join(list(by_path)[:3])}."
+            )
+        if init is not None and not isinstance(init, Initializer):
+            raise TypeError(
+                f"reinit: {scheme!r} gives {init!r} for {path}; it must be an "
+                "initializer, or None to keep the leaf."
+            )
 
 
 def _choice(

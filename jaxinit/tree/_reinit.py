@@ -125,7 +125,12 @@ def draw(
     if finish is not None:
         by_path = dict(zip((leaf.path for leaf in leaves), drawn, strict=True))
         layers = [choice.layer for choice in choices.values()]
-        by_path.update(finish(key, by_path, layers))
+        made = finish(key, by_path, layers)
+        if unknown := sorted(made.keys() - by_path.keys()):
+            raise ValueError(
+                f"reinit: {scheme!r} makes {unknown}, which are no leaves."
+            )
+        by_path.update(made)
         return list(by_path.values())
     return drawn
 

@@ -16,7 +16,7 @@ from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.programs import Fingerprint, fingerprint
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import Digests
-from jaxinit.compare.train.starts import Draws, Scheme
+from jaxinit.compare.train.initial import Draws, Scheme
 from jaxinit.compare.train.trainer import OPTIMIZERS, Config, in_precision
 
 

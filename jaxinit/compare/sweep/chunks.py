@@ -21,8 +21,8 @@ from jaxinit.compare.sweep.checkpoints import Unfinished
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train import signal
 from jaxinit.compare.train.engine import Engine, Snapshot
+from jaxinit.compare.train.initial import InitialParams, Scheme
 from jaxinit.compare.train.runners import STRATEGIES, Strategy
-from jaxinit.compare.train.starts import Scheme, Starts
 from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
 from jaxinit.compare.train.trainer import (
     Hparams,
@@ -70,7 +70,7 @@ class Runs:
         self._task, self._schemes = task, list(schemes)
         self._settings, self._config = settings, settings.config
         config, strategy = self._config, settings.strategy
-        self._starts = Starts(task, config, schemes, seeds)
+        self._initial = InitialParams(task, config, schemes, seeds)
         first = [(next(iter(schemes)), 0.0, 0)]
         example = jax.tree.map(lambda x: x[0], self._arguments(first))
         self.strategy = self._agreed(strategy or self._chosen(pending, example))
@@ -89,7 +89,7 @@ class Runs:
 
     def _chosen(self, pending: int, example: Any) -> Strategy:
         """The strategy: measured where that pays."""
-        convolved = self._starts.convolved
+        convolved = self._initial.convolved
         if pending * self._config.steps < WORTH_MEASURING:
             return usual_strategy(convolved)
         return choose_strategy(self._task, self._config, example, convolved)
@@ -108,18 +108,23 @@ class Runs:
 
     def _arguments(self, runs: Sequence[Run]) -> Any:
         """The arguments of `Engine.train`."""
-        params, states, scales = self._starts.of([(s, seed) for s, _, seed in runs])
+        params, states, scales = self._initial.of([(s, seed) for s, _, seed in runs])
         rates = jnp.array([rate for _, rate, _ in runs], jnp.float32)
         seeds = np.array([seed for _, _, seed in runs])
-        return params, states, self._starts.training_keys[seeds], Hparams(rates, scales)
+        return (
+            params,
+            states,
+            self._initial.training_keys[seeds],
+            Hparams(rates, scales),
+        )
 
     def signals(self) -> dict[str, list[signal.LayerSignal]]:
         """The signal at step 0 by scheme, of seed 0; see `signal.signals`."""
-        starts = {}
+        found = {}
         for scheme in self._schemes:
-            params, states, _ = self._starts.of([(scheme, 0)])
-            starts[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
-        return signal.signals(self._task, starts)
+            params, states, _ = self._initial.of([(scheme, 0)])
+            found[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
+        return signal.signals(self._task, found)
 
     def train(
         self,
@@ -198,7 +203,7 @@ class Runs:
                 curves = jax.tree.map(lambda *each: np.stack(each), *points)
                 save(Unfinished(names, curves, snapshot))
                 clock.saved()
-        seconds = self._starts.seconds
+        seconds = self._initial.seconds
         own_costs = np.array([seconds[chunk[i][0]] for i in share.own])
         init_seconds = share.of_all(own_costs)
         step_seconds = np.full(len(chunk), clock.step_seconds())

@@ -25,8 +25,8 @@ from jaxinit.compare.sweep.make import Maker
 from jaxinit.compare.sweep.plan import Plan, grid, grown, named, plan
 from jaxinit.compare.task.builtin import parse_task
 from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.initial import Given
 from jaxinit.compare.train.runners import Strategy
-from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Dtype, Precision, Run
 
 EXTENSIONS = 4
@@ -35,7 +35,7 @@ EXTENSIONS = 4
 
 def compare(
     task: Task | str = "digits-mlp",
-    schemes: Sequence[Scheme | str] | Scheme | str = DEFAULT_SCHEMES,
+    schemes: Given | Sequence[Given] = DEFAULT_SCHEMES,
     learning_rates: Sequence[float] = DEFAULT_LEARNING_RATES,
     seeds: int = 5,
     *,
@@ -68,9 +68,11 @@ def compare(
         task: a task from `make_task`, or the text of a built-in one, such as
             "digits-cnn" or "digits-mlp(depth=8, width=128)".
         schemes: initializers, drawn for every kernel of the model as the model's use
-            of it says; or their texts; or functions
-            `(key, params, apply, batch) -> params` where `apply(params, x)` gives
-            outputs and `batch` is (inputs, labels), named by their `__name__`.
+            of it says; schemes of `jaxinit.tree`; lists of rules, such as
+            `[("*/query/*", small_init()), ("*", he_normal())]`; the text of any of
+            these; or functions `(key, params, apply, batch) -> params`, where
+            `apply(params, x)` gives outputs and `batch` is (inputs, labels), named by
+            their `__name__`. One of them, or several.
         learning_rates: the grid, each positive.
         seeds: runs for each scheme and rate, numbered from 0.
         steps: optimizer steps of each run.
@@ -79,8 +81,8 @@ def compare(
         optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
         dtype: in what the model computes, "float32" or "bfloat16"; parameters, updates
             and losses are float32.
-        matmul_precision: of float32 products, "highest", "high" or "default"; faster
-            and coarser below "highest" on an accelerator, all one on a CPU.
+        matmul_precision: of float32 products, "highest", "high" or "default"; below
+            "highest" an accelerator is faster and less exact, and a CPU the same.
         targets: further values of the metric at which the schemes are compared; the
             task's own decides what is run.
         stop_at_target: whether a run ends when it reaches the target.
@@ -89,11 +91,11 @@ def compare(
         extend_grid: whether the grid grows, by its own steps and four times at most, at
             an end where a scheme is best.
         until_sure: if not 0, the most rounds of `seeds` seeds each that are run until
-            the winner is settled at 95 % confidence over all looks; schemes that are
-            shown slower leave the race.
-        strategy: how a device trains its runs, of `engine.STRATEGIES`. If None, what a
-            sweep in `out` had on such devices; for a large sweep, what is measured to
-            be fastest; else what mostly is.
+            the winner is settled at 95 % confidence over all rounds; schemes that are
+            shown to be slower get no further seeds.
+        strategy: how a device trains its runs, of `runners.STRATEGIES`. If None, what
+            made the runs in `out` on such devices; or for a large sweep what is
+            measured to be fastest; or else what usually is.
         shard: (i, n): only the i-th of n parts of the sweep, counted from 0; the parts
             may be made on different machines and joined by `merge`.
         out: folder for the results; None writes nothing. In a folder that holds some
@@ -157,13 +159,17 @@ def compare(
         sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
     spent = time.perf_counter() - began
     result = Result(dataclasses.replace(sweep, seconds=spent))
-    if planned.part[1] > 1:
-        return result  # a part alone makes no ranking
+    if planned.part[1] == 1:  # a part alone makes no ranking
+        _report(result, out, quiet)
+    return result
+
+
+def _report(result: Result, out: pathlib.Path | None, quiet: bool) -> None:
+    """Write what follows from the runs, and print the table."""
     if out is not None and cluster.index() == 0:
         result.save(out)
     if not quiet:
         result.show()
-    return result
 
 
 def _redo(out: pathlib.Path | None, planned: Plan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxinit import _checks, tree
 from jaxinit._parse import parse
@@ -14,8 +14,9 @@ from jaxinit.compare.store.identity import identity
 from jaxinit.compare.store.settings import Options, Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
+from jaxinit.compare.task.values import name_of
+from jaxinit.compare.train.initial import Given, Scheme
 from jaxinit.compare.train.runners import STRATEGIES
-from jaxinit.compare.train.starts import Scheme
 from jaxinit.compare.train.trainer import Run
 
 BATCH_SIZE = 64
@@ -107,38 +108,46 @@ def plan(
     return Plan(task, schemes, settings, part)
 
 
-def named(schemes: Sequence[Scheme | str] | Scheme | str) -> dict[str, Scheme]:
-    """Text to scheme, of schemes or their texts, one or several.
+def named(schemes: Given | Sequence[Given]) -> dict[str, Scheme]:
+    """Text to scheme, of one or several.
 
     Raises:
         ValueError: there is none, or one comes twice.
         TypeError: a scheme is no scheme.
     """
-    if isinstance(schemes, (str, tree.Scheme)) or callable(schemes):
-        schemes = [schemes]
     found: dict[str, Scheme] = {}
-    for scheme in schemes:
-        if isinstance(scheme, str):
-            scheme = parse(scheme)
-        if isinstance(scheme, list):
-            scheme = tree.rules(scheme)
-        if not callable(scheme) and not isinstance(scheme, tree.Scheme):
-            raise TypeError(
-                f"compare: scheme {scheme!r} must be an initializer, a scheme of "
-                "jaxinit.tree, the text of one, a list of rules, or a function "
-                "(key, params, apply, batch) -> params."
-            )
-        name = (
-            repr(scheme)
-            if isinstance(scheme, tree.Scheme)
-            else getattr(scheme, "__name__", repr(scheme))
-        )
+    for given in _several(schemes):
+        scheme = _scheme(given)
+        own = not isinstance(scheme, tree.Scheme)
+        name = name_of(scheme) if own else repr(scheme)
         if name in found:
             raise ValueError(f"compare: scheme {name} is given twice.")
         found[name] = scheme
     if not found:
         raise ValueError("compare: no scheme is given; name at least one.")
     return found
+
+
+def _several(schemes: Any) -> Sequence[Any]:
+    if isinstance(schemes, (str, tree.Scheme)) or callable(schemes):
+        return [schemes]
+    if schemes and all(isinstance(each, tuple) for each in schemes):
+        return [list(schemes)]  # one list of rules
+    return schemes
+
+
+def _scheme(given: Any) -> Scheme:
+    if isinstance(given, str):
+        return parse(given)
+    if isinstance(given, list):
+        return tree.rules(given)
+    if isinstance(given, tree.Scheme) or callable(given):
+        return given
+    raise TypeError(
+        f"compare: scheme {given!r} must be an initializer, a scheme of jaxinit.tree, "
+        "the text of one, a list of rules, or a function (key, params, apply, batch) "
+        "-> params."
+    )
 
 
 def grid(settings: Settings, seeds: Iterable[int]) -> list[Run]:

@@ -185,7 +185,9 @@ def _check_params(named: str, params: Any) -> None:
     """Raise unless there are parameters, and all of them real numbers."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
-        raise ValueError(f"{named} has no parameters, so that no scheme can start it.")
+        raise ValueError(
+            f"{named} has no parameters, so that no scheme can initialize it."
+        )
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -39,7 +39,7 @@ Signals: TypeAlias = Mapping[str, Sequence[LayerSignal]]
 
 
 def signal(task: Task, params: Params, state: State) -> list[LayerSignal]:
-    """The signal of one start; see `signals`.
+    """The signal of one initialization; see `signals`.
 
     Args:
         task: what is learned.
@@ -61,9 +61,9 @@ def signal(task: Task, params: Params, state: State) -> list[LayerSignal]:
 
 
 def signals(
-    task: Task, starts: Mapping[str, tuple[Params, State]]
+    task: Task, initial: Mapping[str, tuple[Params, State]]
 ) -> dict[str, list[LayerSignal]]:
-    """The signal of several starts, forward and backward, by one program.
+    """The signal of several initializations, forward and backward, by one program.
 
     For layer l with output z_l, a product with its kernel, of B training examples of
     losses L_1, ..., L_B: sqrt(mean(z_l^2)) and sqrt(mean((d(L_1 + ... + L_B)/dz_l)^2)),
@@ -77,18 +77,18 @@ def signals(
 
     Args:
         task: what is learned; the examples are the first `EXAMPLES` for training.
-        starts: by scheme the parameters and the state of its start.
+        initial: by scheme the initial parameters and state.
 
     Returns:
         By scheme a row for each layer, in order of execution. What overflows is inf or
         NaN.
     """
-    if not starts:
+    if not initial:
         return {}
     x, y = jnp.asarray(task.x_train[:EXAMPLES]), jnp.asarray(task.y_train[:EXAMPLES])
-    measure, paths = _measure(task, *next(iter(starts.values())), x, y)
+    measure, paths = _measure(task, *next(iter(initial.values())), x, y)
     found: dict[str, list[LayerSignal]] = {}
-    for scheme, (params, state) in starts.items():
+    for scheme, (params, state) in initial.items():
         measured = np.asarray(measure(params, state), float)
         found[scheme] = [
             LayerSignal(path, float(out), float(back))

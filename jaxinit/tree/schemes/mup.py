@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -74,6 +75,16 @@ class _Parametrization:
         """Shapes of the base model's leaves, by path."""
         return dict(self.base)
 
+    def _base_shape(self, layer: Layer) -> tuple[int, ...]:
+        """The layer's shape in the base model, or one sentence."""
+        base = self.shapes.get(layer.path, self.shapes.get(_numberless(layer.path)))
+        if base is None or len(base) != len(layer.shape):
+            raise ValueError(
+                f"tree.mup: {layer.path} has shape {layer.shape}, but {base} in the "
+                "base model; give the same model at another width as base."
+            )
+        return base
+
     @property
     def power(self) -> float:
         """By what power of the depth a residual branch shrinks."""
@@ -120,12 +131,7 @@ class _Parametrization:
         )
 
     def _growth(self, layer: Layer) -> _Growth:
-        base = self.shapes.get(layer.path)
-        if base is None or len(base) != len(layer.shape):
-            raise ValueError(
-                f"tree.mup: {layer.path} has shape {layer.shape}, but {base} in the "
-                "base model; give the same model at another width as base."
-            )
+        base = self._base_shape(layer)
 
         def ratio(axes: Sequence[int]) -> float:
             return math.prod(layer.shape[a] / base[a] for a in axes)
@@ -159,7 +165,7 @@ class _Parametrization:
         for branch in model.branches:
             if branch.queries_and_keys[:1] == (layer,) and len(layer.out_axes) == 2:
                 size = layer.out_axes[-1]
-                return (self.shapes[layer.path][size] / layer.shape[size]) ** 0.5
+                return (self._base_shape(layer)[size] / layer.shape[size]) ** 0.5
         return None
 
 
@@ -274,14 +280,28 @@ class MuP(TreeScheme):
 
 
 def _shapes(owner: str, name: str, base: Any) -> tuple[Any, ...]:
-    """The shapes of a base model by path, sorted; such pairs or a mapping as given."""
+    """The shapes of a base model by path, sorted; such pairs or a mapping will do, too.
+
+    Paths that differ in numbers alone are one, with "*" for each number, where they
+    have one shape: the layers of a stack, of any depth.
+    """
     pairs = tuple(base.items()) if isinstance(base, Mapping) else base
-    if isinstance(pairs, (tuple, list)) and all(map(_is_shape, pairs)):
-        return tuple(sorted((path, tuple(shape)) for path, shape in pairs))
-    if is_nnx_module(base):
-        base, _, _ = split_module(base, None)
-    shapes = ((leaf.path, tuple(leaf.value.shape)) for leaf in leaves_of(base)[0])
-    return tuple(sorted(shapes))
+    if not isinstance(pairs, (tuple, list)) or not all(map(_is_shape, pairs)):
+        if is_nnx_module(base):
+            base, _, _ = split_module(base, None)
+        pairs = [(leaf.path, leaf.value.shape) for leaf in leaves_of(base)[0]]
+    alike: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path, shape in pairs:
+        alike.setdefault(_numberless(path), {})[path] = tuple(shape)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, own in alike.items():
+        same = len(set(own.values())) == 1
+        shapes.update({path: next(iter(own.values()))} if same else own)
+    return tuple(sorted(shapes.items()))
+
+
+def _numberless(path: str) -> str:
+    return re.sub(r"\d+", "*", path)
 
 
 def _is_shape(pair: Any) -> bool:
@@ -325,8 +345,8 @@ def mup(
     and weight decay.
 
     Args:
-        base: the parameters of the same model at the base width, concrete or abstract,
-            with the same number of layers; or their shapes by path.
+        base: the parameters of the same model at the base width, concrete or abstract;
+            or their shapes by path, in which "*" may stand for the numbers of layers.
         scheme: the initializer of kernels at the base; `lecun_normal()` if None.
         optimizer: whose rates: "adam" (any that normalises gradients) or "sgd".
         depth: None, "sqrt" or "complete".

@@ -1,4 +1,4 @@
-"""Where runs start: the parameters that each scheme draws of each seed."""
+"""The initial parameters of runs: what each scheme draws of each seed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ Scheme: TypeAlias = tree.Scheme | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
 `(key, params, apply, batch) -> params`."""
 
+Given: TypeAlias = Scheme | str | list[tuple[str, Any]]
+"""A scheme, its text, or a list of rules for `jaxinit.tree.rules`."""
+
 
 Draw: TypeAlias = Callable[[Key, dict[str, Any], Any], Any]
-"""`(key, own, state) -> params`: `own` has values of the model's own start by path."""
+"""`(key, own, state) -> params`: `own` has the model's own values by path."""
 
 
 class Draws:
@@ -41,8 +44,8 @@ class Draws:
         leaves: the parameters by path.
         layers: the layers that the parameters are of.
         of: by scheme how it draws.
-        kept: by scheme the paths of the leaves that it leaves as the model's own
-            initialization has them, or wants to see.
+        kept: by scheme the paths of the leaves that it leaves as the model itself
+            initializes them, or wants to see.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Draws:
         return set().union(*self.kept.values())
 
     def own(self, key: Key) -> tuple[dict[str, Any], Any]:
-        """The model's own initialization: leaves that a scheme keeps, and the state."""
+        """The model's own values of the leaves that are kept, and the state."""
         params, state = self._model.init(key, self._batch[0])
         values = {leaf.path: leaf.value for leaf in leaves_of(params)[0]}
         return {path: values[path] for path in self.all_kept}, state
@@ -118,20 +121,20 @@ class Draws:
         return self._model.apply(params, state, x, jax.random.key(0), False)[0]
 
 
-class Starts:
+class InitialParams:
     """Initial parameters by scheme and seed, drawn when they are asked for.
 
     Attributes:
         shapes: the model's parameters as shapes and dtypes.
         convolved: whether the model has convolutions.
-        seconds: for each scheme drawn so far, the wall-clock seconds that one start
-            takes once its programs are compiled.
+        seconds: for each scheme drawn so far, the wall-clock seconds that drawing
+            takes once, when its programs are compiled.
     """
 
     def __init__(
         self, task: Task, config: Config, schemes: Mapping[str, Scheme], seeds: int
     ) -> None:
-        """Trace the model, and start it itself with each seed.
+        """Trace the model, and initialize it itself with each seed.
 
         Raises:
             ValueError: the model has no kernel, or a scheme does not fit it.
@@ -143,11 +146,11 @@ class Starts:
         self._draws = draws.of
         self._scales = _scales(schemes, config, draws)
         self._keys, self.training_keys = seed_keys(seeds)
-        start = jax.vmap(draws.own)
+        own = jax.vmap(draws.own)
         if any(leaf.path not in draws.all_kept for leaf in draws.leaves):
-            start = jax.jit(start)  # leaves out what is not kept
+            own = jax.jit(own)  # leaves out what is not kept
         # Else op by op, as models and schemes then share what is compiled already.
-        self._own, self._states = map(_on_host, start(self._keys))
+        self._own, self._states = map(_on_host, own(self._keys))
         self._drawn: dict[tuple[str, int], Any] = {}
 
     def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any, Any]:
@@ -159,7 +162,7 @@ class Starts:
         wanted = set(runs)
         self._drawn = {run: tree for run, tree in self._drawn.items() if run in wanted}
         for run in sorted(wanted - self._drawn.keys()):
-            self._drawn[run] = self._start(*run)
+            self._drawn[run] = self._draw(*run)
         params = stacked([self._drawn[run] for run in runs])
         seeds = [seed for _, seed in runs]
         states = jax.tree.map(lambda leaf: leaf[np.array(seeds)], self._states)
@@ -167,7 +170,7 @@ class Starts:
             return params, states, None
         return params, states, stacked([self._scales[scheme] for scheme, _ in runs])
 
-    def _start(self, scheme: str, seed: int) -> Any:
+    def _draw(self, scheme: str, seed: int) -> Any:
         """The parameters of a scheme and seed, as NumPy arrays."""
         own, state = (
             jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), tree)
