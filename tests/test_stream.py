@@ -191,14 +191,14 @@ GLOB = "*/decoder_*"
         (tree.deepnorm(GLOB), 0.0449),
         (tree.t_fixup(GLOB), 0.0483),
         (tree.gpt2(), 0.02 / 21**0.5),
-        (tree.zero(), 0.0),
+        (tree.hadamard_identity(), 0.0),
     ],
 )
 def test_schemes_draw_cross_attention_as_a_branch(translator, scheme, expected):
     after = drawn(scheme, *translator)
     got = np.mean([float(after[path].std()) for path in CROSS_OUT])
     assert got == pytest.approx(expected, rel=0.02, abs=1e-9)
-    kind = "self" if scheme != tree.zero() else "cross"
+    kind = "self" if scheme != tree.hadamard_identity() else "cross"
     queries = after[f"params/decoder_1/{kind}/query/kernel"]
     assert float(queries.std()) > 0.01
 
@@ -488,6 +488,86 @@ GATED = {
 def test_gates_write_nothing_to_the_stream(name):
     model, expected = GATED[name]
     assert additions(*model()) == expected
+
+
+TWO = {"a": (6, 8), "b": (8, 6), "c": (6, 8), "d": (8, 6)}
+
+
+def padded(p, x):
+    """Padding is masked on the stream, as in speech."""
+    mask = (x[:, :1] > 0).astype(x.dtype)
+    x = x * mask
+    x = (x + jnp.tanh(x @ p["a"]) @ p["b"]) * mask
+    return x + jnp.tanh(x @ p["c"]) @ p["d"]
+
+
+def drop_path(p, x):
+    """Branches are dropped at random, by a fixed key."""
+    for number, (a, b) in enumerate(("ab", "cd")):
+        key = jax.random.fold_in(jax.random.key(0), number)
+        keep = jax.random.bernoulli(key, 0.9, (3, 1))
+        x = x + jnp.where(keep, jnp.tanh(x @ p[a]) @ p[b] / 0.9, 0.0)
+    return x
+
+
+def skipped(p, x):
+    """A condition skips a branch."""
+    for a, b in ("ab", "cd"):
+        branch = lambda x, a=a, b=b: x + jnp.tanh(x @ p[a]) @ p[b]  # noqa: E731
+        x = jax.lax.cond(x.sum() > 0, branch, lambda x: x, x)
+    return x
+
+
+def positioned(p, x):
+    """One example, whose positions are learned; no kernel comes before."""
+    x = x + p["positions"]
+    return block(p, x)
+
+
+def scaled(p, x):
+    """One example that a leaf scales first."""
+    return block(p, x[0] * p["scale"])
+
+
+def pooled(p, x):
+    """Branches from what was pooled."""
+    return block(p, x.mean(0))
+
+
+def beside(p, x):
+    """Attention and layers side by side, as GPT-J."""
+    return x + jnp.tanh(x @ p["a"]) @ p["b"] + jnp.tanh(x @ p["c"]) @ p["d"]
+
+
+PLAIN = {
+    "padded": (padded, {}),
+    "dropped": (drop_path, {}),
+    "skipped": (skipped, {}),
+    "positions": (positioned, {"positions": (3, 6)}),
+    "scaled": (scaled, {"scale": (6,)}),
+    "pooled": (pooled, {}),
+    "beside": (beside, {}),
+    "vmapped": (lambda p, x: jax.vmap(lambda x: block(p, x))(x), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_branches_in_other_words(name):
+    apply, more = PLAIN[name]
+    found = additions(apply, shapes(**TWO, **more), X)
+    assert found == {"b": 1.0, "d": 1.0}
+
+
+def test_what_conditions_a_branch_is_no_end():
+    def conditioned(p, x, c):  # DiT's: scale, shift and gate of each branch
+        for a, b in ("ab", "cd"):
+            scale, shift, gate = jnp.split(c @ p["condition"], 3, -1)
+            y = (x - x.mean(-1, keepdims=True)) * (1 + scale) + shift
+            x = x + gate * (jnp.tanh(y @ p[a]) @ p[b])
+        return x
+
+    params = shapes(**TWO, condition=(4, 18))
+    assert additions(conditioned, params, X, jnp.ones((3, 4))) == {"b": 1.0, "d": 1.0}
 
 
 def test_a_skip_within_a_branch_is_a_stream_of_its_own():

@@ -262,6 +262,7 @@ def test_a_convolution_that_state_changes():
     assert (layer.kind, layer.fan_in) == ("conv", 27)
 
 
+@pytest.mark.filterwarnings("ignore:The Fp8DotGeneralOp is deprecated")
 @pytest.mark.parametrize(
     "name", ["Fp8DotGeneralOp", "Fp8DirectDotGeneralOp", "NANOOFp8DotGeneralOp"]
 )

@@ -1,6 +1,7 @@
 """Rules of the operations that work entry by entry, and of reductions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jax.extend.core import JaxprEqn
 
@@ -34,7 +35,8 @@ _KINDS["add_any"] = "bias"
 @rule(*_LINEAR)
 def linear(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
     """Sign and precision leave entries where they are, and curves as they bend."""
-    if value.info is not None and eqn.invars[0].aval.dtype == bool:
+    aval: Any = eqn.invars[0].aval
+    if value.info is not None and aval.dtype == bool:
         # A condition as a number lets through or not.
         info = trace.settle(value).info
         assert info is not None
@@ -81,22 +83,21 @@ def binary(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     """Sums, products, comparisons and their like."""
     name = eqn.primitive.name
     fitted = _fit(eqn, values)
-    modulated = [value.is_modulated for value in values]
-    others = [v for v, own in zip(fitted, modulated, strict=True) if not own and v.info]
-    repeated = any(
-        view.has_foreign()
-        for value, own in zip(fitted, modulated, strict=True)
-        for view in (value.views if own else ())
-    )
-    if (
-        name in _KINDS
-        and any(modulated)
-        and (repeated or any(value.info and value.info.sources for value in others))
-    ):
-        # Only now do the kernels that state has changed meet activations.
+    pairs = [*zip(fitted, (value.is_modulated for value in values), strict=True)]
+    views = [view for value, own in pairs if own for view in value.views]
+    repeated = any(view.has_foreign() for view in views)
+    others = [info for value, own in pairs if not own and (info := value.info)]
+    late = any(info.sources for info in others)
+    if late and name not in ("mul", "div"):
+        # A scaled input is the stream, to which a branch that began from it is added.
+        state = (info.reach for v, own in pairs if own and (info := v.info))
+        begun = frozenset[int]().union(*state)
+        late = not trace.stream.begins(begun, (info.reach for info in others))
+    if name in _KINDS and views and (repeated or late):
+        # Only now do the leaves that state has changed meet activations.
         fitted = tuple(
             part
-            for value, own in zip(fitted, modulated, strict=True)
+            for value, own in pairs
             for part in (_apart(value) if own else (value,))
         )
     return [entrywise(trace, name, fitted)]

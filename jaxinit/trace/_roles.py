@@ -33,10 +33,25 @@ def _one_role(pieces: dict[str, int]) -> str | None:
     return next(r for r in (IN, OUT, RECEPTIVE, BATCH) if r in (large or pieces))
 
 
-def _has_both(pieces: Sequence[dict[str, int]], tied: int) -> bool:
-    """Whether axes other than a tied one are inputs and outputs."""
-    roles = {_one_role(found) for k, found in enumerate(pieces) if found and k != tied}
-    return {IN, OUT} <= roles
+def _repeated_along(view: View, roles: Sequence[str]) -> str:
+    """What holds one entry over and over: "summed over", "kept", or nothing."""
+    for wanted, said in ((IN, "summed over"), (OUT, "kept")):
+        pairs = zip(view.dims, roles, strict=True)
+        repeats = only_repeats(dim for dim, role in pairs if role == wanted)
+        # Rows that an index picked repeat no row.
+        if repeats and not view.looked:
+            return said
+    return ""
+
+
+def _told_apart(view: View, roles: Sequence[str]) -> list[str]:
+    """The roles, where several kernels that an index picked are no outputs of one."""
+    pairs = [*zip(view.dims, roles, strict=True)]
+    picked = view.looked and any(dim.own > 1 and role == OUT for dim, role in pairs)
+    return [
+        BATCH if picked and role == OUT and only_repeats([dim]) else role
+        for dim, role in pairs
+    ]
 
 
 def _fan(dims: Sequence[Dim], roles: Sequence[str], wanted: str) -> int:
@@ -81,60 +96,44 @@ def kernel_use(
     """
     if view.multiplied:
         return Use("unknown", activation_before=before, reason=MULTIPLIED)
-    if view.looked and any(
-        dim.own > 1 and role == OUT for dim, role in zip(view.dims, roles, strict=True)
-    ):
-        # Several kernels that an index picked are no outputs of one.
-        roles = [
-            BATCH if role == OUT and only_repeats([dim]) else role
-            for dim, role in zip(view.dims, roles, strict=True)
-        ]
-    for wanted, said in ((IN, "summed over"), (OUT, "kept")):
-        pairs = zip(view.dims, roles, strict=True)
-        repeats = only_repeats(dim for dim, role in pairs if role == wanted)
-        # Rows that an index picked repeat no row.
-        if repeats and not view.looked:
-            reason = f"It is repeated along what is {said}."
-            return Use("unknown", activation_before=before, reason=reason)
+    roles = _told_apart(view, roles)
+    said = _repeated_along(view, roles)
+    if said:
+        reason = f"It is repeated along what is {said}."
+        return Use("unknown", activation_before=before, reason=reason)
     pieces = _axis_roles(view, roles, len(shape))
-    by_role: dict[str, list[int]] = {IN: [], OUT: [], BATCH: [], RECEPTIVE: []}
-    left_out: list[int] = []
-    groups = 1
-    for axis, found in enumerate(pieces):
-        if not found:
-            left_out.append(axis)
-            continue
-        role = _one_role(found)
-        if role is None and axis in view.tied and _has_both(pieces, axis):
+    role_of = [_one_role(found) if found else "" for found in pieces]
+    for axis, role in enumerate(role_of):
+        if role is None and axis in view.tied and {IN, OUT} <= {*role_of}:
             # Places of a symmetry: their index is the difference of two sites.
-            role, kind = RECEPTIVE, "conv"
-        if role is None:
+            role_of[axis], kind = RECEPTIVE, "conv"
+        elif role is None:
             reason = f"Axis {axis} is summed over in part and kept in part."
             return Use("unknown", activation_before=before, reason=reason)
-        if role != BATCH:
-            groups *= found.get(BATCH, 1)
-        by_role[role].append(axis)
+    pairs = zip(pieces, role_of, strict=True)
+    groups = math.prod(found.get(BATCH, 1) for found, role in pairs if role != BATCH)
+    left_out = [axis for axis, found in enumerate(pieces) if not found]
     for axis in left_out:
         # A loop, an index or a slice took one place of a longer axis. An axis of size
         # 1 was squeezed away: it can be whatever is missing.
-        spare = [role for role in (IN, OUT) if not by_role[role]]
-        role = spare[0] if spare and shape[axis] == 1 else BATCH
-        by_role[role].append(axis)
-    axes = {role: tuple(sorted(found)) for role, found in by_role.items()}
-    field = _fan(view.dims, roles, RECEPTIVE) * _shards(view, axes[RECEPTIVE])
-    fan_in = _fan(view.dims, roles, IN) * _shards(view, axes[IN])
-    fan_out = _fan(view.dims, roles, OUT) * _shards(view, axes[OUT])
+        spare = [role for role in (IN, OUT) if role not in role_of]
+        role_of[axis] = spare[0] if spare and shape[axis] == 1 else BATCH
+    axes = {
+        role: tuple(axis for axis, its in enumerate(role_of) if its == role)
+        for role in (IN, OUT, BATCH, RECEPTIVE)
+    }
+    field, fan_in, fan_out = (
+        _fan(view.dims, roles, role) * _shards(view, axes[role])
+        for role in (RECEPTIVE, IN, OUT)
+    )
+    # Where an index out of the activations chooses, one place is used.
+    one_of = {axis for axis in left_out if shape[axis] == 1} | {*view.looked}
     return Use(
         kind,
         in_axes=axes[IN],
         out_axes=axes[OUT],
         batch_axes=axes[BATCH],
-        # Where an index out of the activations chooses, one place is used.
-        layer_axes=tuple(
-            a
-            for a in left_out
-            if a in axes[BATCH] and shape[a] > 1 and a not in view.looked
-        ),
+        layer_axes=tuple(a for a in left_out if a in axes[BATCH] and a not in one_of),
         receptive_axes=axes[RECEPTIVE],
         fan_in=fan_in * field / _thinning(window, upsample),
         fan_out=fan_out * field / _thinning(window, stride),

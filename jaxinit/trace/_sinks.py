@@ -114,8 +114,23 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
         layouts = [v.info.layout if v.info else None for v in (left, right)]
         layout = _product((layouts[0], layouts[1]), contract, batch)
         return [Value(info=joined._replace(layout=layout))]
-    rank = len(shape_of(eqn.invars[side]))
-    roles = [OUT] * rank
+    return [_contract(trace, eqn, kernel, data, side)]
+
+
+def _contract(
+    trace: Trace, eqn: JaxprEqn, kernel: Value, data: Value, side: int
+) -> Value:
+    """What a kernel makes of activations: which of its axes are summed tells its fans.
+
+    Args:
+        trace: the walk.
+        eqn: a `dot_general`.
+        kernel: one operand.
+        data: the other.
+        side: which the kernel is, 0 or 1.
+    """
+    contract, batch = eqn.params["dimension_numbers"]
+    roles = [OUT] * len(shape_of(eqn.invars[side]))
     for dim in contract[side]:
         roles[dim] = IN
     for dim in batch[side]:
@@ -128,15 +143,11 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
         for _, dim in mean:
             roles[dim] = BATCH
         met = [pair for pair in met if pair not in mean]
-    mixing = (
-        data.info.is_gate
-        and sum(
-            any(view.dims[k].own > 1 for view in kernel.views if not view.reason)
-            for k, role in enumerate(roles)
-            if role == OUT
-        )
-        > 1
-    )
+    # Gates that several outputs hang on may mix kernels: a later product will tell.
+    free = [k for k, role in enumerate(roles) if role == OUT]
+    readable = [view for view in kernel.views if not view.reason]
+    wide = [k for k in free if any(view.dims[k].own > 1 for view in readable)]
+    mixing = data.info.is_gate and len(wide) > 1
     out = _apply(trace, kernel, data, "dense", roles, certain=not mixing)
     assert out.info is not None
     own = axes_of_kernel(trace, kernel)
@@ -148,8 +159,8 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
     layout = _product(sides, contract, batch)
     info = out.info._replace(layout=layout)
     if mixing:
-        return [Value(_mixture(trace, eqn, kernel, side), info)]
-    return [Value(info=info._replace(spans=_spans(eqn, kernel, side, roles)))]
+        return Value(_mixture(trace, eqn, kernel, side), info)
+    return Value(info=info._replace(spans=_spans(eqn, kernel, side, roles)))
 
 
 def _mixture(trace: Trace, eqn: JaxprEqn, kernel: Value, side: int) -> tuple[View, ...]:
@@ -265,7 +276,8 @@ def _apply(
             trace.hints.setdefault(view.leaf, view.reason)
             sources.add(view.leaf)
             continue
-        use = kernel_use(view, shape, kind, roles, before=info.act, **geometry)
+        before = None if info.act == "mask" else info.act
+        use = kernel_use(view, shape, kind, roles, before=before, **geometry)
         if info.act == "one_hot" and kind == "dense":
             looked = view._replace(looked=use.in_axes)
             use = entry_use(_without(looked, roles), shape, "embedding")

@@ -79,6 +79,19 @@ class Stream:
         """The leaf whose use a node is, below 0 if it is none."""
         return self._key[node][1]
 
+    def begins(self, nodes: frozenset[int], reaches: Iterable[frozenset[int]]) -> bool:
+        """Whether something was computed from one of the nodes."""
+        waiting = [node for reach in reaches for node in reach]
+        met = set[int]()
+        while waiting:
+            node = waiting.pop()
+            if node in nodes:
+                return True
+            if node not in met:
+                met.add(node)
+                waiting.extend(self.reach.get(node, ()))
+        return False
+
     def ends(self) -> dict[int, End]:
         """The leaves that end residual branches.
 

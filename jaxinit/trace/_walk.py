@@ -185,9 +185,8 @@ class Trace:
         # whose norm is taken on the way to its product is a kernel.
         weak = known is not None and not known.certain
         if known is None or (weak and (certain or use.kind == "scale")):
-            self.records[key] = Record(
-                use, view.fraction, view.acts_on, certain, self.site, view
-            )
+            found = use, view.fraction, view.acts_on, certain, self.site, view
+            self.records[key] = Record(*found)
 
     def is_kernel(self, leaf: int) -> bool:
         """Whether a product has shown a leaf to be a kernel."""

@@ -74,11 +74,11 @@ def _tell_equalised(choice: Choice) -> None:
         return
     gain = abs(layer.multiplier) * layer.fan_in**0.5
     if layer.fan_in > 1 and 0.5 < gain < 3 and choice.init.needs_fan:
-        path = layer.path or "The leaf"
         warnings.warn(
-            f"{path}: the program multiplies it by {layer.multiplier:.3g}, {gain:.3g} "
-            "over the root of its fan-in, as equalised learning rates do, and "
-            f"{choice.init!r} would scale it again; draw it by normal(1.0).",
+            f"{layer.path or 'The leaf'}: the program multiplies it by "
+            f"{layer.multiplier:.3g}, {gain:.3g} over the root of its fan-in, as for "
+            f"equalised learning rates, and {choice.init!r} would scale it again; draw "
+            "it by normal(1.0).",
             stacklevel=4,
         )
 

@@ -64,26 +64,21 @@ class Structure:
             path: any(kernel.activation_after == "softmax" for kernel in own)
             for path, own in inside.items()
         }
-        self.branches: tuple[Branch, ...] = ()
+        found: list[Branch] = []
         places, before = {False: 0.0, True: 0.0}, False
         for end in ends:
             attention = attends[end.path]
             if attention and before and not all(attends.values()):
                 # Self- and cross-attention are of one block.
-                index = self.branches[-1].index
+                index = found[-1].index
             else:
                 index = int(places[attention] + 1e-6)
                 places[attention] += end.additions
             before = attention
-            branch = Branch(
-                end,
-                inside[end.path],
-                self._scalars(end),
-                self._depth(end, inside[end.path]),
-                attention,
-                index,
-            )
-            self.branches = (*self.branches, branch)
+            own = inside[end.path]
+            sizes = self._scalars(end), self._depth(end, own)
+            found.append(Branch(end, own, *sizes, attention, index))
+        self.branches = tuple(found)
 
     def _scalars(self, end: Layer) -> tuple[Layer, ...]:
         return tuple(
