@@ -129,6 +129,19 @@ def test_shapes_by_name_are_inputs():
     jax.tree.map(np.testing.assert_array_equal, abstract, concrete)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_model_that_holds_its_inputs(normed):
+    class Holds(nn.Module):
+        @nn.compact
+        def __call__(self):
+            x = nn.Dense(8)(jnp.asarray(np.asarray(X)))
+            if normed:
+                x = nn.BatchNorm(use_running_average=True)(x)
+            return nn.Dense(5)(x)
+
+    all_drawn(ji.init(Holds(), KEY, scheme=WIDE), 2)
+
+
 class Told(nn.Module):
     """Wants to be told by position what to do."""
 

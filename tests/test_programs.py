@@ -22,6 +22,7 @@ from jax.experimental import io_callback
 import jaxinit as ji
 from jaxinit.compare import Config, make_task
 from jaxinit.compare.store.identity import identity
+from jaxinit.compare.sweep.plan import named
 from jaxinit.compare.task import check
 from jaxinit.compare.task.programs import fingerprint
 from jaxinit.compare.task.values import Digests
@@ -321,10 +322,15 @@ HARMFUL = {
 }
 
 
-def digest_of(source):
-    space = {"__name__": "somewhere"}
+def digest_of(source, space=None):
+    space = {"__name__": "somewhere"} if space is None else space
     exec(compile(textwrap.dedent(source), "<somewhere>", "exec"), space)
     return Digests().of(space["pieces"])
+
+
+def test_code_of_no_module():
+    changed = SOURCE.replace("self.by * x", "self.by - x")
+    assert digest_of(SOURCE, {}) == digest_of(SOURCE, {}) != digest_of(changed, {})
 
 
 @pytest.mark.parametrize("name", HARMLESS)
@@ -425,11 +431,37 @@ def by_batch_size(params, x):
     return jnp.tanh(x @ params["w"]) if len(x) == CONFIG.batch_size else x @ params["w"]
 
 
-def weighted(weight=1.0):
-    def loss(outputs, y):
-        return weight * jnp.square(outputs - jax.nn.one_hot(y, 3)).sum(axis=-1)
+def squares(outputs, y, weight=1.0):
+    return weight * jnp.square(outputs - jax.nn.one_hot(y, 3)).sum(axis=-1)
 
-    return loss
+
+def weighted(weight=1.0):
+    return lambda outputs, y: squares(outputs, y, weight)
+
+
+class Squares:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, outputs, y):
+        return squares(outputs, y, self.weight)
+
+
+def test_names_have_no_addresses():
+    partly = functools.partial(functools.partial(squares), weight=2.0)
+    for loss, name in ((partly, "squares"), (Squares(1.0), "Squares")):
+        for metric in (None, loss):
+            options = {} if metric is None else {"metric": metric, "direction": "min"}
+            task = make_task(pair(), (X, Y), (X, Y), target=1, loss=loss, **options)
+            assert task.loss_name == name
+            assert task.metric_name == ("loss" if metric is None else name)
+    scheme = functools.partial(constant_scheme(1.0))
+    assert list(named([scheme, Scheme()])) == ["mine", "Scheme"]
+
+
+class Scheme:
+    def __call__(self, key, params, apply, batch):
+        return params
 
 
 def straight_loss(function):
@@ -487,8 +519,8 @@ CHANGES = {  # two ways to call `parts_of`, and what differs then
     "an activation": ({"model": Net()}, {"model": Net(nn.tanh)}, MODEL),
     "a rate of dropout": ({"model": Net()}, {"model": Net(rate=0.4)}, MODEL),
     "an array in a module": (
-        {"model": Net(more=np.ones(6, np.float32))},
-        {"model": Net(more=np.zeros(6, np.float32))},
+        {"model": Net(more=np.ones((1, 6), np.float32))},
+        {"model": Net(more=np.zeros((1, 6), np.float32))},
         MODEL,
     ),
     "an activation of NNX": (
@@ -530,6 +562,21 @@ CHANGES = {  # two ways to call `parts_of`, and what differs then
         {"model"},
     ),
     "a weight of a loss": ({"loss": weighted()}, {"loss": weighted(2.0)}, LOSS),
+    "an argument of a partial loss": (
+        {"loss": functools.partial(squares, weight=1.0)},
+        {"loss": functools.partial(squares, weight=2.0)},
+        LOSS,
+    ),
+    "a default of a lambda": (
+        {"loss": lambda o, y, by=1.0: by * squares(o, y)},
+        {"loss": lambda o, y, by=2.0: by * squares(o, y)},
+        LOSS,
+    ),
+    "an object that is called": (
+        {"loss": Squares(1.0)},
+        {"loss": Squares(2.0)},
+        LOSS,
+    ),
     "the derivative of a loss": (
         {"loss": straight_loss(straight), **accuracy_of("accuracy")},
         {"loss": straight_loss(doubled), **accuracy_of("accuracy")},

@@ -169,7 +169,7 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "validation loss <= 0.6" in printed and "60%" not in printed
     settings = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert (settings.metric_name, settings.direction) == ("loss", "min")
+    assert (settings["metric_name"], settings["direction"]) == ("loss", "min")
     panels = result.plot_curves()
     assert [axes.get_ylabel() for axes in panels] == [
         "training loss",

@@ -80,11 +80,11 @@ def compare_command(
         shard: only a part of the sweep, as 0/4 to 3/4 on four machines; join the
             folders with jaxinit merge.
         distributed: make the sweep together with the other processes of a cluster,
-            which share the folder of results; Slurm, Open MPI, Kubernetes and Cloud
-            TPUs are known, others are told by the next three.
-        coordinator: host:port of the first process.
-        processes: how many there are.
-        process_index: which this is, from 0.
+            which share the folder of results; found without further options under
+            Slurm, Open MPI, Kubernetes and on Cloud TPUs.
+        coordinator: host:port of the first process, on other clusters.
+        processes: how many there are, on other clusters.
+        process_index: which this is, from 0, on other clusters.
         out: folder for the results; results/NAME by default. A folder with runs of
             the same task and settings is added to; other results are never
             overwritten.
@@ -132,8 +132,8 @@ def _check_platform(platform: str | None) -> None:
         jax.devices()
     except RuntimeError:
         raise ValueError(
-            f"platform {platform!r} is not to be had here; run without --platform for "
-            "the best there is."
+            f"platform {platform!r} is not available here; leave --platform out for "
+            "JAX's own choice."
         ) from None
 
 

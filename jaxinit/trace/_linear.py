@@ -14,6 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jaxinit import _compat
 
 from ._view import Site
+from ._walk import shape_of
 
 _MOVES = frozenset(
     "reshape transpose broadcast_in_dim squeeze expand_dims slice dynamic_slice gather "
@@ -188,4 +189,4 @@ def _without(of: _Of, bent: Collection[int]) -> _Of:
 
 def _is_zero(atom: Any) -> bool:
     """Whether it is the number 0 as it stands in the program."""
-    return isinstance(atom, Literal) and atom.aval.shape == () and atom.val == 0
+    return isinstance(atom, Literal) and not shape_of(atom) and atom.val == 0

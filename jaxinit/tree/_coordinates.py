@@ -22,8 +22,9 @@ class CoordinateCheck(NamedTuple):
 
     Attributes:
         widths: the widths, ascending.
-        sizes: for each kernel's path the root mean square of its output, an array
-            (steps + 1, widths), the geometric mean over seeds.
+        sizes: for each kernel's path the root mean square of its output, over all
+            layers of a scan, an array (steps + 1, widths), the geometric mean over
+            seeds.
     """
 
     widths: tuple[int, ...]

@@ -96,7 +96,12 @@ def init(
         def apply(params: Any, state: Any, x: Inputs) -> Any:
             return adapted.apply(params, state, x, jax.random.key(0), None)[0]
 
-        found = layers_of(leaves, params, apply, (state, given))
+        if _arrays(jax.tree.leaves(given)):
+            found = layers_of(leaves, params, apply, (state, given))
+        else:
+            # Such a model computes from the arrays that it holds.
+            held = jax.tree.map(_concrete, state)
+            found = layers_of(leaves, params, lambda p: apply(p, held, given), ())
     choices = choose(leaves, found, scheme, gain, abstract=False)
 
     ruled = [choices[leaf.path].init is not None for leaf in leaves]

@@ -100,7 +100,7 @@ def _section(part: Part, prefix: str) -> list[str]:
     again = (
         f"<pre><code>{_(command)}</code></pre>"
         if command
-        else "<p>Task or schemes are a program's own: run that program again.</p>"
+        else "<p>The task or a scheme is defined in a program: run that again.</p>"
     )
     drawn = _drawn(sweep, verdict) | _signals(sweep)
     return [
@@ -326,14 +326,11 @@ def _fixed(sweep: Sweep, verdict: Verdict) -> str:
 
 
 def _settings(sweep: Sweep) -> str:
-    settings = sweep.settings.to_json()
-    versions = settings.pop("versions")
     items = {
-        name.replace("_", " "): _plain(each)
-        for name, each in settings.items()
-        if each not in (None, ())
+        name.replace("_", " "): _plain(value)
+        for name, value in sweep.settings.to_json().items()
+        if value not in (None, (), {})
     }
-    items["versions"] = ", ".join(f"{name} {each}" for name, each in versions.items())
     if math.isfinite(sweep.seconds):
         items["wall clock"] = f"{sweep.seconds:.1f} s, compilation included"
     listed = "".join(f"<dt>{_(k)}</dt><dd>{_(v)}</dd>" for k, v in items.items())
@@ -341,6 +338,8 @@ def _settings(sweep: Sweep) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = tuple(f"{name} {each}" for name, each in value.items())
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

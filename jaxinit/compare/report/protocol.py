@@ -114,8 +114,8 @@ def command(settings: Settings) -> str | None:
     written as it grew, so that it need not grow again.
 
     Returns:
-        A line for a shell; None where task or schemes are a program's own, which no
-        command can name.
+        A line for a shell; None where the task or a scheme is defined in a program, so
+        that no command can name it.
     """
     task = _task(settings.task)
     if task is None or not all(map(_parses, settings.schemes)):

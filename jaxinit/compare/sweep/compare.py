@@ -159,13 +159,17 @@ def compare(
         sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
     spent = time.perf_counter() - began
     result = Result(dataclasses.replace(sweep, seconds=spent))
-    if planned.part[1] > 1:
-        return result  # a part alone makes no ranking
+    if planned.part[1] == 1:  # a part alone makes no ranking
+        _report(result, out, quiet)
+    return result
+
+
+def _report(result: Result, out: pathlib.Path | None, quiet: bool) -> None:
+    """Write what follows from the runs, and print the table."""
     if out is not None and cluster.index() == 0:
         result.save(out)
     if not quiet:
         result.show()
-    return result
 
 
 def _redo(out: pathlib.Path | None, planned: Plan) -> None:

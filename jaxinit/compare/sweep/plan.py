@@ -14,6 +14,7 @@ from jaxinit.compare.store.identity import identity
 from jaxinit.compare.store.settings import Options, Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
+from jaxinit.compare.task.values import name_of
 from jaxinit.compare.train.initial import Given, Scheme
 from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Run
@@ -117,11 +118,8 @@ def named(schemes: Given | Sequence[Given]) -> dict[str, Scheme]:
     found: dict[str, Scheme] = {}
     for given in _several(schemes):
         scheme = _scheme(given)
-        name = (
-            repr(scheme)
-            if isinstance(scheme, tree.Scheme)
-            else getattr(scheme, "__name__", repr(scheme))
-        )
+        own = not isinstance(scheme, tree.Scheme)
+        name = name_of(scheme) if own else repr(scheme)
         if name in found:
             raise ValueError(f"compare: scheme {name} is given twice.")
         found[name] = scheme

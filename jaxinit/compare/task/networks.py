@@ -167,7 +167,7 @@ class Transformer(linen.Module):
         """Map tokens (batch, length) to logits of the next (batch, length, tokens)."""
         length = tokens.shape[1]
         x = linen.Embed(self.vocabulary, self.width)(tokens)
-        x = x + linen.Embed(length, self.width)(jnp.arange(length))
+        x = x + linen.Embed(length, self.width)(jnp.arange(length))[None]
         mask = linen.make_causal_mask(tokens)
         for _ in range(self.depth):
             attention = linen.MultiHeadDotProductAttention(self.heads)

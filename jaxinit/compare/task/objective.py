@@ -10,6 +10,7 @@ import optax
 
 from jaxinit import _checks
 from jaxinit._types import Array
+from jaxinit.compare.task.values import name_of
 
 Scores: TypeAlias = Callable[[Any, Array], Array]
 """`(outputs, labels) -> values` of shape (batch, ...), which are then averaged."""
@@ -60,7 +61,7 @@ LOSSES: Mapping[str, Scores] = {
 def loss_of(loss: str | Scores) -> tuple[Scores, str]:
     """The loss as a function, and its name."""
     if callable(loss):
-        return loss, getattr(loss, "__name__", repr(loss))
+        return loss, name_of(loss)
     _checks.choice("make_task", "loss", loss, LOSSES)
     return LOSSES[loss], loss
 
@@ -78,7 +79,7 @@ def metric_of(
                 f"whose direction is {known!r}; leave it out."
             )
         return (accuracy if metric == "accuracy" else loss), metric, known
-    name = getattr(metric, "__name__", repr(metric))
+    name = name_of(metric)
     if direction not in ("max", "min"):
         raise ValueError(
             f"make_task: direction={direction!r} of metric {name} must be 'max' if "

@@ -21,7 +21,7 @@ from jax.extend import core
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.tree_util import PyTreeDef
 
-from jaxinit.compare.task.values import Digests, hashed, of_kind
+from jaxinit.compare.task.values import Digests, hashed, name_of, of_kind
 
 _SILENT: dict[str, frozenset[str]] = {
     "closed_call": frozenset({"name"}),
@@ -238,7 +238,7 @@ class Programs(Digests):
         """The digest of a parameter; what is not traced is noted."""
         function = getattr(value, "callback_func", value)
         if function is not value or isinstance(function, _FUNCTIONS):
-            self._untraced.append(f"the Python function {_called(function)}")
+            self._untraced.append(f"the Python function {name_of(function)}")
         elif operation == "ffi_call" and name == "target_name":
             self._untraced.append(f"the compiled function {value}")
         return hashed(name, self.of(value))
@@ -274,12 +274,6 @@ def _unspecified(placement: Any) -> bool:
         return all(map(_unspecified, placement))
     nothing = placement is None or type(placement).__name__ == "UnspecifiedValue"
     return nothing or getattr(placement, "empty", False)
-
-
-def _called(function: Any) -> str:
-    """What a user calls a function."""
-    inner = getattr(function, "func", function)  # of a partial one
-    return getattr(inner, "__name__", type(inner).__name__)
 
 
 def _of_program(value: Any, digests: Digests) -> bytes:

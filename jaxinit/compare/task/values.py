@@ -8,11 +8,13 @@ positions, comments, annotations, and the names of local variables.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dis
 import enum
 import functools
 import hashlib
 import inspect
+import os
 import sys
 import sysconfig
 import types
@@ -65,16 +67,28 @@ _POSITIONS = ("DebugInfo", "NameAndSrcInfo", "SourceInfo", "Traceback")
 """Types that say where in the source something stands."""
 
 _INSTALLED = tuple(
-    dict.fromkeys(
-        sysconfig.get_path(name)
-        for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    )
+    os.path.join(sysconfig.get_path(name), "")
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+"""Where packages are."""
+
+_GROUND = ("", "jaxinit", "jax", "jaxlib", "numpy")
+"""Packages that jaxinit's own schemes are made of."""
+
+_HEAP_TYPE = 1 << 9
+"""The flag of a class that Python code has made."""
 
 
 def hashed(kind: str, *parts: bytes) -> bytes:
     """The digest of a kind and of the digests of its parts, 16 bytes."""
     return hashlib.sha256(b"\0".join((kind.encode(), b"".join(parts)))).digest()[:16]
+
+
+def name_of(function: Any) -> str:
+    """What a user calls a function; its type for an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 class Digests:
@@ -84,7 +98,8 @@ class Digests:
     further types registers them.
 
     Attributes:
-        own: whether a function or class was met that is of no installed package.
+        own: whether a function or class was met that is none of jaxinit's, nor of the
+            packages that it is made of.
     """
 
     def __init__(self, sampled: float = SAMPLED) -> None:
@@ -144,7 +159,8 @@ def of_kind(value: Any, digests: Digests) -> bytes:
 def _taken_apart(value: Any) -> tuple[Any, ...]:
     """What sort of thing a value is, and its parts."""
     if callable(getattr(value, "__array__", None)):
-        return "arraylike", np.asarray(value)
+        with contextlib.suppress(Exception):  # keys within have no such form
+            return "arraylike", np.asarray(value)
     state = _state(value)
     if (wrapped := getattr(value, "__wrapped__", None)) is not None:
         state["wrapped"] = wrapped  # by a jitted function, or one with a cache
@@ -262,9 +278,9 @@ def _(value: types.ModuleType, digests: Digests) -> bytes:
 
 @of_kind.register(type)
 def _(value: type, digests: Digests) -> bytes:
-    if _installed(value.__module__):
+    digests.own |= _is_own(value)
+    if _installed(value):
         return digests.all_of("class", _home(value), value.__qualname__)
-    digests.own = True
     members = {
         name: member
         for name, member in vars(value).items()
@@ -278,11 +294,11 @@ def _(value: type, digests: Digests) -> bytes:
 def _(value: types.FunctionType, digests: Digests) -> bytes:
     cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
     closed = {name: cell for name, cell in cells}
-    if _installed(value.__module__):
+    digests.own |= _is_own(value)
+    if _installed(value):
         contents = list(map(_content, closed.values()))
         name = value.__qualname__
         return digests.all_of("function", _home(value), name, contents)
-    digests.own = True
     outside = {name: digests.of(_content(cell)) for name, cell in closed.items()}
     code = _code(value.__code__, outside, value.__globals__, digests)
     given = digests.all_of("defaults", value.__defaults__, value.__kwdefaults__)
@@ -296,16 +312,25 @@ def _content(cell: types.CellType) -> Any:
         return "an empty cell"
 
 
-@functools.cache
-def _installed(module: str | None) -> bool:
-    """Whether a module is a package's, known by its version, and not the user's own."""
-    if not module:
-        return True  # of another language
+def _installed(value: Any) -> bool:
+    """Whether a function or class is a package's, known by its name and version."""
+    module = getattr(value, "__module__", None)
+    if module in (None, "builtins"):  # of C, or of no module
+        made_here = isinstance(value, type) and value.__flags__ & _HEAP_TYPE
+        return not (made_here or isinstance(value, types.FunctionType))
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names or top in ("jaxinit", "builtins"):
-        return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    return file is not None and file.startswith(_INSTALLED)
+    if file is None:
+        return module in sys.modules and top in sys.stdlib_module_names
+    return top == "jaxinit" or file.startswith(_INSTALLED)
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a function or class is of no package that jaxinit is made of."""
+    top = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return not _installed(value) or not (
+        top in _GROUND or top in sys.stdlib_module_names
+    )
 
 
 def _version(module: str) -> str:

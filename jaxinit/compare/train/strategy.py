@@ -32,7 +32,7 @@ SECONDS = 0.4
 
 
 def usual_strategy(convolved: bool) -> Strategy:
-    """The strategy that is mostly the fastest.
+    """The strategy that is usually the fastest.
 
     Args:
         convolved: whether the model has convolutions, which XLA runs slowly in a
