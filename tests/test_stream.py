@@ -387,12 +387,72 @@ def vmapped(p, x):
     return jax.vmap(alone)(x)
 
 
-@pytest.mark.parametrize("mixture", [masked, selected, rectified, one_by_one, vmapped])
+def ragged(p, x):
+    """Tokens sorted by expert, and scattered back."""
+    weights, index = jax.lax.top_k(jax.nn.softmax(x @ p["r"]), 2)
+    flat = index.reshape(-1)
+    order, sizes = jnp.argsort(flat), jnp.bincount(flat, length=4)
+    token = order // 2
+    y = jnp.tanh(jax.lax.ragged_dot(x[token], p["up"], sizes))
+    y = jax.lax.ragged_dot(y, p["down"], sizes) * weights.reshape(-1)[order][:, None]
+    return x + jnp.zeros_like(x).at[token].add(y)
+
+
+def unsorted(p, x):
+    """The same, gathered back and summed."""
+    weights, index = jax.lax.top_k(jax.nn.softmax(x @ p["r"]), 2)
+    flat = index.reshape(-1)
+    order, sizes = jnp.argsort(flat), jnp.bincount(flat, length=4)
+    y = jnp.tanh(jax.lax.ragged_dot(x[order // 2], p["up"], sizes))
+    y = jax.lax.ragged_dot(y, p["down"], sizes)[jnp.argsort(order)]
+    return x + (y.reshape(*index.shape, -1) * weights[..., None]).sum(1)
+
+
+def dispatched(p, x):
+    """Switch transformers: places within experts of limited size."""
+    gates = jax.nn.softmax(x @ p["r"])
+    chosen = jax.nn.one_hot(jnp.argmax(gates, -1), 4)
+    place = (jnp.cumsum(chosen, 0) * chosen - 1).max(-1).astype(int)
+    to = chosen[..., None] * jax.nn.one_hot(place, 3)[:, None, :]
+    y = jnp.einsum("tec,td->ecd", to, x)
+    y = jnp.tanh(jnp.einsum("ecd,edf->ecf", y, p["up"]))
+    y = jnp.einsum("ecf,efd->ecd", y, p["down"])
+    back = to * gates.max(-1)[:, None, None]
+    return x + jnp.einsum("tec,ecd->td", back, y)
+
+
+def by_sigmoids(p, x):
+    """DeepSeek's: sigmoids that are normalised, in one product."""
+    weights, index = jax.lax.top_k(jax.nn.sigmoid(x @ p["r"]), 2)
+    weights = 2.5 * weights / weights.sum(-1, keepdims=True)
+    y = jnp.tanh(jnp.einsum("td,tkdf->tkf", x, p["up"][index]))
+    return x + jnp.einsum("tkf,tkfd,tk->td", y, p["down"][index], weights)
+
+
+def experts_choose(p, x):
+    weights, index = jax.lax.top_k(jax.nn.softmax(x @ p["r"]).T, 2)
+    y = jnp.tanh(jnp.einsum("ekd,edf->ekf", x[index], p["up"]))
+    y = jnp.einsum("ekf,efd->ekd", y, p["down"]) * weights[..., None]
+    return x + jnp.zeros_like(x).at[index.reshape(-1)].add(y.reshape(-1, 6))
+
+
+def side_by_side(p, x):
+    y = jax.vmap(lambda up, down: jnp.tanh(x @ up) @ down)(p["up"], p["down"])
+    return x + (jax.nn.softmax(x @ p["r"]).T[:, :, None] * y).sum(0)
+
+
+MIXTURES = [
+    masked, selected, rectified, one_by_one, vmapped, ragged, unsorted, dispatched,
+    by_sigmoids, experts_choose, side_by_side,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
 def test_experts_in_other_words(mixture):
     model = mixture, shapes(**EXPERTS), X
     assert additions(*model) == {"down": 1.0}
     (end,) = [layer for layer in layers(*model) if layer.residual]
-    assert end.batch_axes == (0,) and end.layer_axes == ()
+    assert end.batch_axes == (0,) and end.layer_axes == () and end.fan_in == 8
 
 
 def test_a_switch_among_blocks_in_a_scan_counts_one_a_turn():

@@ -13,7 +13,7 @@ from . import _view
 from ._layout import move
 from ._value import Info, Value, join_infos, renew, with_act
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of
+from ._walk import Trace, mixed, rule, shape_of, steered
 
 
 @rule("dynamic_slice")
@@ -109,7 +109,9 @@ def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:
 @rule("gather")
 def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Value]:
     if not table.is_param:
-        return [mixed(trace, (table, index))]
+        if table.is_const:
+            return [mixed(trace, (index,))]
+        return [steered(trace, mixed(trace, (table,)), index)]
     numbers = eqn.params["dimension_numbers"]
     places = shape_of(eqn.invars[1])[:-1]
     shared = numbers.start_indices_batching_dims

@@ -9,7 +9,7 @@ from ._reshape import reshape
 from ._value import CONST, Value, join_views, renew
 from ._value import cut as cut_info
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of, unreadable
+from ._walk import Trace, mixed, rule, shape_of, steered, unreadable
 
 
 def move(trace: Trace, value: Value, change: Callable[[View], View | None]) -> Value:
@@ -165,6 +165,8 @@ def _scatter(
     if value.is_param and index.is_const and update.is_const:
         # A few entries are overwritten, such as the row of a padding token.
         return [value]
+    if (value.info or update.info) and index.info:
+        return [steered(trace, mixed(trace, (value, update)), index)]
     return unreadable(trace, eqn, value, index, update)
 
 

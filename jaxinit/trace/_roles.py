@@ -45,11 +45,11 @@ def _repeated_along(view: View, roles: Sequence[str]) -> str:
 
 
 def _told_apart(view: View, roles: Sequence[str]) -> list[str]:
-    """The roles, where several kernels that an index picked are no outputs of one."""
+    """The roles, where kernels that an index picked are not parts of one."""
     pairs = [*zip(view.dims, roles, strict=True)]
-    picked = view.looked and any(dim.own > 1 and role == OUT for dim, role in pairs)
+    own = {role for dim, role in pairs if view.looked and dim.own > 1}
     return [
-        BATCH if picked and role == OUT and only_repeats([dim]) else role
+        BATCH if role in own & {IN, OUT} and only_repeats([dim]) else role
         for dim, role in pairs
     ]
 

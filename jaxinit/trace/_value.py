@@ -155,8 +155,10 @@ def join_infos(
     acts = [None if info.act in CHOICES else info.act for info in told]
     spans = (span for info in infos for span in info.spans) if entrywise else ()
     act = join_gated(acts) if gated else join_acts(acts)
+    if gated and act is None and all(info.is_gate for info in infos):
+        act = "mask"
     # A gate is no part of the branch that it lets through.
-    gates = _gates(infos) if gated else []
+    gates = _gates(infos, entrywise) if gated else []
     let = [info for info in infos if info not in gates] or infos
     roots = frozenset[int]().union(*(info.roots for info in let))
     held = frozenset[tuple[int, Gate]]().union(*(info.gated for info in let))
@@ -180,13 +182,13 @@ def join_infos(
     )
 
 
-def _gates(infos: Sequence[Info]) -> list[Info]:
+def _gates(infos: Sequence[Info], entrywise: bool) -> list[Info]:
     """Those factors of a product that let the others through.
 
     A gate's nonlinearity says so, or that one number of it meets many of another's.
     """
     gates = [info for info in infos if info.is_gate]
-    if gates or len(infos) != 2:
+    if gates or len(infos) != 2 or not entrywise:
         return gates
     for one, other in (infos, infos[::-1]):
         if one.sources and not one.reduced and is_narrower(one.layout, other.layout):

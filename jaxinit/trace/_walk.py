@@ -246,9 +246,6 @@ class Trace:
         """Notes a sum of activations, which may end a residual branch."""
         for side, pair in enumerate(((left, right), (right, left))):
             trunk, branch = (self.settle(value).info or Info() for value in pair)
-            if branch.reduced:
-                # A statistic, such as the gradient of a step of training.
-                continue
             scaled = any(view.pending == "scale" for view in pair[0].views)
             held = {node: gate for node, gate in branch.gated}
             held.update((node, NONE) for node in branch.roots)
@@ -311,6 +308,15 @@ def _noise(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         Value(info=Info(base=trace.site, layout=of_input(shape_of(var))))
         for var in eqn.outvars
     ]
+
+
+def steered(trace: Trace, value: Value, index: Value) -> Value:
+    """Activations of which an index says where they are: it is no part of them."""
+    info, by = value.info, trace.settle(index).info
+    if info is None or by is None:
+        return value
+    sources, reach = info.sources | by.sources, info.reach | by.reach
+    return value._replace(info=info._replace(sources=sources, reach=reach))
 
 
 def mixed(trace: Trace, values: Sequence[Value], reason: str = "") -> Value:
