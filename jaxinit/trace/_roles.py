@@ -118,10 +118,8 @@ def kernel_use(
         # 1 was squeezed away: it can be whatever is missing.
         spare = [role for role in (IN, OUT) if role not in role_of]
         role_of[axis] = spare[0] if spare and shape[axis] == 1 else BATCH
-    axes = {
-        role: tuple(axis for axis, its in enumerate(role_of) if its == role)
-        for role in (IN, OUT, BATCH, RECEPTIVE)
-    }
+    every = (IN, OUT, BATCH, RECEPTIVE)
+    axes = {r: tuple(a for a, its in enumerate(role_of) if its == r) for r in every}
     field, fan_in, fan_out = (
         _fan(view.dims, roles, role) * _shards(view, axes[role])
         for role in (RECEPTIVE, IN, OUT)
