@@ -107,7 +107,7 @@ def _fixed_point(
     step: Callable[[Sequence[Value]], list[Value]],
     turns: int,
 ) -> tuple[list[Value], set[int]]:
-    """What is known of a loop's carry at any turn, found by turning it dry.
+    """What is known of a loop's carry at any turn, found by iteration without records.
 
     Returns:
         The carry; and the places where a leaf is carried that each turn uses as a
