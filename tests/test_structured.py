@@ -111,7 +111,7 @@ def test_bilinear_upsamples_ramps_exactly(factor, key):
     size = 2 * factor - factor % 2
     kernel = ji.bilinear()(key, (size, size, 1, 1))
     ramp = jnp.arange(8.0)
-    image = (ramp[:, None] + 10 * ramp)[None, :, :, None]
+    image = (ramp[:, None] + 10 * ramp[None])[None, :, :, None]
     up = lax.conv_transpose(image, kernel, (factor, factor), "SAME")[0, :, :, 0]
     inner = up[factor * 2 : -factor * 2, factor * 2 : -factor * 2]
     for axis, step in ((0, 1), (1, 10)):
