@@ -392,6 +392,17 @@ def test_which_leaves_are_within_branches():
     }
 
 
+def test_positions_before_a_branch_without_norm_are_outside():
+    def apply(p, x):
+        x = x @ p["stem"] + p["places"][None]
+        return (x + jax.nn.relu(x @ p["up"]) @ p["down"]) @ p["head"]
+
+    names = {"stem": (8, 8), "places": (5, 8), "up": (8, 32), "down": (32, 8)}
+    shapes = abstract({**names, "head": (8, 3)})
+    layers = ji.trace.layers(apply, shapes, jnp.ones((2, 5, 8)))
+    assert within_branches(tree.Structure(layers)) == {"up", "down"}
+
+
 def test_a_norm_of_the_models_input_opens_its_first_branch():
     def apply(p, x):
         x = x + p["shift"][None]
