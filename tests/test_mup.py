@@ -392,6 +392,21 @@ def test_which_leaves_are_within_branches():
     }
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scan", [True, False])
+def test_norms_of_a_transformer_that_are_within_branches(tied, scan):
+    model = nets.GPT(layers=2, width=8, tied=tied, scan=scan)
+    found = ji.trace.layers(run_gpt(model), shapes_of(model), TOKENS)
+    inside = within_branches(tree.Structure(found))
+    names = ["blocks"] if scan else ["block_0", "block_1"]
+    assert {path for path in inside if "orm" in path} == {
+        f"{name}/LayerNorm_{k}/{leaf}"
+        for name in names
+        for k in range(2)
+        for leaf in ("scale", "bias")
+    }
+
+
 def test_positions_before_a_branch_without_norm_are_outside():
     def apply(p, x):
         x = x @ p["stem"] + p["places"][None]

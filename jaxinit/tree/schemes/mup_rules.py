@@ -301,7 +301,7 @@ def _opens(model: Structure, place: int, met: set[str]) -> bool:
     other norm of the same stream between; and the branch goes back to this stream. A
     bias there is of a norm if a scale of the same stream came before.
     """
-    reached = {kernel.path for kernel in model.kernels}
+    reached = set(model.by_path)
     for path in met:  # nothing, if the stream is the model's input
         reached &= set(model.by_path[path].feeds)
 
