@@ -11,7 +11,7 @@ import pytest
 
 import jaxinit as ji
 from jaxinit import tree
-from jaxinit.tree.schemes.mup_rules import queries_of, within_branches
+from jaxinit.tree.schemes.mup_rules import _is_called_query, queries_of, within_branches
 
 KEY = jax.random.key(0)
 TOKENS = jnp.arange(16).reshape(2, 8)
@@ -223,6 +223,15 @@ def test_embeddings_have_the_bases_deviation(std, expected):
         assert float(after["words"].std()) == pytest.approx(expected, rel=0.02)
         again = drawn(scheme, after, apply, TOKENS)
         np.testing.assert_array_equal(after["words"], again["words"])
+
+
+def test_a_table_of_integers_stays():
+    params, apply = bag(64)
+    base, _ = bag(32)
+    params["words"] = jnp.ones((300, 64), jnp.int8)
+    cast = lambda p, x: apply({**p, "words": p["words"].astype(float)}, x)  # noqa: E731
+    after = drawn(tree.mup(base), params, cast, TOKENS)
+    assert after["words"] is params["words"]
 
 
 def test_the_default_of_flax_is_found():
@@ -575,6 +584,24 @@ def test_queries_bear_the_factor_of_attention(make, heads, attention, query, fac
             assert std == pytest.approx(own * 128**-0.5, rel=0.05), name
     zeroed = drawn(tree.mup(base, attention=attention), params, apply, x)
     assert {name for name in params if not zeroed[name].any()} == {query} - {None}
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("block_0/attention/query/kernel", True),
+        ("attention/query/kernel/value", True),
+        ("layers/0/self_attn/q_proj/weight", True),
+        ("query_encoder/attention/key/kernel", False),
+        ("query_encoder/attention/query/kernel", True),
+        ("keyword_tower/wq", True),
+        ("h/query_key_value/w", False),
+        ("h/to_qkv/kernel", False),
+        ("squeeze/seq/kernel", False),
+    ],
+)
+def test_names_of_queries(path, named):
+    assert _is_called_query(path) == named
 
 
 @pytest.mark.parametrize(

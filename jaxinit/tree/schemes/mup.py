@@ -193,16 +193,15 @@ def mup(
     | output: fan-in grows | base's $/ r_i$, or 0 | $1 / r_i$ | $1 / r_i$ | 1 / rate |
     | all others: fan-out grows | base's | 1 | $r_o$ | 1 / rate |
 
-    A scheme that is no matter of fans or single entries, such as `orthogonal`, draws
-    hidden and input kernels as it does at their width. Embeddings, biases and scales
-    are the model's own, and brought to the base's size where they shrink with the
-    width: embeddings of mean square 1 / features (Flax's), and biases spread within
-    1 / sqrt(fan-in) (those of torch and Equinox). Biases go with their kernels in what
-    follows.
+    A scheme of whole matrices, such as `orthogonal`, draws hidden and input kernels as
+    it does at their own width. Embeddings, biases and scales are the model's own, and
+    brought to the base's size where they shrink with the width: embeddings of mean
+    square 1 / features (Flax's), and biases spread within 1 / sqrt(fan-in) (those of
+    torch and Equinox). Biases go with their kernels in what follows.
 
     Where heads grow, query kernels are also multiplied by the root of the base head
     size over the head size, which turns the model's $1/\sqrt{d}$ attention into 1/d;
-    of the two kernels of a score that is the one called query, or the first. With
+    of the two kernels of a score, that is the one called query, or else the first. With
     `depth`, residual branches of a model $m_L$ times as deep as the base are multiplied
     through their last kernels by $m_L^{-1/2}$ ("sqrt", depth-muP, with Adam's rate of
     what is inside, norms included, times $m_L^{-1/2}$) or $m_L^{-1}$ ("complete",

@@ -134,6 +134,8 @@ class Rules:
         made: dict[str, Array] = {}
         for layer in model.layers:
             value = values[layer.path]
+            if not jnp.issubdtype(layer.dtype, jnp.inexact):
+                continue  # a quantised table
             if layer.kind == "embedding":
                 factor = self._embedding_factor(layer, value)
             elif layer.kind == "bias":
@@ -256,8 +258,10 @@ def queries_of(model: Structure) -> list[Query]:
 
 
 def _is_called_query(path: str) -> bool:
-    parts = path.split("/")
-    return any(QUERY.search(part) and not PACKED.search(part) for part in parts)
+    """Whether the innermost name that says what the kernel makes says queries."""
+    names = path.removesuffix("/value").split("/")  # as NNX ends them
+    told = [name for name in names if QUERY.search(name) or PACKED.search(name)]
+    return bool(told) and not PACKED.search(told[-1])
 
 
 def size_growth(rules: Rules, query: Query) -> float:
