@@ -14,7 +14,10 @@ from jaxinit.tree._structure import Structure as Structure
 from jaxinit.tree.schemes.mup import Multipliers as Multipliers
 from jaxinit.tree.schemes.mup import MuP as MuP
 from jaxinit.tree.schemes.mup import mup as mup
-from jaxinit.tree.schemes.residual import delta_conv as delta_conv
+from jaxinit.tree.schemes.plain import delta_conv as delta_conv
+from jaxinit.tree.schemes.plain import edge_of_chaos as edge_of_chaos
+from jaxinit.tree.schemes.plain import looks_linear as looks_linear
+from jaxinit.tree.schemes.plain import siren as siren
 from jaxinit.tree.schemes.residual import fixup as fixup
 from jaxinit.tree.schemes.residual import hadamard_identity as hadamard_identity
 from jaxinit.tree.schemes.residual import idinit as idinit

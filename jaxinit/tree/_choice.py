@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxinit import meanfield
 from jaxinit._initializer import Initializer
-from jaxinit.initializers import scaled
 from jaxinit.trace import KERNELS, Layer
+from jaxinit.tree._gain import Gain, check_gain, with_gain_of
 from jaxinit.tree._leaves import Leaf
 from jaxinit.tree._rules import Rules, Scheme, SchemeLike, as_scheme
 
@@ -37,7 +36,7 @@ def choose(
     leaves: Sequence[Leaf],
     found: Sequence[Layer],
     scheme: SchemeLike,
-    gain: Literal["auto"] | None = None,
+    gain: Gain | None = None,
     *,
     abstract: bool = True,
 ) -> dict[str, Choice]:
@@ -50,8 +49,7 @@ def choose(
             leaf has not, or abstract leaves are left as they are.
         TypeError: the scheme has another form.
     """
-    if gain not in (None, "auto"):
-        raise ValueError(f"reinit: gain={gain!r} must be None or 'auto'.")
+    check_gain("reinit", gain)
     chosen = _by_path(as_scheme(scheme), found)
     by_path = {layer.path: layer for layer in found}
     _check_chosen(scheme, chosen, by_path)
@@ -98,12 +96,12 @@ def _choice(
     init: Initializer | None,
     rule: str,
     by_path: Mapping[str, Layer],
-    gain: Literal["auto"] | None,
+    gain: Gain | None,
 ) -> Choice:
     if init is None:
         return Choice(layer, None, rule)
-    if gain == "auto" and layer.kind in KERNELS:
-        init = with_activation(init, layer.activation_before)
+    if gain is not None and layer.kind in KERNELS:
+        init = with_gain_of("reinit", init, layer, gain)
     _check_dtype(layer, init)
     fans = None
     if init.needs_fan and layer.kind not in (*KERNELS, "embedding"):
@@ -130,16 +128,6 @@ def _check_dtype(layer: Layer, init: Initializer) -> None:
             f"keep it by rules that begin with ({layer.path!r}, None), or make it "
             "float32."
         )
-
-
-def with_activation(init: Initializer, activation: str | None) -> Initializer:
-    """The scheme with the gain of the activation that feeds the layer."""
-    name = activation if activation in meanfield.ACTIVATIONS else "linear"
-    if "activation" in init.arguments:
-        own = {"gain": None} if "gain" in init.arguments else {}
-        return init.replace(activation=name, **own)
-    factor = meanfield.gain(name)
-    return init if factor == 1 else scaled(init, factor)
 
 
 def _check_abstract(leaves: Sequence[Leaf], choices: Mapping[str, Choice]) -> None:
