@@ -117,7 +117,7 @@ EVERYWHERE = [
     tree.idinit(),
     tree.mimetic(),
     tree.spectral(),
-    tree.delta_conv(),
+    tree.delta_conv("auto"),
     tree.fixup(),
 ]
 

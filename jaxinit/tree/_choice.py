@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from jaxinit._initializer import Initializer
 from jaxinit.trace import KERNELS, Layer
+from jaxinit.tree._combine import SchemeLike, as_scheme
 from jaxinit.tree._gain import Gain, check_gain, with_gain_of
 from jaxinit.tree._leaves import Leaf
-from jaxinit.tree._rules import Rules, Scheme, SchemeLike, as_scheme
+from jaxinit.tree._rules import Rules
+from jaxinit.tree._scheme import Scheme, keys_of
 
 
 class Choice(NamedTuple):
@@ -24,12 +26,14 @@ class Choice(NamedTuple):
         rule: the rule that says so, as text; empty if none does.
         fans: fan-in and fan-out for the draw, where not the layer's own: a bias has
             the fan of the kernel that it goes with.
+        key: the path of the leaf whose key draws it, where not its own.
     """
 
     layer: Layer
     init: Initializer | None
     rule: str = ""
     fans: tuple[float, float] | None = None
+    key: str = ""
 
 
 def choose(
@@ -50,16 +54,34 @@ def choose(
         TypeError: the scheme has another form.
     """
     check_gain("reinit", gain)
-    chosen = _by_path(as_scheme(scheme), found)
+    scheme = as_scheme(scheme)
+    chosen = _by_path(scheme, found)
     by_path = {layer.path: layer for layer in found}
     _check_chosen(scheme, chosen, by_path)
     choices = {
         path: _choice(layer, *chosen.get(path, (None, "")), by_path, gain)
         for path, layer in by_path.items()
     }
+    for path, other in keys_of(scheme, found).items():
+        if path != other:
+            _check_shared(scheme, by_path, path, other)
+            choices[path] = choices[path]._replace(key=other)
     if abstract:
         _check_abstract(leaves, choices)
     return choices
+
+
+def _check_shared(
+    scheme: Scheme, by_path: Mapping[str, Layer], path: str, other: str
+) -> None:
+    """Raise unless leaves that share a key can belong together."""
+    shapes = [by_path[each].shape for each in (path, other) if each in by_path]
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"reinit: {scheme!r} draws {path} and {other} from one key, but their "
+            f"shapes are {' and '.join(map(str, shapes))}; equal shapes of two leaves "
+            "are needed."
+        )
 
 
 def _by_path(
@@ -67,7 +89,7 @@ def _by_path(
 ) -> Mapping[str, tuple[Initializer | None, str]]:
     """Initializer and the rule that chose it, as text, by path."""
     if isinstance(scheme, Rules):
-        return scheme.matched(found)
+        return {path: m[:2] for path, m in scheme.matched(found).items()}
     says = "every kernel" if isinstance(scheme, Initializer) else repr(scheme)
     return {path: (init, says) for path, init in scheme.choose(found).items()}
 

@@ -14,12 +14,12 @@ from jaxinit._layout import Spot
 from jaxinit._types import Array, Key
 from jaxinit.trace import KERNELS
 from jaxinit.tree._choice import Choice, choose
+from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._draw import draw_leaf, spot_of
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import is_nnx_module, split_module
-from jaxinit.tree._rules import SchemeLike
 
 
 class Row(NamedTuple):

@@ -14,11 +14,11 @@ from jaxinit._types import is_array
 from jaxinit.trace import Layer
 from jaxinit.trace._trace import layers_made
 from jaxinit.tree._choice import choose
+from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import Shardings, draw, reinit
-from jaxinit.tree._rules import SchemeLike
 
 
 def init(

@@ -13,11 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxinit._checks import is_traced
 from jaxinit._types import Key
 from jaxinit.tree._choice import Choice, choose
+from jaxinit.tree._combine import SchemeLike, as_scheme
 from jaxinit.tree._draw import draw_leaf, spot_of
-from jaxinit.tree._gain import Gain
+from jaxinit.tree._gain import Gain, check_gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import Leaf, leaves_of
-from jaxinit.tree._rules import SchemeLike, as_scheme
 
 Shardings: TypeAlias = Any
 """None, a mesh, a pair of a mesh and names or rules, or a tree like the parameters."""
@@ -35,9 +35,10 @@ def reinit(
 ) -> Any:
     """Draw the parameters of a model anew, by a scheme.
 
-    The key of a leaf comes from its path alone, so its values depend neither on the
-    order of the tree, nor on what else is in it, nor on devices. Leaves of one scheme,
-    shape, dtype and sharding share one compiled program.
+    The key of a leaf comes from its path alone, or from that of a leaf that it is drawn
+    together with, so its values depend neither on the order of the tree, nor on what
+    else is in it, nor on devices. Leaves of one scheme, shape, dtype and sharding share
+    one compiled program.
 
     Args:
         key: one PRNG key.
@@ -49,7 +50,9 @@ def reinit(
             first that matches decides. A pattern is a glob over the whole path
             ("*/kernel"), a regular expression searched for in it (compiled, or as text
             that begins with "re:"), or a function of the `jaxinit.trace.Layer`; None
-            in place of an initializer keeps the leaf.
+            in place of an initializer keeps the leaf. Rules for leaves that are drawn
+            together stand at `jaxinit.tree.rules`. A pair of initializers is for
+            kernels and biases.
         apply: `apply(params, *inputs)`, whose use of each leaf then says its fans,
             axes and role. Without it they are read from names and shapes, as the
             frameworks do.
@@ -96,6 +99,7 @@ def reinit(
                 out_shardings=out_shardings,
             )
         )
+    check_gain("reinit", gain)
     if gain is not None and apply is None:
         raise ValueError(
             f"reinit: gain={gain!r} reads activations from use; pass apply= and "
@@ -121,7 +125,8 @@ def draw(
         choice = choices[leaf.path]
         if choice.init is not None:
             spot = spot_of(choice.layer, choice.fans)
-            return draw_leaf(key, leaf.path, choice.init, spot, sharding)
+            path = choice.key or leaf.path
+            return draw_leaf(key, path, choice.init, spot, sharding)
         if out_shardings is None or sharding is None:
             return leaf.value
         return jax.device_put(leaf.value, sharding)

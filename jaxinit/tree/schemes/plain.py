@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxinit import _checks, initializers, meanfield
 from jaxinit._initializer import Initializer
-from jaxinit.trace import KERNELS, Layer
+from jaxinit.trace import Layer
 from jaxinit.tree._gain import Gain, check_gain, gain_of
 from jaxinit.tree._scheme import tree_scheme
 from jaxinit.tree._structure import Structure
@@ -66,7 +66,7 @@ def delta_conv(gain: Gain = "critical", bias_variance: float = 0.0):
         }
         if bias_variance:
             bias = initializers.normal(math.sqrt(bias_variance))
-            chosen.update((layer.path, bias) for layer in _biases(model))
+            chosen.update((layer.path, bias) for layer in model.biases)
         return chosen
 
     return assign
@@ -84,14 +84,6 @@ def _orthogonal(owner: str, kernel: Layer, gain: float) -> Initializer:
             "orthogonal matrix; give it another scheme by rules."
         )
     return initializers.delta_orthogonal(gain)
-
-
-def _biases(model: Structure) -> Iterator[Layer]:
-    """What is added to the outputs of kernels."""
-    for layer in model.layers:
-        kinds = {model.by_path[path].kind for path in layer.acts_on}
-        if layer.kind == "bias" and not kinds.isdisjoint(KERNELS):
-            yield layer
 
 
 def _first(model: Structure) -> set[str]:
@@ -134,7 +126,7 @@ def edge_of_chaos(bias_variance: float = 0.0):
     )
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
-        chosen: dict[str, Initializer] = {b.path: bias for b in _biases(model)}
+        chosen: dict[str, Initializer] = {b.path: bias for b in model.biases}
         for kernel in model.kernels:
             gain = gain_of(owner, kernel, "critical", bias_variance)
             chosen[kernel.path] = initializers.lecun_normal(
@@ -173,7 +165,7 @@ def looks_linear():
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
         first, last = _first(model), {head.path for head in model.heads}
-        chosen = {layer.path: initializers.zeros for layer in _biases(model)}
+        chosen = {layer.path: initializers.zeros for layer in model.biases}
         for kernel in model.kernels:
             chosen[kernel.path] = _mirrored(
                 model, kernel, kernel.path in first, kernel.path in last
@@ -268,7 +260,7 @@ def siren(frequency: float = 30.0):
                 "jnp.sin(30 * (x @ w + b)) @ v."
             )
         first = _first(model)
-        chosen = {layer.path: bias for layer in _biases(model)}
+        chosen = {layer.path: bias for layer in model.biases}
         for kernel in model.kernels:
             chosen[kernel.path] = initializers.siren(
                 frequency, first=kernel.path in first
