@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +134,35 @@ def test_gamma_is_that_of_the_same_eigenvalues(patterns):
     # The first keeps the values that it has by itself.
     alone = ji.reinit(KEY, LRU, [("*/nu_log", RING[0])])
     np.testing.assert_array_equal(alone["a"]["nu_log"], drawn["a"]["nu_log"])
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*", "*/kernel", "?/b*", "[ab]/*", "[!a]/*", "a/[0-9]", "**l", "a.b", "[x", "[]]"],
+)
+def test_globs_match_as_those_of_the_shell(pattern):
+    params = {
+        "a": {"kernel": jnp.ones(2), "bias": jnp.ones(2), "1": jnp.ones(2)},
+        "b": {"kernel": jnp.ones(2)},
+        **{name: jnp.ones(2) for name in ("axb", "a.b", "[x", "]", "bell")},
+    }
+    wanted = {path for path in leaves(params) if fnmatch.fnmatchcase(path, pattern)}
+    rows = ji.describe(params, [(pattern, ji.zeros)])
+    assert {row.path for row in rows if row.init is not None} == wanted
+
+
+def test_the_packed_bias_of_equinox():
+    cell = eqx.nn.LSTMCell(3, 8, key=KEY)
+
+    def apply(cell, x):
+        step = lambda carry, x: (cell(x, carry), None)  # noqa: E731
+        return jax.lax.scan(step, (jnp.zeros(8), jnp.zeros(8)), x)[0][0]
+
+    new = ji.reinit(KEY, cell, tree.chrono(100), apply, (jnp.ones((5, 3)),))
+    gates = new.bias.reshape(4, 8)
+    np.testing.assert_array_equal(gates[0], -gates[1])
+    assert gates[1].std() > 0 and not gates[2:].any()
+    np.testing.assert_array_equal(new.weight_hh, cell.weight_hh)
 
 
 def test_one_initializer_for_several_leaves_makes_them_equal():

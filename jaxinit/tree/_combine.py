@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeGuard
 
 from jaxinit import _text
 from jaxinit._canonical import As
@@ -39,7 +39,7 @@ def as_scheme(scheme: SchemeLike) -> Scheme:
     )
 
 
-def is_pair(scheme: Any) -> bool:
+def is_pair(scheme: Any) -> TypeGuard[tuple[Initializer, Initializer]]:
     """Whether it is a pair of initializers, as `jaxinit.edge_of_chaos` returns."""
     return (
         isinstance(scheme, tuple)
@@ -111,7 +111,7 @@ def by_kind(
     """
     inits = {"embedding": embedding, "scale": scale, **dict.fromkeys(KERNELS, kernel)}
 
-    def assign(model: Structure) -> Mapping[str, Initializer]:
+    def assign(model: Structure) -> Mapping[str, Any]:
         chosen = {x.path: inits[x.kind] for x in model.layers if x.kind in inits}
         chosen.update((layer.path, bias) for layer in model.biases)
         return {path: init for path, init in chosen.items() if init is not None}
@@ -168,7 +168,7 @@ def combined(schemes: Annotated[Sequence[Any], As(_several)]):
             path: key
             for k, scheme in enumerate(schemes)
             for path, key in keys_of(scheme, model.layers).items()
-            if by[path] == k
+            if by.get(path) == k
         }
 
     return Parts(assign, finish, keys)

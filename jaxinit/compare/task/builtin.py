@@ -212,7 +212,7 @@ def adding_lstm(
 
 @_builtin("picture-siren")
 def picture_siren(
-    depth: int = 3, width: int = 64, frequency: int = 30, target: float = 0.1
+    depth: int = 3, width: int = 64, frequency: int = 30, target: float = 0.15
 ) -> _Parts:
     """A picture from the coordinates of its pixels, by a network of sines.
 

@@ -165,7 +165,9 @@ def looks_linear():
 
     def assign(model: Structure) -> Mapping[str, Initializer]:
         first, last = _first(model), {head.path for head in model.heads}
-        chosen = {layer.path: initializers.zeros for layer in model.biases}
+        chosen: dict[str, Initializer] = {
+            layer.path: initializers.zeros for layer in model.biases
+        }
         for kernel in model.kernels:
             chosen[kernel.path] = _mirrored(
                 model, kernel, kernel.path in first, kernel.path in last
