@@ -137,7 +137,7 @@ def shard_map(eqn: JaxprEqn) -> ShardMap:
     return ShardMap(
         params["jaxpr"],
         params["mesh"],
-        params.get("newly_manual_axes", params.get("manual_axes")),
+        params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"],
         params["in_specs"],
         params["out_specs"],
         params["check_vma"],

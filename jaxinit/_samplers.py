@@ -110,7 +110,7 @@ def scaled_normal(
         return scaled(standard_normal(key, shape, dtype), stddev, mean)
     lowest = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
     u = jax.random.uniform(key, shape, dtype, lowest, 1)
-    root = np.asarray(math.sqrt(2), dtype) * jnp.asarray(stddev, dtype)
+    root = jnp.asarray(math.sqrt(2), dtype) * jnp.asarray(stddev, dtype)
     return shifted(root * lax.erf_inv(u), mean)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
@@ -63,6 +64,248 @@ class GPT(nn.Module):
         if self.block.norm == "pre":
             x = nn.LayerNorm(name="last_norm")(x)
         return embed.attend(x) if self.tied else nn.Dense(50, name="readout")(x)
+
+
+class EncoderDecoder(nn.Module):
+    """A translator: the decoder reads the encoder's memory, embeddings are separate."""
+
+    encoders: int = 3
+    decoders: int = 3
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, source, target):
+        memory = nn.Embed(50, self.width, name="source")(source)
+        for k in range(self.encoders):
+            memory, _ = Block(name=f"encoder_{k}")(memory)
+        memory = nn.LayerNorm()(memory)
+        x = nn.Embed(50, self.width, name="target")(target)
+        for k in range(self.decoders):
+            x = DecoderBlock(name=f"decoder_{k}")(x, memory)
+        return nn.Dense(50, name="readout")(nn.LayerNorm()(x))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention to a memory, and two layers."""
+
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, x, memory):
+        attention = nn.MultiHeadDotProductAttention
+        x = x + attention(self.heads, name="self")(nn.LayerNorm()(x))
+        x = x + attention(self.heads, name="cross")(nn.LayerNorm()(x), memory)
+        y = nn.gelu(nn.Dense(4 * x.shape[-1], name="up")(nn.LayerNorm()(x)))
+        return x + nn.Dense(x.shape[-1], name="down")(y)
+
+
+class Mamba(nn.Module):
+    """A selective state space model in one residual branch."""
+
+    states: int = 4
+    rank: int = 2
+
+    @nn.compact
+    def __call__(self, x):
+        inner = 2 * x.shape[-1]
+        u = nn.Dense(2 * inner, use_bias=False, name="in_proj")(nn.LayerNorm()(x))
+        u, z = jnp.split(u, 2, axis=-1)
+        conv = nn.Conv(
+            inner, (4,), feature_group_count=inner, padding="CAUSAL", name="conv"
+        )
+        u = nn.silu(conv(u))
+        rates = jnp.arange(1.0, self.states + 1)
+        log_a = self.param("A_log", lambda _: jnp.tile(jnp.log(rates), (inner, 1)))
+        skip = self.param("D", nn.initializers.ones, (inner,))
+        parts = nn.Dense(self.rank + 2 * self.states, use_bias=False, name="x_proj")(u)
+        step, b, c = jnp.split(parts, [self.rank, self.rank + self.states], axis=-1)
+        step = nn.softplus(nn.Dense(inner, name="dt_proj")(step))
+        decay = jnp.exp(jnp.einsum("bld,dn->bldn", step, -jnp.exp(log_a)))
+        put = jnp.einsum("bld,bln,bld->bldn", step, b, u)
+
+        def turn(h, at):
+            decay, put, c = at
+            h = decay * h + put
+            return h, jnp.einsum("bdn,bn->bd", h, c)
+
+        times = [jnp.moveaxis(a, 1, 0) for a in (decay, put, c)]
+        _, y = jax.lax.scan(turn, jnp.zeros_like(put[:, 0]), tuple(times))
+        y = (jnp.moveaxis(y, 0, 1) + skip * u) * nn.silu(z)
+        return x + nn.Dense(x.shape[-1], use_bias=False, name="out_proj")(y)
+
+
+class Experts(nn.Module):
+    """A block whose second half is one of several layers, two for each token.
+
+    How the chosen experts are computed: "dispatched" by a one-hot product, "gathered",
+    "switched" among by `lax.switch`, "scanned" over, or "listed" as separate leaves.
+    """
+
+    how: str = "gathered"
+    experts: int = 4
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x):
+        x = x + nn.MultiHeadDotProductAttention(4, name="attention")(nn.LayerNorm()(x))
+        y = nn.LayerNorm()(x).reshape(-1, x.shape[-1])
+        return x + self.mixture(y).reshape(x.shape)
+
+    def mixture(self, x):
+        init, d, n = nn.initializers.lecun_normal(), x.shape[-1], self.experts
+        gates = nn.softmax(nn.Dense(n, use_bias=False, name="router")(x))
+        if self.how == "listed":
+            out = jnp.zeros_like(x)
+            for e in range(n):
+                y = nn.gelu(nn.Dense(self.width, use_bias=False, name=f"up_{e}")(x))
+                y = nn.Dense(d, use_bias=False, name=f"down_{e}")(y)
+                out = out + gates[:, e, None] * y
+            return out
+        up = self.param("up", init, (n, d, self.width))
+        down = self.param("down", init, (n, self.width, d))
+        if self.how == "dispatched":
+            chosen = jax.nn.one_hot(jnp.argmax(gates, -1), n)
+            y = nn.gelu(jnp.einsum("te,td,edf->tef", chosen, x, up))
+            return jnp.einsum("te,ted->td", gates, jnp.einsum("tef,efd->ted", y, down))
+        if self.how == "gathered":
+            weights, index = jax.lax.top_k(gates, 2)
+            y = nn.gelu(jnp.einsum("td,tkdf->tkf", x, up[index]))
+            return jnp.einsum(
+                "tk,tkd->td", weights, jnp.einsum("tkf,tkfd->tkd", y, down[index])
+            )
+        if self.how == "switched":
+            paths = [lambda x, e=e: nn.gelu(x @ up[e]) @ down[e] for e in range(n)]
+            return jax.lax.switch(jnp.argmax(gates.sum(0)), paths, x)
+
+        def turn(total, at):
+            up, down, gate = at
+            return total + gate[:, None] * (nn.gelu(x @ up) @ down), None
+
+        return jax.lax.scan(turn, jnp.zeros_like(x), (up, down, gates.T))[0]
+
+
+class Critic(nn.Module):
+    """Value of a state and an action."""
+
+    @nn.compact
+    def __call__(self, state, action):
+        x = jnp.concatenate([state, action], -1)
+        for _ in range(2):
+            x = nn.relu(nn.LayerNorm()(nn.Dense(32)(x)))
+        return nn.Dense(1)(x)[..., 0]
+
+
+class Twins(nn.Module):
+    """Two critics on one input, the smaller of whose values counts."""
+
+    members: int = 2
+
+    @nn.compact
+    def __call__(self, state, action):
+        critics = nn.vmap(
+            Critic,
+            in_axes=None,
+            out_axes=0,
+            axis_size=self.members,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+        )
+        return critics(name="critics")(state, action).min(0)
+
+
+class Quantised(nn.Module):
+    """A layer whose kernel is rounded to steps that state holds."""
+
+    features: int = 16
+    straight: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features)
+        )
+        step = self.variable("steps", "step", lambda: jnp.full(self.features, 0.1))
+        rounded = jnp.clip(jnp.round(kernel / step.value), -8, 7) * step.value
+        if self.straight:
+            rounded = kernel + jax.lax.stop_gradient(rounded - kernel)
+        return x @ rounded
+
+
+class Modulated(nn.Module):
+    """StyleGAN2's layer: a style scales what comes in, and the norm is put right."""
+
+    features: int = 8
+
+    @nn.compact
+    def __call__(self, x, latent):
+        style = nn.Dense(x.shape[-1], name="style")(latent)
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
+        kernel = kernel[None] * style[:, None, None, :, None]
+        norm = jax.lax.rsqrt(jnp.sum(kernel**2, axis=(1, 2, 3)) + 1e-8)
+        kernel = kernel * norm[:, None, None, None, :]
+
+        def conv(x, kernel):
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x[None], kernel, (1, 1), "SAME", dimension_numbers=numbers
+            )[0]
+
+        x = jax.vmap(conv)(x, kernel)
+        return nn.leaky_relu(x + self.param("bias", nn.initializers.zeros, (8,)), 0.2)
+
+
+class Albert(nn.Module):
+    """One block of two branches passed several times: by "list", "scan" or "fori"."""
+
+    passes: int = 4
+    width: int = 32
+    how: str = "list"
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(50, self.width, name="embed")(tokens)
+        block = Block(name="block")
+        if self.how == "list" or self.is_initializing():
+            for _ in range(self.passes if self.how == "list" else 1):
+                x, _ = block(x)
+        elif self.how == "scan":
+            share = nn.scan(
+                lambda block, x, _: block(x),
+                variable_broadcast="params",
+                split_rngs={"params": False},
+                length=self.passes,
+            )
+            x, _ = share(block, x, None)
+        else:
+            variables = {"params": block.variables["params"]}
+            free = Block(parent=None)
+            x = jax.lax.fori_loop(
+                0, self.passes, lambda _, x: free.apply(variables, x)[0], x
+            )
+        return nn.Dense(50, name="readout")(nn.LayerNorm()(x))
+
+
+def maml(params, x, y, steps=3, how="scan"):
+    """A network adapted by some steps of gradient descent, then used."""
+
+    def predict(params, x):
+        return jnp.tanh(x @ params["w"] + params["b"]) @ params["v"]
+
+    def loss(params):
+        return jnp.mean((predict(params, x) - y) ** 2)
+
+    def step(params):
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    if how == "scan":
+        params, _ = jax.lax.scan(lambda p, _: (step(p), None), params, None, steps)
+    elif how == "fori":
+        params = jax.lax.fori_loop(0, steps, lambda _, p: step(p), params)
+    else:
+        for _ in range(steps):
+            params = step(params)
+    return predict(params, x)
 
 
 class ResNet(nn.Module):

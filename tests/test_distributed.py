@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from jaxinit.compare.store import folder
 # Checkpoints after every segment, as hours of training would have them.
 CODE = (
     "import sys; from jaxinit.compare import cli; "
-    "from jaxinit.compare.sweep import chunks; chunks.SAVE_EVERY = 0.0;"
+    "from jaxinit.compare.sweep import chunks; "
+    "chunks.SAVE_EVERY, chunks.SAVE_SHARE = 0.0, 1.0; "
     "sys.exit(cli.run(sys.argv[1:]))"
 )
 SWEEP = [
@@ -79,11 +81,17 @@ def test_two_processes_make_what_one_makes(tmp_path):
     assert names >= {"sweep.json", "runs", "report.html"} and "checkpoints" not in names
 
 
+def has_checkpoint(out):
+    """Whether there is a whole one, of a step after the first."""
+    names = [path.name for path in out.glob("checkpoints/*")]
+    return any(re.fullmatch(r"[0-9a-f]+-[1-9][0-9]*", name) for name in names)
+
+
 def test_a_process_that_dies_ends_the_others_and_loses_nothing(tmp_path):
     out = tmp_path / "out"
     first, second = cluster(out, 50_000)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list(out.glob("checkpoints/*-[0-9]*0")):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not has_checkpoint(out):
         time.sleep(0.1)
     second.send_signal(signal.SIGKILL)
     status, _, err = ended(first)

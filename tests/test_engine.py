@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import types
 
@@ -201,7 +202,7 @@ def streamed(batches):
     """A task whose training data are these batches, over and over."""
     task = task_of()
     stream = lambda: itertools.cycle(batches)  # noqa: E731
-    return task.__class__(**{**vars(task), "batches": stream})
+    return dataclasses.replace(task, batches=stream)
 
 
 @each_strategy
@@ -240,7 +241,7 @@ def test_what_a_stream_raises_is_raised():
         raise OSError("the disk is gone")
 
     task = task_of()
-    task = task.__class__(**{**vars(task), "batches": broken})
+    task = dataclasses.replace(task, batches=broken)
     with pytest.raises(OSError, match="the disk is gone"):
         list(engine(task, "map").train(*arguments(task)))
 

@@ -35,7 +35,7 @@ VALUES = {
     "tree.rules": ["tree.rules([('*/kernel', 'he_normal'), ('*/bias', 'zeros')])"],
     "tree.with_gain": ["tree.with_gain('orthogonal')"],
 }
-RATES = {"digits-scaled-resnet": 0.1}  # Fixup's head is 0 at first
+RATES = {"digits-scaled-resnet": 0.3}  # Fixup's head is 0 at first
 OPTIMIZER = {"tree.mup": "adam"}
 
 

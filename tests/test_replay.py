@@ -12,8 +12,9 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from test_leaves import MODELS
 
-from jaxinit.trace import arrays_of, outputs, program, replay
+from jaxinit.trace import arrays_of, kernels, layers, outputs, program, replay
 
 pytestmark = pytest.mark.usefixtures("users_broadcast")
 RNG = np.random.default_rng(0)
@@ -572,3 +573,31 @@ def test_outputs_of_layers_in_loops():
         "last": (8, 2),
     }
     np.testing.assert_allclose(found["last"], deep(DEEP, X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kernel_of_every_network_is_visited(name):
+    apply, params, *inputs = MODELS[name]()
+    made = program(apply, params, *inputs)
+    seen = {part.path for each in made.products.values() for part in each.parts}
+    every = {
+        layer.path
+        for layer in layers(apply, params, *inputs)
+        if kernels([layer, *layer.other_uses])
+    }
+    assert seen | made.missed.keys() == every
+
+    def run(arrays):
+        out, found = replay(made, keep, arrays)
+        return jax.tree.leaves(out), found
+
+    outs, found = jax.eval_shape(run, arrays_of(params, *inputs))
+    plain = jax.eval_shape(lambda *a: drop_text(apply(*a)), params, *inputs)
+    assert [(x.shape, x.dtype) for x in outs] == [(x.shape, x.dtype) for x in plain]
+    for site, product in made.products.items():
+        rank = found[site].ndim - sum(x.length is not None for x in product.loops)
+        assert all(0 <= dim < rank for dim in product.features)
+        for part in product.parts:
+            assert product.features or part.use.fan_out == 1, part.path
+            for axis, loop in zip(part.axes, product.loops, strict=True):
+                assert axis is None or axis in part.use.batch_axes, (part.path, loop)

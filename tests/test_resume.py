@@ -371,7 +371,7 @@ def test_rates_are_tuned_on_seeds_of_their_own(tmp_path):
 
 def test_a_grid_grows_where_a_scheme_is_best_at_its_end():
     rates = sweep(["he_normal"], [1e-5, 1e-4], 1, extend_grid=True).settings
-    assert rates.learning_rates[:2] == [1e-5, 1e-4]
+    assert rates.learning_rates[:2] == (1e-5, 1e-4)
     np.testing.assert_allclose(rates.learning_rates, 10.0 ** np.arange(-5, 1))
     inside = sweep(["he_normal"], [1e-6, 0.1, 1e6], 1, extend_grid=True).settings
     assert inside.learning_rates == (1e-6, 0.1, 1e6)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from jax import lax
 
 import jaxinit as ji
@@ -75,6 +78,23 @@ def test_zero_has_orthogonal_rows_or_is_a_partial_identity(key):
     np.testing.assert_allclose(convolve(x, kernel), x, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(8, 8), (12, 5), (5, 12), (1, 2), (48, 64), (3, 1000)]
+)
+def test_zero_is_the_authors_codes_times_the_root_of_two_where_it_widens(
+    key, inputs, outputs
+):
+    # jiaweizzhao/ZerO-initialization, `ZerO_Init_on_matrix`, for weights (out, in).
+    code = np.eye(outputs, inputs)
+    if outputs > inputs:
+        m = math.ceil(math.log2(outputs))
+        wide = scipy.linalg.hadamard(2**m) / 2 ** (m / 2)
+        code = np.eye(outputs, 2**m) @ wide @ np.eye(2**m, inputs)
+        code = code * 2**0.5
+    ours = ji.hadamard_identity()(key, (inputs, outputs))
+    np.testing.assert_allclose(ours, code.T, rtol=1e-6)
+
+
 def test_sparse_counts_exactly(key):
     w = ji.sparse(7, stddev=2.0)(key, (3, 3, 20, 50)).reshape(-1, 50)
     assert ((w != 0).sum(axis=0) == 7).all()
@@ -91,7 +111,7 @@ def test_bilinear_upsamples_ramps_exactly(factor, key):
     size = 2 * factor - factor % 2
     kernel = ji.bilinear()(key, (size, size, 1, 1))
     ramp = jnp.arange(8.0)
-    image = (ramp[:, None] + 10 * ramp)[None, :, :, None]
+    image = (ramp[:, None] + 10 * ramp[None])[None, :, :, None]
     up = lax.conv_transpose(image, kernel, (factor, factor), "SAME")[0, :, :, 0]
     inner = up[factor * 2 : -factor * 2, factor * 2 : -factor * 2]
     for axis, step in ((0, 1), (1, 10)):

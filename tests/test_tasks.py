@@ -375,7 +375,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
     chosen = []
     monkeypatch.setattr(
-        cli.sweep, "compare", lambda task, *_, out, **__: chosen.append((task, out))
+        cli, "compare", lambda task, *_, out, **__: chosen.append((task, out))
     )
     wine = ["--data", "sklearn:wine", "--target", "0.7"]
     assert cli.run(["compare", "--task", "linear(depth=1)", "--width", "9"]) == 0

@@ -869,7 +869,8 @@ def test_outputs_are_those_of_the_kernels():
     x = jax.random.normal(key, (5, 4))
     for evaluate in (outputs, jax.jit(outputs, static_argnums=0)):
         seen = evaluate(apply, params, x)
-        assert set(seen) == {"a", "b"}  # what a loop does is not seen
+        assert set(seen) == {"a", "stack", "b"}
+        assert seen["stack"].shape == (3, 5, 6)  # a scan is a leading axis
         np.testing.assert_allclose(seen["a"], x @ params["a"], rtol=1e-5)
         np.testing.assert_allclose(
             seen["b"] + params["bias"], apply(params, x), rtol=1e-5

@@ -355,6 +355,40 @@ def test_identities_leave_the_trunk_alone(scheme):
     assert set(np.unique(head)) == {0, 1}
 
 
+@pytest.mark.parametrize("model", ["resnet", "gpt", "scanned gpt"])
+def test_idinit_ends_branches_in_repeated_identities_of_epsilon(model):
+    params, apply, x = MODELS[model]()
+    after = drawn(tree.idinit(), params, apply, x)
+    found = structure(params, apply, x)
+    for kernel in found.kernels:
+        axes = (*kernel.batch_axes, *kernel.receptive_axes, *kernel.in_axes)
+        w = np.transpose(after[kernel.path], (*axes, *kernel.out_axes))
+        stacked = [kernel.shape[axis] for axis in kernel.batch_axes]
+        columns = int(np.prod([kernel.shape[axis] for axis in kernel.out_axes]))
+        w = w.reshape(int(np.prod(stacked)), -1, columns)
+        i, j = np.indices(w.shape[1:])
+        same = i % min(w.shape[1:]) == j % min(w.shape[1:])
+        one = 1e-6 if kernel.path in found.ends else 1.0
+        np.testing.assert_allclose(w, np.tile(one * same, (len(w), 1, 1)))
+    assert found.ends
+
+
+def test_idinit_passes_gradients_through_the_ends_of_branches():
+    params, apply, _ = linen(residual_mlp(4), jnp.ones((4, 64)))
+    x = jax.random.normal(jax.random.key(0), (4, 64))
+
+    def gradients(scheme):
+        after = ji.reinit(jax.random.key(1), params, scheme, apply, (x,))
+        by_path = leaves(jax.grad(lambda p: jnp.mean(apply(p, x) ** 2))(after))
+        found = structure(params, apply, x)
+        inside = found.inside - found.ends
+        assert inside
+        return [float(jnp.linalg.norm(by_path[path])) for path in inside]
+
+    assert all(size == 0 for size in gradients(tree.idinit(0.0)))
+    assert all(0 < size < 1e-4 for size in gradients(tree.idinit()))
+
+
 def test_delta_conv_carries_a_signal_through_a_deep_plain_network():
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 16))
 

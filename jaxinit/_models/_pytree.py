@@ -62,12 +62,22 @@ class _Parts(NamedTuple):
         return jax.tree.unflatten(self.tree, [next(given[p]) for p in self.places])
 
 
+def _parted(module: Any, whole: bool) -> tuple[_Parts, Params, Any]:
+    """How a pytree is put together, its parameters, and its other arrays."""
+    leaves, tree = jax.tree.flatten(module)
+    chosen = is_jax if whole else is_floating
+    places = [chosen(leaf) if is_jax(leaf) else None for leaf in leaves]
+    pairs = list(zip(leaves, places, strict=True))
+
+    def only(wanted: bool) -> Any:
+        return tree.unflatten([x if place is wanted else None for x, place in pairs])
+
+    fixed = [x for x, place in pairs if place is None]
+    return _Parts(tree, places, fixed), only(True), only(False)
+
+
 def of_pytree(
-    make: Callable[[Key], Any],
-    whole: bool,
-    *,
-    finished: bool = False,
-    tried: bool = True,
+    make: Callable[[Key], Any], whole: bool, *, finished: bool = False
 ) -> Model:
     """Floating arrays are the parameters; other arrays and a `State` the state."""
     parts: list[_Parts] = []  # as the last trace found them
@@ -84,21 +94,11 @@ def of_pytree(
                 "equinox.nn.State."
             )
         module, carried = made if isinstance(made, tuple) else (made, None)
-        leaves, tree = jax.tree.flatten(module)
-        chosen = is_jax if whole else is_floating
-        places = [chosen(leaf) if is_jax(leaf) else None for leaf in leaves]
-        pairs = list(zip(leaves, places, strict=True))
-        parts[:] = [_Parts(tree, places, [x for x, place in pairs if place is None])]
+        how, params, arrays = _parted(module, whole)
+        parts[:] = [how]
+        return params, (arrays, carried)
 
-        def only(wanted: bool) -> Any:
-            return tree.unflatten(
-                [x if place is wanted else None for x, place in pairs]
-            )
-
-        return only(True), (only(False), carried)
-
-    if tried:
-        jax.eval_shape(lambda key: jax.tree.leaves(split(key)), jax.random.key(0))
+    jax.eval_shape(lambda key: jax.tree.leaves(split(key)), jax.random.key(0))
 
     def join(params: Params, state: State) -> Any:
         arrays, carried = state

@@ -118,7 +118,10 @@ def hadamard_identity(dtype: DType = None) -> Draw:
         Array([[1., 1.]], dtype=float32)
 
     References:
-        Zhao, Schafer and Anandkumar 2022, arXiv:2110.12661, algorithms 1 and 2.
+        Zhao, Schafer and Anandkumar 2022, arXiv:2110.12661, algorithms 1 and 2. The
+        constant c is the paper's, which gives the rows of a wide matrix the norm
+        $\sqrt{2}$ where `out` is a power of 2; the authors' code has $2^{-m/2}$,
+        smaller by $1/\sqrt{2}$, and rows of norm 1.
     """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
@@ -144,8 +147,8 @@ def idinit(tau: Numeric = 1.0, dtype: DType = None) -> Draw:
     a convolution kernel (*spatial, in, out) is such a matrix with rows (*spatial, in).
 
     Args:
-        tau: value of the ones, dimensionless; 1e-6 for the last layer of a residual
-            branch.
+        tau: value of the ones, dimensionless; the paper's $\epsilon$ = 1e-6 for the
+            last layer of a residual branch, its zero-preserving form (IDIZ).
         dtype: dtype of the array; JAX's default float if None.
 
     Returns:

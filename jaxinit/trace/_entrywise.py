@@ -1,15 +1,16 @@
 """Rules of the operations that work entry by entry, and of reductions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jax.extend.core import JaxprEqn
 
+from . import _axes
 from ._activations import BENDS, COMPARISONS, curve_name
 from ._roles import entry_use
-from ._sinks import contract
-from ._value import CONST, Info, Value, cut, join_infos, join_views, with_act
+from ._value import CONST, Info, Value, choose, cut, join_infos, join_views, with_act
 from ._view import View, blur, stretch
-from ._walk import Trace, mixed, rule, shape_of
+from ._walk import Trace, rule, shape_of
 
 _LINEAR = (
     "neg convert_element_type copy reduce_precision real stop_gradient "
@@ -25,6 +26,8 @@ _BINARY = (
     "mul div add sub add_any max min pow atan2 rem nextafter complex and or "
     "xor gt ge lt le eq ne shift_left shift_right_logical shift_right_arithmetic"
 ).split()
+# What a quantised array goes through stays, up to rounding, what it was.
+_ROUND = frozenset("round floor ceil sign".split())
 _KINDS = {"mul": "scale", "div": "scale", "add": "bias", "sub": "bias"}
 _KINDS["add_any"] = "bias"
 
@@ -32,6 +35,12 @@ _KINDS["add_any"] = "bias"
 @rule(*_LINEAR)
 def linear(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
     """Sign and precision leave entries where they are, and curves as they bend."""
+    aval: Any = eqn.invars[0].aval
+    if value.info is not None and aval.dtype == bool:
+        # A condition as a number lets through or not.
+        info = trace.settle(value).info
+        assert info is not None
+        return [Value(info=info._replace(act="mask"))]
     return [value]
 
 
@@ -51,35 +60,65 @@ def _bend(trace: Trace, info: Info, ops: frozenset[str]) -> Info:
 @rule(*_UNARY)
 def unary(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
     """A function of each entry: the layout stays, the curve bends."""
-    if value.info is None:
-        return [value._replace(scalar=None)]
     name = eqn.primitive.name
+    if value.info is None:
+        number = value.scalar
+        known = name in ("sqrt", "rsqrt") and number is not None and number > 0
+        root = number ** (0.5 if name == "sqrt" else -0.5) if known and number else None
+        return [value._replace(scalar=root)]
     if name == "integer_pow" and eqn.params["y"] == 2:
         name = "square"
-    info = trace.settle(value).info
+    info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
-    if name not in BENDS:
-        return [Value(info=info)]
-    return [Value(info=_bend(trace, info, frozenset({name})))]
+    views = value.views if name in _ROUND else ()
+    if value.is_modulated:
+        views = tuple(view._replace(bent=name not in _ROUND) for view in value.views)
+    if name in BENDS:
+        info = _bend(trace, info, frozenset({name}))
+    return [Value(views, info)]
 
 
 @rule(*_BINARY)
 def binary(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     """Sums, products, comparisons and their like."""
-    return [entrywise(trace, eqn.primitive.name, _fit(eqn, values))]
+    name = eqn.primitive.name
+    fitted = _fit(eqn, values)
+    pairs = [*zip(fitted, (value.is_modulated for value in values), strict=True)]
+    views = [view for value, own in pairs if own for view in value.views]
+    repeated = any(view.has_foreign() for view in views)
+    others = [info for value, own in pairs if not own and (info := value.info)]
+    late = any(info.sources for info in others)
+    if late and name not in ("mul", "div"):
+        # A scaled input is the stream, to which a branch that began from it is added.
+        state = (info.reach for v, own in pairs if own and (info := v.info))
+        begun = frozenset[int]().union(*state)
+        late = not trace.stream.begins(begun, (info.reach for info in others))
+    if name in _KINDS and views and (repeated or late):
+        # Only now do the leaves that state has changed meet activations.
+        fitted = tuple(
+            part
+            for value, own in pairs
+            for part in (_apart(value) if own else (value,))
+        )
+    return [entrywise(trace, name, fitted)]
+
+
+def _apart(value: Value) -> tuple[Value, Value]:
+    """A parameter array that state has changed, and the state."""
+    views = (view._replace(pending="", bent=False) for view in value.views)
+    return Value(tuple(views)), Value(info=value.info)
 
 
 def _fit(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[Value, ...]:
     """The operands broadcast to the shape of the result."""
     shape = shape_of(eqn.outvars[0])
     fitted: list[Value] = []
-    for value, atom in zip(values, eqn.invars[-len(values) :], strict=True):
+    for value in values:
         views = tuple(stretch(view, shape) for view in value.views)
         info = value.info
         if info is not None:
-            old = shape_of(atom) or (1,) * len(shape)
-            grown = {k for k, n in enumerate(old) if n != shape[k]}
-            info = info._replace(spread=info.spread | grown)
+            layout = _axes.moved(info.layout, lambda view: stretch(view, shape))
+            info = info._replace(layout=layout)
         fitted.append(value._replace(views=views, info=info))
     return tuple(fitted)
 
@@ -107,6 +146,13 @@ def _select(trace: Trace, eqn: JaxprEqn, which: Value, *cases: Value) -> list[Va
         zero = {"zero"} if any(case.scalar == 0.0 for case in cases) else set[str]()
         ops = frozenset({"select_n", *zero}).union(*(info.ops for info in bent))
         return [Value(info=_bend(trace, bent[0], ops))]
+    if which.info.sources and not bent:
+        infos = [info for case in data if (info := trace.settle(case).info)]
+        chosen = choose(infos, which.info.sources)
+        joined = join_infos(chosen, trace.site, entrywise=True)
+        if out.info is not None:
+            info = out.info._replace(roots=joined.roots, gated=joined.gated)
+            return [out._replace(info=info)]
     return [out]
 
 
@@ -120,16 +166,76 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     if all(value.is_const for value in values):
         return CONST
     if not any(value.info for value in values):
-        return _merge(trace, name, [value for value in values if value.views])
+        merged = _merge(trace, name, [value for value in values if value.views])
+        return _multiplied(name, merged, values)
     if any(value.is_param for value in values):
-        return _meet(trace, name, values)
+        if any(view.leaf in trace.inputs for v in values for view in v.views):
+            # What has been activations before is added as such: latents that are read.
+            values = [trace.settle(value) if value.views else value for value in values]
+            return entrywise(trace, name, values)
+        merged = _modified(trace, name, values)
+        return _meet(trace, name, values) if merged is None else merged
     data = [value for value in values if value.info]
+    if len(data) > 1 and not any(value.views for value in data):
+        # Noise is to activations what a constant is.
+        told = [value for value in data if value.info and not value.info.is_noise]
+        data = told if told else data
     if len(data) == 1:
         if name in ("mul", "div") and values[0] is data[0]:
             return data[0]
         return _with_constants(trace, name, data[0], values)
-    infos = [info for value in data if (info := trace.settle(value).info)]
-    return Value(info=_join(trace, name, infos))
+    for value in data:
+        if _KINDS.get(name) == "bias" and _is_updated(trace, value):
+            # A further step: the sum is the leaf's, and none of activations.
+            infos = [other.info for other in data if other.info]
+            return Value(value.views, join_infos(infos, trace.site, entrywise=True))
+    return Value(_kept(name, data), _join(trace, name, data))
+
+
+def _is_updated(trace: Trace, value: Value) -> bool:
+    """Whether a value is a kernel to which something of its own shape was added."""
+    return bool(value.views) and all(
+        view.pending == "bias" and not view.has_foreign() and trace.is_kernel(view.leaf)
+        for view in value.views
+    )
+
+
+def _multiplied(name: str, merged: Value, values: Sequence[Value]) -> Value:
+    """Leaves times a constant, if that is one number."""
+    numbers = [value.scalar for value in values if not value.views]
+    if name not in ("mul", "div") or len(numbers) != 1 or not numbers[0]:
+        return merged
+    factor = numbers[0] if name == "mul" else 1 / numbers[0]
+    views = (view._replace(factor=view.factor * factor) for view in merged.views)
+    return merged._replace(views=tuple(views))
+
+
+def _modified(trace: Trace, name: str, values: Sequence[Value]) -> Value | None:
+    """A kernel that state has changed and a leaf modifies; None if it is no such pair.
+
+    The magnitude of a kernel that was decomposed is the leaf, for one.
+    """
+    held = [value for value in values if value.is_modulated and value.info]
+    params = [value for value in values if value.is_param]
+    if len(held) != 1 or len(params) != 1 or len(values) != 2:
+        return None
+    (kernel,), (leaf,) = held, params
+    views = kernel.views
+    if not all(_is_modifier(trace, view, views) for view in leaf.views):
+        return None
+    _merge(trace, name, [_apart(kernel)[0], leaf])
+    return kernel
+
+
+def _kept(name: str, data: Sequence[Value]) -> tuple[View, ...]:
+    """The leaves that may still be kernels after activations met each other."""
+    holders = [value for value in data if value.views]
+    if all(value.is_modulated for value in holders):
+        return join_views(view for value in holders for view in value.views)
+    scaled = all(view.pending == "scale" for view in holders[0].views)
+    if name == "mul" or (name == "div" and holders[0] is data[0]):
+        return holders[0].views if len(holders) == 1 and scaled else ()
+    return ()
 
 
 def _with_constants(
@@ -138,7 +244,8 @@ def _with_constants(
     """Activations and constants: thresholds bend, the rest scales and shifts."""
     if name == "mul":
         return value
-    info = trace.settle(value).info
+    views = value.views if value.is_modulated else ()
+    info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
     ops: set[str] = set()
     if name in BENDS or name in COMPARISONS:
@@ -150,11 +257,13 @@ def _with_constants(
         if name in ("max", "min") and "zero" not in ops and not info.ops & BENDS:
             # A threshold elsewhere guards a logarithm or a quotient.
             ops = set() if not info.ops else ops
-    return Value(info=_bend(trace, info, frozenset(ops)))
+    return Value(views, _bend(trace, info, frozenset(ops)))
 
 
-def _join(trace: Trace, name: str, infos: Sequence[Info]) -> Info:
+def _join(trace: Trace, name: str, data: Sequence[Value]) -> Info:
     """Several activations: one curve if they are functions of one value."""
+    settled = [value if value.is_modulated else trace.settle(value) for value in data]
+    infos = [info for value in settled if (info := value.info)]
     first = infos[0]
     if all(_same(first, info) for info in infos):
         ops = frozenset[str]().union(*(info.ops for info in infos))
@@ -166,26 +275,37 @@ def _join(trace: Trace, name: str, infos: Sequence[Info]) -> Info:
         return _bend(trace, merged, ops)
     if name == "div" and [info.act for info in infos] == ["exp", "exp"]:
         trace.bend(first, "softmax")
-        return with_act(join_infos(infos, trace.site), "softmax")
+        joined = join_infos(infos, trace.site, entrywise=True)
+        return with_act(joined._replace(spans=()), "softmax")
     if name in ("add", "sub", "add_any") and len(infos) == 2:
-        trace.add(first, infos[1])
+        trace.add(*data)
     gated = name in ("mul", "div")
+    for info in infos:
+        if gated and info.is_gate and info.act == "softmax":
+            trace.labels.weigh(info.layout)
     return join_infos(infos, trace.site, gated=gated, entrywise=True)
 
 
 def _meet(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     """Leaves meet activations: a scale or a bias, unless a product follows."""
-    infos = [
-        info for value in values if value.info and (info := trace.settle(value).info)
-    ]
-    info = join_infos(infos, trace.site, entrywise=True)
-    info = info._replace(spread=infos[0].spread)
     leaves = [view for value in values if value.is_param for view in value.views]
+    own = {view.leaf for view in leaves}
+    # A leaf that meets itself, rounded by state, meets the state.
+    settled = (
+        value if own.issuperset(v.leaf for v in value.views) else trace.settle(value)
+        for value in values
+    )
+    infos = [value.info for value in settled if value.info]
+    info = join_infos(infos, trace.site, entrywise=True)
     if name == "select_n":
         # Chosen in place of activations: a mask token.
         settled = trace.settle(Value(tuple(leaves), info)).info
         return Value(info=settled)
     kind = _KINDS.get(name)
+    if kind == "bias" and info.reduced and _is_update(trace, leaves):
+        return Value(join_views(leaves))
+    if kind is None and not info.sources and not any(v.has_foreign() for v in leaves):
+        kind = "unknown"
     if kind is None:
         reason = f"It meets activations in `{name}`."
         for view in leaves:
@@ -202,9 +322,19 @@ def _meet(trace: Trace, name: str, values: Sequence[Value]) -> Value:
         acts_on = info.sources
         for k, dim in enumerate(view.dims):
             acts_on &= cut(info, k, dim.start, dim.start + dim.length).sources
-        pending = view._replace(pending=kind, site=trace.site, before=info.act)
+        pending = view._replace(
+            pending=kind, site=trace.site, before=info.act, bent=False
+        )
+        if kind == "bias":
+            pending = pending._replace(places=_axes.places(view, info.layout))
         views.append(pending._replace(acts_on=acts_on))
     return Value(tuple(views), info)
+
+
+def _is_update(trace: Trace, leaves: Sequence[View]) -> bool:
+    """Whether leaves of layers are changed by a statistic: a step of training."""
+    used = {leaf for _, leaf in trace.records}
+    return all(view.leaf in used and not view.has_foreign() for view in leaves)
 
 
 def _is_modifier(trace: Trace, view: View, others: Sequence[View]) -> bool:
@@ -268,34 +398,8 @@ def _merge(trace: Trace, name: str, values: Sequence[Value]) -> Value:
             trace.record(view, entry_use(view, trace.shapes[view.leaf], kind))
         else:
             kept.append(view)
-    if name in ("mul", "div") and sum(not view.reason for view in kept) > 1:
+    left = {view.leaf for view in kept if not view.reason}
+    factors = [value for value in values if left & {view.leaf for view in value.views}]
+    if name in ("mul", "div") and len(factors) > 1 and len(left) > 1:
         kept = [view._replace(multiplied=True) for view in kept]
     return Value(tuple(kept))
-
-
-@rule(
-    *"reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax "
-    "argmin".split()
-)
-def _reduce(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
-    axes = eqn.params["axes"]
-    if value.info is not None:
-        contracted = contract(trace, eqn, value)
-        if contracted is not None:
-            return [contracted]
-        info = mixed(trace, (value,)).info
-        assert info is not None
-        return [Value(info=info._replace(reduced=True))]
-    if value.is_const:
-        return [CONST]
-    views: list[View] = []
-    for view in value.views:
-        if not view.reason and all(view.dims[axis].own == 1 for axis in axes):
-            kept = (d for k, d in enumerate(view.dims) if k not in axes)
-            views.append(view._replace(dims=tuple(kept)))
-        else:
-            name = eqn.primitive.name
-            reason = f"It is only seen through `{name}`, a statistic of its entries."
-            statistic = view.statistic or not view.reason
-            views.append(blur(view, reason)._replace(statistic=statistic))
-    return [Value(tuple(views))]

@@ -13,7 +13,7 @@ from . import _view
 from ._layout import move
 from ._value import Info, Value, join_infos, renew, with_act
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of
+from ._walk import Trace, mixed, rule, shape_of, steered
 
 
 @rule("dynamic_slice")
@@ -63,7 +63,8 @@ def lookup(
         )
         for view in picked.views
     )
-    return Value(views, with_act(renew(info, trace.site), None))
+    info = renew(info, trace.site)._replace(layout=None)
+    return Value(views, with_act(info, None))
 
 
 def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:
@@ -98,13 +99,19 @@ def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:
             picked = _view.Dim((_view.Factor(own, size),), size)
             dims.append(view.dims[shared[k]] if k in shared else picked)
     stacked = (axis for k in shared.values() for axis in _view.axes_of(view.dims[k]))
-    return view._replace(dims=tuple(dims), stacked=(*view.stacked, *stacked))
+    wide = [n for n in shape_of(eqn.invars[1])[:-1] if n > 1]
+    tied = own if len(wide) > 1 else ()
+    return view._replace(
+        dims=tuple(dims), stacked=(*view.stacked, *stacked), tied=(*view.tied, *tied)
+    )
 
 
 @rule("gather")
 def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Value]:
     if not table.is_param:
-        return [mixed(trace, (table, index))]
+        if table.is_const:
+            return [mixed(trace, (index,))]
+        return [steered(trace, mixed(trace, (table,)), index)]
     numbers = eqn.params["dimension_numbers"]
     places = shape_of(eqn.invars[1])[:-1]
     shared = numbers.start_indices_batching_dims

@@ -26,11 +26,13 @@ class Use:
         out_axes: leaf axes that the output keeps; for a scale or a bias, those that
             run along features.
         batch_axes: leaf axes along which there are separate, equal layers: scanned or
-            stacked layers, experts, vmapped ensembles, `batch_dims`. A vmapped scale
-            or bias meets other entries one by one as any does: all its axes are
-            `out_axes`, as is the ensemble's of a table read at constant places.
+            stacked layers, experts, ensembles (whether their members share an input
+            or not), `batch_dims`. A vmapped scale or bias meets other entries one by
+            one as any does: all its axes are `out_axes`.
         layer_axes: those of `batch_axes` whose places the program uses one after the
             other: the layers of a scan, or of a stack that is sliced.
+        place_axes: for a bias those of its axes that run along places of the input, not
+            along features: a learned position embedding has one, or two.
         receptive_axes: a convolution's window axes. For "dense" and "conv" the four
             tuples hold every axis of the leaf once, each in ascending order.
         fan_in: how many terms each output sums, dimensionless: entries summed over,
@@ -49,6 +51,9 @@ class Use:
         dilation: a convolution's kernel dilation.
         acts_on: for a scale or a bias, the paths of the kernels and embeddings whose
             outputs it meets.
+        multiplier: the number that the program multiplies a kernel with before its
+            product, 1 if there is none or it is not known; about the gain over
+            `sqrt(fan_in)` where learning rates are equalised.
         activation_before: the last nonlinearity on the input's way here ("relu",
             "tanh", "gelu", "silu", "softmax", ...), None if there is none.
         reason: why the kind is "unknown", a sentence; empty otherwise.
@@ -59,6 +64,7 @@ class Use:
     out_axes: tuple[int, ...] = ()
     batch_axes: tuple[int, ...] = ()
     layer_axes: tuple[int, ...] = ()
+    place_axes: tuple[int, ...] = ()
     receptive_axes: tuple[int, ...] = ()
     fan_in: float = float("nan")
     fan_out: float = float("nan")
@@ -67,6 +73,7 @@ class Use:
     upsample: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     acts_on: tuple[str, ...] = ()
+    multiplier: float = 1.0
     activation_before: str | None = None
     reason: str = ""
 
@@ -91,6 +98,11 @@ class Layer(Use):
             further kernel, None if there is none.
         residual: whether its output ends a residual branch: it is added to what the
             branch began from, on its own or along with other branches' outputs.
+        additions: how many additions to the residual stream it makes, 0 if it ends no
+            branch. Every use counts, and every turn of a loop that carries the
+            stream; kernels that a gate or a condition chooses among share one.
+        ends: paths of the last kernels of the residual branches that it is inside of,
+            its own included.
         other_uses: the uses after the first: a tied embedding's product with the
             output, a packed kernel's other slices.
     """
@@ -102,6 +114,8 @@ class Layer(Use):
     feeds: tuple[str, ...] = ()
     activation_after: str | None = None
     residual: bool = False
+    additions: float = 0.0
+    ends: tuple[str, ...] = ()
     other_uses: tuple[Use, ...] = ()
 
 

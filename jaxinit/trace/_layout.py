@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 from jax.extend.core import JaxprEqn, Literal
 
-from . import _view
+from . import _axes, _view
 from ._reshape import reshape
 from ._value import CONST, Value, join_views, renew
 from ._value import cut as cut_info
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of, unreadable
+from ._walk import Trace, mixed, rule, shape_of, steered, unreadable
 
 
 def move(trace: Trace, value: Value, change: Callable[[View], View | None]) -> Value:
@@ -24,7 +24,8 @@ def move(trace: Trace, value: Value, change: Callable[[View], View | None]) -> V
             trace.settle(Value((view,), value.info))
     info = value.info
     if info is not None:
-        info = renew(info, trace.site)
+        layout = _axes.moved(info.layout, change)
+        info = renew(info, trace.site)._replace(layout=layout)
     return Value(tuple(views), info, value.scalar)
 
 
@@ -48,13 +49,7 @@ def _transpose(trace: Trace, eqn: JaxprEqn, value: Value) -> list[Value]:
 @rule("broadcast_in_dim")
 def _broadcast(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
     shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
-    out = move(trace, value, lambda view: _view.broadcast(view, shape, places))
-    if out.info is None:
-        return [out]
-    old = shape_of(eqn.invars[0])
-    kept = {k for k, n in zip(places, old, strict=True) if shape[k] == n}
-    info = out.info._replace(spread=frozenset(range(len(shape))) - kept)
-    return [out._replace(info=info)]
+    return [move(trace, value, lambda view: _view.broadcast(view, shape, places))]
 
 
 @rule("squeeze")
@@ -119,6 +114,8 @@ def _part(
     def cut(view: View) -> View | None:
         return _view.slice_view(view, starts, limits, strides)
 
+    if value.info is not None:
+        trace.labels.judge(value.info.layout)
     return move(trace, _cut_info(value, starts, limits), cut)
 
 
@@ -168,6 +165,8 @@ def _scatter(
     if value.is_param and index.is_const and update.is_const:
         # A few entries are overwritten, such as the row of a padding token.
         return [value]
+    if (value.info or update.info) and index.info:
+        return [steered(trace, mixed(trace, (value, update)), index)]
     return unreadable(trace, eqn, value, index, update)
 
 
@@ -175,11 +174,14 @@ def _scatter(
 def _concatenate(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     if len(values) == 1:
         return list(values)
-    if any(value.info for value in values):
-        # Leaves among activations are inputs of their own: a class token.
-        return [mixed(trace, values)]
     axis = eqn.params["dimension"]
     size = shape_of(eqn.outvars[0])[axis]
+    if any(value.info for value in values):
+        # Leaves among activations are inputs of their own: a class token.
+        out = mixed(trace, values)
+        layouts = [value.info.layout for value in values if value.info]
+        assert out.info is not None
+        return [Value(info=out.info._replace(layout=_joined(layouts, axis, size)))]
     views: list[View] = []
     start = 0
     for value, atom in zip(values, eqn.invars, strict=True):
@@ -187,6 +189,18 @@ def _concatenate(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
             views.append(view if view.reason else _view.window(view, axis, size, start))
         start += shape_of(atom)[axis]
     return [Value(join_views(_side_by_side(views, axis)))]
+
+
+def _joined(
+    layouts: Sequence[_axes.Layout | None], axis: int, size: int
+) -> _axes.Layout | None:
+    """The layout of activations side by side along a dimension."""
+    known = [
+        (*layout[:axis], _axes.merged(layout[axis], size), *layout[axis + 1 :])
+        for layout in layouts
+        if layout is not None
+    ]
+    return _axes.overlay(known) if len(known) == len(layouts) else None
 
 
 def _side_by_side(views: Sequence[View], axis: int) -> list[View]:

@@ -97,7 +97,7 @@ def _reshape_windowed(dims: Sequence[Dim], sizes: Sequence[int]) -> list[Dim] | 
 def reshape(view: View, shape: Sequence[int]) -> View:
     """Row-major reshape: splits and joins factors, block by block."""
     if 0 in shape:
-        return blur(view, "the array has no entries")
+        return blur(view, "Its array has no entries.")
     dims: list[Dim] = []
     for (i0, i1), (j0, j1) in _blocks([dim.size for dim in view.dims], shape):
         old, sizes = view.dims[i0:i1], shape[j0:j1]
@@ -108,6 +108,6 @@ def reshape(view: View, shape: Sequence[int]) -> View:
             continue
         moved = _reshape_windowed(old, sizes)
         if moved is None:
-            return blur(view, "a reshape breaks up a padded or concatenated array")
+            return blur(view, "A reshape breaks up a padded or concatenated array.")
         dims.extend(moved)
     return view._replace(dims=tuple(dims))

@@ -33,6 +33,27 @@ def _one_role(pieces: dict[str, int]) -> str | None:
     return next(r for r in (IN, OUT, RECEPTIVE, BATCH) if r in (large or pieces))
 
 
+def _repeated_along(view: View, roles: Sequence[str]) -> str:
+    """What holds one entry over and over: "summed over", "kept", or nothing."""
+    for wanted, said in ((IN, "summed over"), (OUT, "kept")):
+        pairs = zip(view.dims, roles, strict=True)
+        repeats = only_repeats(dim for dim, role in pairs if role == wanted)
+        # Rows that an index picked repeat no row.
+        if repeats and not view.looked:
+            return said
+    return ""
+
+
+def _told_apart(view: View, roles: Sequence[str]) -> list[str]:
+    """The roles, where kernels that an index picked are not parts of one."""
+    pairs = [*zip(view.dims, roles, strict=True)]
+    own = {role for dim, role in pairs if view.looked and dim.own > 1}
+    return [
+        BATCH if role in own & {IN, OUT} and only_repeats([dim]) else role
+        for dim, role in pairs
+    ]
+
+
 def _fan(dims: Sequence[Dim], roles: Sequence[str], wanted: str) -> int:
     """How many terms the dimensions of one role hold, repeated ones included."""
     chosen = (dim for dim, role in zip(dims, roles, strict=True) if role == wanted)
@@ -75,44 +96,42 @@ def kernel_use(
     """
     if view.multiplied:
         return Use("unknown", activation_before=before, reason=MULTIPLIED)
-    for wanted, said in ((IN, "summed over"), (OUT, "kept")):
-        pairs = zip(view.dims, roles, strict=True)
-        repeats = only_repeats(dim for dim, role in pairs if role == wanted)
-        # Rows that an index picked repeat no row.
-        if repeats and not view.looked:
-            reason = f"It is repeated along what is {said}."
-            return Use("unknown", activation_before=before, reason=reason)
+    roles = _told_apart(view, roles)
+    said = _repeated_along(view, roles)
+    if said:
+        reason = f"It is repeated along what is {said}."
+        return Use("unknown", activation_before=before, reason=reason)
     pieces = _axis_roles(view, roles, len(shape))
-    by_role: dict[str, list[int]] = {IN: [], OUT: [], BATCH: [], RECEPTIVE: []}
-    left_out: list[int] = []
-    groups = 1
-    for axis, found in enumerate(pieces):
-        if not found:
-            left_out.append(axis)
-            continue
-        role = _one_role(found)
-        if role is None:
+    role_of = [_one_role(found) if found else "" for found in pieces]
+    for axis, role in enumerate(role_of):
+        if role is None and axis in view.tied and {IN, OUT} <= {*role_of}:
+            # Places of a symmetry: their index is the difference of two sites.
+            role_of[axis], kind = RECEPTIVE, "conv"
+        elif role is None:
             reason = f"Axis {axis} is summed over in part and kept in part."
             return Use("unknown", activation_before=before, reason=reason)
-        if role != BATCH:
-            groups *= found.get(BATCH, 1)
-        by_role[role].append(axis)
+    pairs = zip(pieces, role_of, strict=True)
+    groups = math.prod(found.get(BATCH, 1) for found, role in pairs if role != BATCH)
+    left_out = [axis for axis, found in enumerate(pieces) if not found]
     for axis in left_out:
         # A loop, an index or a slice took one place of a longer axis. An axis of size
         # 1 was squeezed away: it can be whatever is missing.
-        spare = [role for role in (IN, OUT) if not by_role[role]]
-        role = spare[0] if spare and shape[axis] == 1 else BATCH
-        by_role[role].append(axis)
-    axes = {role: tuple(sorted(found)) for role, found in by_role.items()}
-    field = _fan(view.dims, roles, RECEPTIVE) * _shards(view, axes[RECEPTIVE])
-    fan_in = _fan(view.dims, roles, IN) * _shards(view, axes[IN])
-    fan_out = _fan(view.dims, roles, OUT) * _shards(view, axes[OUT])
+        spare = [role for role in (IN, OUT) if role not in role_of]
+        role_of[axis] = spare[0] if spare and shape[axis] == 1 else BATCH
+    every = (IN, OUT, BATCH, RECEPTIVE)
+    axes = {r: tuple(a for a, its in enumerate(role_of) if its == r) for r in every}
+    field, fan_in, fan_out = (
+        _fan(view.dims, roles, role) * _shards(view, axes[role])
+        for role in (RECEPTIVE, IN, OUT)
+    )
+    # Where an index out of the activations chooses, one place is used.
+    one_of = {axis for axis in left_out if shape[axis] == 1} | {*view.looked}
     return Use(
         kind,
         in_axes=axes[IN],
         out_axes=axes[OUT],
         batch_axes=axes[BATCH],
-        layer_axes=tuple(a for a in left_out if a in axes[BATCH] and shape[a] > 1),
+        layer_axes=tuple(a for a in left_out if a in axes[BATCH] and a not in one_of),
         receptive_axes=axes[RECEPTIVE],
         fan_in=fan_in * field / _thinning(window, upsample),
         fan_out=fan_out * field / _thinning(window, stride),
@@ -121,6 +140,7 @@ def kernel_use(
         upsample=upsample,
         dilation=dilation,
         activation_before=before,
+        multiplier=view.factor,
     )
 
 
@@ -154,4 +174,5 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         layer_axes=in_turn,
         fan_in=1.0,
         fan_out=float(fan_out * _shards(view, out)) if kind == "embedding" else 1.0,
+        place_axes=view.places if kind == "bias" else (),
     )

@@ -5,35 +5,42 @@ from collections.abc import Sequence
 
 from jax.extend.core import JaxprEqn
 
+from . import _axes, _view
+from ._axes import Layout
+from ._entrywise import entrywise
+from ._layout import move
 from ._roles import BATCH, IN, MULTIPLIED, OUT, RECEPTIVE, entry_use, kernel_use
-from ._value import (
-    CONST,
-    GATES,
-    Info,
-    Span,
-    Value,
-    blur_all,
-    join_infos,
-    join_views,
-    with_act,
-)
-from ._view import Dim, Factor, View, only_repeats
+from ._value import CONST, Info, Span, Value, blur_all, join_infos, join_views, with_act
+from ._view import Dim, Factor, View, only_repeats, repeated
 from ._walk import Trace, mixed, rule, shape_of, unreadable
 
 
-def _as_kernel(value: Value, other: Value, summed: Sequence[int]) -> bool:
+def _as_kernel(
+    trace: Trace,
+    value: Value,
+    other: Value,
+    summed: Sequence[int],
+    shared: Sequence[int] = (),
+) -> bool:
     """Whether a product shows pending views to be a kernel that something modulates.
 
-    It does if the other side is activations, and no leaf is repeated along an axis of
-    the activations, as the scale of a normalisation is. Rows that were looked up are a
-    kernel if the product sums over a row; if over the rows, it weighs embeddings.
+    It does if the other side is activations that no such kernel is in, and no leaf is
+    repeated along an axis of the activations, as the scale of a normalisation is: only
+    a kernel with outputs of its own may be repeated, and only over the examples that
+    it goes along with, each of which scales it. Rows that were looked up are a kernel
+    if the product sums over a row; if over the rows, it weighs embeddings. A leaf that
+    activations were added to is a kernel if it has been one: a step of training.
 
     Args:
+        trace: the walk.
         value: the side that may be a kernel.
         other: the other side.
         summed: the dimensions of `value` that the product sums over.
+        shared: those that it has in common with the other side.
     """
-    if not value.views or value.info is None or other.views or other.info is None:
+    if not value.views or value.info is None or other.info is None:
+        return False
+    if not all(view.pending and view.has_foreign() for view in other.views):
         return False
     for view in value.views:
         if view.reason:
@@ -42,8 +49,12 @@ def _as_kernel(value: Value, other: Value, summed: Sequence[int]) -> bool:
             if only_repeats([view.dims[k] for k in summed]):
                 return False
             continue
-        noise = view.pending != "bias" or not value.info.sources
-        if view.has_foreign() or not noise:
+        apart = [k for k in range(len(view.dims)) if k not in (*summed, *shared)]
+        own = any(view.dims[k].own > 1 for k in apart)
+        dims = [d for k, d in enumerate(view.dims) if not (own and k in shared)]
+        repeated = view._replace(dims=tuple(dims)).has_foreign()
+        alone = view.pending != "bias" or not value.info.sources
+        if repeated or not (alone or trace.is_kernel(view.leaf)):
             return False
     return True
 
@@ -73,6 +84,9 @@ def _two_params(
 def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list[Value]:
     if left.is_const and right.is_const:
         return [CONST]
+    contract, batch = eqn.params["dimension_numbers"]
+    if not contract[0]:
+        return [_outer(trace, eqn, left, right)]
     if left.is_param and right.is_param:
         sides = _two_params(trace, eqn, left, right)
         if isinstance(sides, list):
@@ -84,28 +98,145 @@ def _dot_general(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> list
             reason = "It is only seen through a product with a constant array."
             return [blur_all(value, reason)]
         return [mixed(trace, (value,))]
-    contract, batch = eqn.params["dimension_numbers"]
-    if left.is_param or (not right.is_param and _as_kernel(left, right, contract[0])):
+    pairs = ((left, right, contract[0], batch[0]), (right, left, contract[1], batch[1]))
+    modulated = [_as_kernel(trace, *pair) for pair in pairs]
+    if left.is_param or (not right.is_param and modulated[0]):
         kernel, data, side = left, right, 0
-    elif right.is_param or _as_kernel(right, left, contract[1]):
+    elif right.is_param or modulated[1]:
         kernel, data, side = right, left, 1
     else:
         infos = [info for v in (left, right) if (info := trace.settle(v).info)]
         joined = join_infos(infos, trace.site, gated=True)
-        if joined.act in GATES:
+        if any(info.is_gate for info in infos):
             # Attention weights average: what they average decides.
-            let = (info.act for info in infos if info.act not in GATES)
+            let = (info.act for info in infos if not info.is_gate)
             joined = with_act(joined, next(let, None))
-        return [Value(info=joined)]
-    rank = len(shape_of(eqn.invars[side]))
-    roles = [OUT] * rank
+        layouts = [v.info.layout if v.info else None for v in (left, right)]
+        layout = _product((layouts[0], layouts[1]), contract, batch)
+        return [Value(info=joined._replace(layout=layout))]
+    return [_contract(trace, eqn, kernel, data, side)]
+
+
+def _contract(
+    trace: Trace, eqn: JaxprEqn, kernel: Value, data: Value, side: int
+) -> Value:
+    """What a kernel makes of activations: which of its axes are summed tells its fans.
+
+    Args:
+        trace: the walk.
+        eqn: a `dot_general`.
+        kernel: one operand.
+        data: the other.
+        side: which the kernel is, 0 or 1.
+    """
+    contract, batch = eqn.params["dimension_numbers"]
+    roles = [OUT] * len(shape_of(eqn.invars[side]))
     for dim in contract[side]:
         roles[dim] = IN
     for dim in batch[side]:
         roles[dim] = BATCH
-    out = _apply(trace, kernel, data, "dense", roles)
+    assert data.info is not None
+    met = [*zip(contract[1 - side], contract[side], strict=True)]
+    mean = [pair for pair in met if trace.labels.is_average(data.info.layout, pair[0])]
+    if len(mean) < len(met):
+        # Experts that weights mix: each sums over the rest alone.
+        for _, dim in mean:
+            roles[dim] = BATCH
+        met = [pair for pair in met if pair not in mean]
+    # Gates that several outputs hang on may mix kernels: a later product will tell.
+    free = [k for k, role in enumerate(roles) if role == OUT]
+    readable = [view for view in kernel.views if not view.reason]
+    wide = [k for k in free if any(view.dims[k].own > 1 for view in readable)]
+    mixing = data.info.is_gate and len(wide) > 1
+    out = _apply(trace, kernel, data, "dense", roles, certain=not mixing)
     assert out.info is not None
-    return [Value(info=out.info._replace(spans=_spans(eqn, kernel, side, roles)))]
+    own = axes_of_kernel(trace, kernel)
+    kept = [*zip(batch[1 - side], batch[side], strict=True), *mean]
+    trace.labels.meet(data.info.layout, kernel.views, met, kept)
+    places = len(shape_of(eqn.invars[1 - side])) - len(contract[1 - side])
+    trace.labels.vmapped(own, roles, trace.vmaps - places)
+    sides = (own, data.info.layout) if side == 0 else (data.info.layout, own)
+    layout = _product(sides, contract, batch)
+    info = out.info._replace(layout=layout)
+    if mixing:
+        return Value(_mixture(trace, eqn, kernel, side), info)
+    return Value(info=info._replace(spans=_spans(eqn, kernel, side, roles)))
+
+
+def _mixture(trace: Trace, eqn: JaxprEqn, kernel: Value, side: int) -> tuple[View, ...]:
+    """Kernels that gates mix to one for each example, pending what it is used for."""
+    contract, batch = eqn.params["dimension_numbers"]
+    shape = shape_of(eqn.outvars[0])
+    views: list[View] = []
+    for view in kernel.views:
+        if view.reason:
+            continue
+        gone = {*contract[side], *batch[side]}
+        free = [dim for k, dim in enumerate(view.dims) if k not in gone]
+        first = len(batch[0]) if side == 0 else len(shape) - len(free)
+        dims = [repeated(size) for size in shape]
+        dims[first : first + len(free)] = free
+        for place, k in enumerate(batch[side]):
+            dims[place] = view.dims[k]
+        mixed = tuple(a for k in contract[side] for a in _view.axes_of(view.dims[k]))
+        pending = view._replace(dims=tuple(dims), pending="mixture", site=trace.site)
+        views.append(pending._replace(looked=mixed))
+    return tuple(views)
+
+
+def _outer(trace: Trace, eqn: JaxprEqn, left: Value, right: Value) -> Value:
+    """A product that sums nothing, as one entry by entry."""
+    _, batch = eqn.params["dimension_numbers"]
+    shape = shape_of(eqn.outvars[0])
+    spread: list[Value] = []
+    first = len(batch[0])
+    for value, atom, shared in zip((left, right), eqn.invars, batch, strict=True):
+        free = [k for k in range(len(shape_of(atom))) if k not in shared]
+        order = [*shared, *free]
+        places = [*range(len(shared)), *range(first, first + len(free))]
+        first += len(free)
+
+        def put(
+            view: View, order: list[int] = order, places: list[int] = places
+        ) -> View:
+            return _view.broadcast(_view.transpose(view, order), shape, places)
+
+        out = move(trace, value, put)
+        # Both are moved here, but are not one value.
+        info = out.info and out.info._replace(base=(*trace.site, -1 - len(spread)))
+        spread.append(out._replace(info=info))
+    return entrywise(trace, "mul", spread)
+
+
+def axes_of_kernel(trace: Trace, kernel: Value) -> Layout | None:
+    """The layout that a kernel hands on to what it puts out."""
+    return _axes.overlay(
+        tuple(trace.labels.named(dim, view.leaf) for dim in view.dims)
+        for view in kernel.views
+        if not view.reason
+    )
+
+
+def _product(
+    sides: tuple[Layout | None, Layout | None],
+    contract: Sequence[Sequence[int]],
+    batch: Sequence[Sequence[int]],
+) -> Layout | None:
+    """The layout of a product: batch dimensions, those left, those of the right."""
+    left, right = sides
+    if left is None or right is None:
+        return None
+    shared = _axes.overlay(
+        tuple(layout[k] for k in dims)
+        for layout, dims in zip((left, right), batch, strict=True)
+    )
+    free = (
+        dim
+        for layout, *gone in zip((left, right), contract, batch, strict=True)
+        for k, dim in enumerate(layout)
+        if k not in gone[0] and k not in gone[1]
+    )
+    return None if shared is None else (*shared, *free)
 
 
 def _spans(
@@ -131,26 +262,33 @@ def _apply(
     data: Value,
     kind: str,
     roles: Sequence[str],
+    certain: bool = True,
     **geometry: tuple[int, ...],
 ) -> Value:
     """Activations after a kernel; each of its leaves is one, with its own fans."""
     info = trace.settle(data).info
     assert info is not None
     sources = set[int](kernel.info.sources if kernel.info else ())
+    nodes: set[int] = set()
     for view in kernel.views:
         shape = trace.shapes[view.leaf]
         if view.reason:
             trace.hints.setdefault(view.leaf, view.reason)
             sources.add(view.leaf)
             continue
-        use = kernel_use(view, shape, kind, roles, before=info.act, **geometry)
+        before = None if info.act == "mask" else info.act
+        use = kernel_use(view, shape, kind, roles, before=before, **geometry)
         if info.act == "one_hot" and kind == "dense":
             looked = view._replace(looked=use.in_axes)
             use = entry_use(_without(looked, roles), shape, "embedding")
-        trace.kernel(view, use, info)
+        nodes.add(
+            trace.kernel(view, use, info, certain=certain and use.kind != "unknown")
+        )
         sources.add(view.leaf)
-    found = frozenset(sources)
-    return Value(info=Info(found, base=trace.site, roots=found))
+    # What chose or modulated the kernel is no part of what it puts out.
+    made = frozenset(nodes)
+    out = Info(frozenset(sources), base=trace.site, roots=made, reach=made)
+    return Value(info=out)
 
 
 def _without(view: View, roles: Sequence[str]) -> View:
@@ -207,15 +345,7 @@ def _conv(trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value) -> list[Value
         data = trace.settle(data)
     numbers = eqn.params["dimension_numbers"]
     out_dim, in_dim, *spatial = numbers.rhs_spec
-    if not kernel.is_param and not _as_kernel(kernel, data, (in_dim, *spatial)):
-        return [mixed(trace, (data, kernel))]
-    if data.is_const:
-        reason = "It is only seen through a convolution of a constant array."
-        return [blur_all(kernel, reason)]
     groups = eqn.params["feature_group_count"] * eqn.params["batch_group_count"]
-    roles = [RECEPTIVE] * len(numbers.rhs_spec)
-    roles[in_dim] = IN
-    roles[out_dim] = BATCH
     shape = shape_of(eqn.invars[1])
     views: list[View] = []
     for view in kernel.views:
@@ -225,9 +355,20 @@ def _conv(trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value) -> list[Value
             dims[out_dim] = part
             view = view._replace(dims=(*dims, channels))
         views.append(view)
+    parted = kernel._replace(views=tuple(views))
+    if not kernel.is_param and not _as_kernel(
+        trace, parted, data, (in_dim, *spatial), (out_dim,)
+    ):
+        return [mixed(trace, (data, kernel))]
+    if data.is_const:
+        reason = "It is only seen through a convolution of a constant array."
+        return [blur_all(kernel, reason)]
+    roles = [RECEPTIVE] * len(numbers.rhs_spec)
+    roles[in_dim] = IN
+    roles[out_dim] = BATCH
     out = _apply(
         trace,
-        kernel._replace(views=tuple(views)),
+        parted,
         data,
         "conv",
         [*roles, OUT],
@@ -236,39 +377,26 @@ def _conv(trace: Trace, eqn: JaxprEqn, data: Value, kernel: Value) -> list[Value
         upsample=tuple(eqn.params["lhs_dilation"]),
         dilation=tuple(eqn.params["rhs_dilation"]),
     )
-    return [out]
+    assert out.info is not None and data.info is not None
+    layout = _convolved(trace, eqn, kernel, data.info.layout)
+    return [Value(info=out.info._replace(layout=layout))]
 
 
-def contract(trace: Trace, eqn: JaxprEqn, value: Value) -> Value | None:
-    """A product by hand: leaves times activations entry by entry, then summed.
-
-    Args:
-        trace: the walk.
-        eqn: a reduction.
-        value: what is reduced.
-
-    Returns:
-        The activations after the kernels that the leaves are; None if they are scales,
-        since the sum is not over their own entries.
-    """
-    axes, info = eqn.params["axes"], value.info
-    readable = all(v.pending == "scale" and not v.reason for v in value.views)
-    if eqn.primitive.name != "reduce_sum" or info is None or not readable:
+def _convolved(
+    trace: Trace, eqn: JaxprEqn, kernel: Value, data: Layout | None
+) -> Layout | None:
+    """The layout of a convolution's output."""
+    own = axes_of_kernel(trace, kernel)
+    numbers = eqn.params["dimension_numbers"]
+    if data is None or own is None:
         return None
-    if not value.views:
-        return None
-    if any(all(v.dims[axis].own == 1 for axis in axes) for v in value.views):
-        return None
-    for view in value.views:
-        # Where the activations are repeated they have no axis: the output gets one.
-        roles = [
-            (IN if dim.own > 1 else BATCH)
-            if k in axes
-            else (OUT if k in info.spread else BATCH)
-            for k, dim in enumerate(view.dims)
-        ]
-        shape = trace.shapes[view.leaf]
-        use = kernel_use(view, shape, "dense", roles, before=info.act)
-        trace.kernel(view, use, info, view.site)
-    found = info.sources | {view.leaf for view in value.views}
-    return Value(info=Info(found, base=trace.site, roots=found))
+    groups, channels = _split_groups(
+        data[numbers.lhs_spec[1]], eqn.params["feature_group_count"]
+    )
+    trace.labels.convolve(groups, channels)
+    layout = [repeated(size) for size in shape_of(eqn.outvars[0])]
+    layout[numbers.out_spec[0]] = data[numbers.lhs_spec[0]]
+    layout[numbers.out_spec[1]] = own[numbers.rhs_spec[0]]
+    for to, out_of in zip(numbers.out_spec[2:], numbers.lhs_spec[2:], strict=True):
+        layout[to] = _axes.merged(data[out_of], layout[to].size)
+    return tuple(layout)

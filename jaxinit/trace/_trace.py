@@ -1,6 +1,7 @@
 """`layers`: from a function and its parameters to the list of its layers."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -10,11 +11,11 @@ from jax.extend.core import Jaxpr, Var
 from jaxinit._types import is_array
 
 # Imported for the rules they enter.
-from . import _calls, _entrywise, _index, _layout, _sinks  # noqa: F401
+from . import _axes, _calls, _entrywise, _index, _layout, _sinks, _sums  # noqa: F401
 from ._layer import KERNELS, Layer, Use
 from ._value import CONST, Info, Value
 from ._view import whole_leaf
-from ._walk import Record, Trace, shape_of
+from ._walk import Record, Trace, number_of, shape_of
 
 
 def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
@@ -110,16 +111,28 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
     trace = Trace(shapes)
     values = [Value((whole_leaf(k, shape),)) for k, shape in enumerate(shapes)]
     for number in range(len(dynamic) - count):
-        values.append(Value(info=Info(roots=trace.token(number, (0,)))))
-    closed = (
-        Value(info=Info(roots=trace.token(-1))) if len(dynamic) == count else Value()
-    )
-    consts = [closed if var.aval.shape else CONST for var in jaxpr.constvars]
+        layout = _axes.of_input(dynamic[count + number].shape)
+        values.append(Value(info=_input(trace.token(number, (0,)), layout)))
+    consts: list[Value] = []
+    for var in jaxpr.constvars:
+        info = _input(trace.token(0, (1,)), _axes.of_input(shape_of(var)))
+        closed = len(dynamic) == count and bool(shape_of(var))
+        consts.append(Value(info=info) if closed else CONST)
+    for k, const in enumerate(program.consts):
+        if consts[k].is_const and not shape_of(jaxpr.constvars[k]):
+            consts[k] = Value(scalar=number_of(const))
     for out in trace.run(jaxpr, values, consts):
-        reason = "" if out.info else "It is returned as it is."
-        trace.settle(out, reason)
+        trace.end(out)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
     return Recorded(jaxpr, program.consts, dynamic, names, trace, rebuild)
+
+
+_RANK = {"scale": 1, "bias": 1, "unknown": 2}
+
+
+def _input(node: frozenset[int], layout: _axes.Layout) -> Info:
+    """What is known of an input."""
+    return Info(roots=node, reach=node, layout=layout)
 
 
 def layers_made(
@@ -151,12 +164,14 @@ def layers_made(
         for k, (var, shape) in enumerate(zip(variables, shapes, strict=True))
     }
     values = [
-        Value(info=Info(roots=trace.token(k, (0,)))) if var in inputs else CONST
+        Value(info=_input(trace.token(k, (0,)), _axes.of_input(shape_of(var))))
+        if var in inputs
+        else CONST
         for k, var in enumerate(jaxpr.invars)
     ]
     outs = dict(zip(jaxpr.outvars, trace.run(jaxpr, values, (), given), strict=True))
     for var in outputs:
-        trace.settle(outs[var], "" if outs[var].info else "It is returned as it is.")
+        trace.end(outs[var])
     found = _assemble(trace, list(made), [var.aval for var in variables])
     return None if any(layer.uses == 0 for layer in found) else found
 
@@ -167,7 +182,7 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     for order, ((_, leaf), record) in enumerate(trace.records.items()):
         of_leaf.setdefault(leaf, []).append((order, record))
     placed: list[tuple[int, Layer]] = []
-    residual = _residual(trace)
+    ends, windows = trace.stream.ends(), trace.stream.windows()
     learned = {
         leaf
         for leaf, found in of_leaf.items()
@@ -176,16 +191,21 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     order_of_kernel = {leaf: found[0][0] for leaf, found in of_leaf.items()}
     for leaf, name in enumerate(names):
         found = of_leaf.get(leaf, [])
-        # A known use tells more than an earlier unknown one.
-        found.sort(key=lambda pair: pair[1].use.kind == "unknown")
+        # A known use tells more than an earlier unknown one, and a product than a scale
+        # or a bias, as which a leaf that is updated or normalised is met first.
+        found.sort(key=lambda pair: _RANK.get(pair[1].use.kind, 0))
         if leaf in trace.normalised:
             # Products before it, as in a spectral norm, only measure the kernel.
             last = [p for p in found if p[1].use.kind in KERNELS][-1:]
             found = last + [p for p in found if p not in last]
-        uses = [_named(record, names, learned) for _, record in found]
+        uses = [_named(record, names, learned, trace, leaf) for _, record in found]
         if not uses:
             reason = trace.hints.get(leaf, "It is never used.")
             uses = [Use("unknown", reason=reason)]
+        if leaf in windows:
+            uses[0] = _window(uses[0], trace.shapes[leaf], windows[leaf])
+        if leaf in ends:
+            uses[0] = _in_turn(uses[0], trace.shapes[leaf], ends[leaf].additions)
         first = {field.name: getattr(uses[0], field.name) for field in fields(Use)}
         fed = trace.feeds.get(leaf, {}) if leaf in learned else {}
         fed = sorted(fed.keys() & learned, key=lambda k: order_of_kernel.get(k, 0))
@@ -198,51 +218,14 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
             uses=_count([record for _, record in found]),
             feeds=tuple(names[k] for k in fed),
             activation_after=after[1] if after else None,
-            residual=leaf in residual,
+            residual=leaf in ends,
+            additions=ends[leaf].additions if leaf in ends else 0.0,
+            ends=tuple(names[k] for k, end in ends.items() if leaf in end.inside),
             other_uses=tuple(uses[1:]),
         )
         place = found[0][0] if found else len(trace.records) + leaf
         placed.append((place, layer))
     return [layer for _, layer in sorted(placed, key=lambda pair: pair[0])]
-
-
-def _residual(trace: Trace) -> set[int]:
-    """The kernels that end a residual branch.
-
-    Their output is added to a trunk that holds, unprocessed by any kernel, a root from
-    which the kernel's own input was computed, or holds it after one kernel (a
-    projection) while the branch takes more.
-    """
-    reach = trace.reach
-    # Sets of roots as the bits of one number, since deep models have many.
-    bits: dict[int, int] = {}
-
-    def pack(roots: Iterable[int]) -> int:
-        return sum(1 << bits.setdefault(root, len(bits)) for root in set(roots))
-
-    direct = {kernel: pack(roots) for kernel, roots in reach.items()}
-    past = dict(direct)
-    changed = True
-    while changed:
-        changed = False
-        for kernel, roots in reach.items():
-            more = past[kernel]
-            for root in roots:
-                more |= past.get(root, 0)
-            if more != past[kernel]:
-                past[kernel] = more
-                changed = True
-    ends: set[int] = set()
-    for trunk, branch in trace.sums:
-        skip = pack(trunk)
-        projected = 0
-        for root in trunk:
-            projected |= direct.get(root, 0)
-        for kernel in branch - trunk:
-            deeper = past.get(kernel, 0) & ~direct.get(kernel, 0)
-            if skip & past.get(kernel, 0) or projected & deeper:
-                ends.add(kernel)
-    return ends
 
 
 def _count(records: list[Record]) -> int:
@@ -252,7 +235,40 @@ def _count(records: list[Record]) -> int:
     return max(1, round(sum(record.fraction for record in records)))
 
 
-def _named(record: Record, names: list[str], learned: set[int]) -> Use:
+def _window(use: Use, shape: Sequence[int], places: int) -> Use:
+    """A kernel whose slices meet shifted inputs, and are summed, as a convolution."""
+    if use.kind != "dense" or [shape[a] for a in use.layer_axes] != [places]:
+        return use
+    return replace(
+        use,
+        kind="conv",
+        layer_axes=(),
+        batch_axes=tuple(a for a in use.batch_axes if a not in use.layer_axes),
+        receptive_axes=use.layer_axes,
+        fan_in=use.fan_in * places,
+        fan_out=use.fan_out * places,
+    )
+
+
+def _in_turn(use: Use, shape: Sequence[int], additions: float) -> Use:
+    """The last kernels of branches: one after the other only if each adds its own."""
+    count = math.prod(shape[axis] for axis in use.layer_axes)
+    return use if additions >= count else replace(use, layer_axes=())
+
+
+def _named(
+    record: Record, names: list[str], learned: set[int], trace: Trace, leaf: int
+) -> Use:
     """The finished use."""
     acts_on = tuple(names[leaf] for leaf in sorted(record.acts_on & learned))
-    return replace(record.use, acts_on=acts_on)
+    use = replace(record.use, acts_on=acts_on)
+    if use.kind not in (*KERNELS, "embedding") or record.fraction < 1:
+        return use
+    stacked = trace.labels.separate(leaf, use.out_axes)
+    members = math.prod(trace.shapes[leaf][axis] for axis in stacked)
+    return replace(
+        use,
+        out_axes=tuple(axis for axis in use.out_axes if axis not in stacked),
+        batch_axes=tuple(sorted({*use.batch_axes, *stacked})),
+        fan_out=use.fan_out / members,
+    )

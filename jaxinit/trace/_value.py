@@ -9,6 +9,8 @@ it to be a kernel that something modulates. Such views wait as `pending`.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ._axes import Layout, is_narrower, overlay
+from ._stream import Gate
 from ._view import Site, View, blur
 
 Span = tuple[int, int, int, int]
@@ -16,8 +18,9 @@ Span = tuple[int, int, int, int]
 # The nonlinearity of a loop's carry while its first turn is not known.
 ANY = "any"
 
-# Nonlinearities whose values weigh others.
-GATES = frozenset({"sigmoid", "softmax"})
+# Nonlinearities whose values weigh others, and choices that let them through or not.
+GATES = frozenset({"sigmoid", "softmax", "softplus", "exp", "mask", "one_hot"})
+CHOICES = frozenset({"mask", "one_hot"})
 
 
 class Info(NamedTuple):
@@ -30,12 +33,15 @@ class Info(NamedTuple):
         base: the value of which this is a function entry by entry.
         base_act: the nonlinearity before `base`.
         ops: the names of the operations between `base` and here.
-        roots: the same as `sources` for finding where a residual branch begins: with
-            inputs and the carries of loops, numbered below 0, and without what a loop
-            computed in earlier turns.
+        roots: nodes of the residual stream's graph that it holds as they are: uses of
+            kernels, inputs, tables, carries; what a loop computed in earlier turns is
+            its carry.
+        gated: the nodes that it holds through a gate, each with the gate; they are no
+            plain skip connection.
+        reach: all the nodes that it is made of with no kernel on the way, gates too.
         reduced: whether it is a statistic, such as a variance that a threshold guards.
-        gated: whether a gate scales it, so that it is no plain skip connection.
-        spread: dimensions along which broadcasting has just repeated it.
+        layout: the axes of leaves and inputs that its dimensions run along; None where
+            that cannot be told.
         spans: where the outputs of kernels that were joined side by side lie: tuples
             of source, dimension, start and stop.
     """
@@ -46,10 +52,21 @@ class Info(NamedTuple):
     base_act: str | None = None
     ops: frozenset[str] = frozenset()
     roots: frozenset[int] = frozenset()
+    gated: frozenset[tuple[int, Gate]] = frozenset()
+    reach: frozenset[int] = frozenset()
     reduced: bool = False
-    gated: bool = False
-    spread: frozenset[int] = frozenset()
+    layout: Layout | None = None
     spans: tuple[Span, ...] = ()
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether it is drawn at random, of nothing else."""
+        return not self.reach and not self.sources
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it weighs what it is multiplied with, and is not itself weighed."""
+        return self.act in GATES and bool(self.sources) and not self.gated
 
 
 class Value(NamedTuple):
@@ -69,6 +86,21 @@ class Value(NamedTuple):
     def is_param(self) -> bool:
         """Whether it is made of parameters alone."""
         return bool(self.views) and self.info is None
+
+    @property
+    def is_modulated(self) -> bool:
+        """Whether it is a parameter array that state or noise scales or shifts.
+
+        It has the leaf's own shape, and no kernel's output is in it: the kernel of a
+        quantised layer, which a step divides before it is rounded.
+        """
+        if not self.views or self.info is None or self.info.sources:
+            return False
+        kinds = ("scale", "bias", "unknown")
+        return not any(
+            view.reason or view.has_foreign() or view.pending not in kinds
+            for view in self.views
+        )
 
     @property
     def is_const(self) -> bool:
@@ -98,7 +130,7 @@ def join_gated(acts: Iterable[str | None]) -> str | None:
 def renew(info: Info, site: Site) -> Info:
     """The same activations elsewhere: a new base of entry-by-entry functions."""
     moved = info._replace(base=site, base_act=info.act, ops=frozenset())
-    return moved._replace(spans=(), spread=frozenset())
+    return moved._replace(spans=())
 
 
 def with_act(info: Info, act: str | None) -> Info:
@@ -119,12 +151,22 @@ def join_infos(
     """
     sources = frozenset[int]().union(*(info.sources for info in infos))
     # A one-hot vector looks rows up only while it is one.
-    acts = [None if info.act == "one_hot" else info.act for info in infos]
+    told = [info for info in infos if not info.is_noise] or infos
+    acts = [None if info.act in CHOICES else info.act for info in told]
     spans = (span for info in infos for span in info.spans) if entrywise else ()
     act = join_gated(acts) if gated else join_acts(acts)
+    if gated and act is None and all(info.is_gate for info in infos):
+        act = "mask"
     # A gate is no part of the branch that it lets through.
-    let = [info for info in infos if not (gated and info.act in GATES)] or infos
+    gates = _gates(infos, entrywise) if gated else []
+    let = [info for info in infos if info not in gates] or infos
     roots = frozenset[int]().union(*(info.roots for info in let))
+    held = frozenset[tuple[int, Gate]]().union(*(info.gated for info in let))
+    if len(let) < len(infos):
+        gate = frozenset[int]().union(*(info.sources for info in gates))
+        held |= {(node, gate) for node in roots}
+        roots = frozenset[int]()
+    reach = frozenset[int]().union(*(info.reach for info in infos))
     reduced = all(info.reduced for info in infos)
     return Info(
         sources,
@@ -133,9 +175,37 @@ def join_infos(
         act,
         roots=roots,
         reduced=reduced,
-        gated=len(let) < len(infos) or any(info.gated for info in infos),
+        gated=held,
+        reach=reach,
+        layout=overlay(info.layout for info in infos) if entrywise else None,
         spans=tuple(spans),
     )
+
+
+def _gates(infos: Sequence[Info], entrywise: bool) -> list[Info]:
+    """Those factors of a product that let the others through.
+
+    A gate's nonlinearity says so, or that one number of it meets many of another's.
+    """
+    gates = [info for info in infos if info.is_gate]
+    if gates or len(infos) != 2 or not entrywise:
+        return gates
+    for one, other in (infos, infos[::-1]):
+        if one.sources and not one.reduced and is_narrower(one.layout, other.layout):
+            return [one]
+    return []
+
+
+def choose(infos: Sequence[Info], gate: Gate) -> list[Info]:
+    """Activations of which a gate lets one through: all hold what is in each."""
+    always = frozenset.intersection(*(info.roots for info in infos))
+    return [
+        info._replace(
+            roots=always,
+            gated=info.gated | {(node, gate) for node in info.roots - always},
+        )
+        for info in infos
+    ]
 
 
 def cut(info: Info, dim: int, start: int, stop: int) -> Info:

@@ -73,8 +73,12 @@ class View(NamedTuple):
         before: the last nonlinearity that those activations went through.
         looked: leaf axes that an index out of the activations picked from.
         stacked: leaf axes along which `vmap` put separate tables.
+        tied: leaf axes that a given index spread over several dimensions.
+        places: leaf axes that run along the examples' own: positions.
+        factor: the number that the program has multiplied it with.
         shards: pairs of a leaf axis and the number of devices that share it.
         multiplied: whether another leaf as large has multiplied it entry by entry.
+        bent: whether it went through a nonlinearity since it met activations.
     """
 
     leaf: int
@@ -88,8 +92,12 @@ class View(NamedTuple):
     before: str | None = None
     looked: tuple[int, ...] = ()
     stacked: tuple[int, ...] = ()
+    tied: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
+    factor: float = 1.0
     shards: tuple[tuple[int, int], ...] = ()
     multiplied: bool = False
+    bent: bool = False
 
     def has_foreign(self) -> bool:
         """Whether broadcasting repeats the leaf along some dimension."""

@@ -11,11 +11,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
+from ._axes import Labels, of_input
 from ._layer import Use
 from ._roles import entry_use
-from ._value import CONST, Info, Value, blur_all, join_infos, join_views, renew
+from ._stream import NONE, Addition, Stream
+from ._value import CHOICES, CONST, Info, Value, blur_all, join_infos, join_views, renew
 from ._view import Site, View
 
 Rule = Callable[..., list[Value]]
@@ -38,12 +41,19 @@ def shape_of(atom: Any) -> tuple[int, ...]:
     return tuple(atom.aval.shape)
 
 
-def _number(literal: Literal) -> float | None:
-    """The number that a literal is, None for arrays and for what is not real."""
+def number_of(value: Any) -> float | None:
+    """The number that a constant is, None for arrays and for what is not real."""
+    dtype = getattr(value, "dtype", None) or jnp.result_type(value)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
-    aval: Any = literal.aval
-    real = any(jnp.issubdtype(aval.dtype, kind) for kind in kinds)
-    return float(literal.val) if real and aval.shape == () else None
+    real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    alone = jnp.shape(value) == () and not isinstance(value, Tracer)
+    return float(value) if real and alone else None
+
+
+def _vmaps(eqn: JaxprEqn) -> int:
+    """How many `vmap`s an equation was traced under, within its program."""
+    stack = eqn.source_info.name_stack.stack
+    return sum(getattr(entry, "name", "") == "vmap" for entry in stack)
 
 
 class Record(NamedTuple):
@@ -53,6 +63,7 @@ class Record(NamedTuple):
         use: the use, but for `acts_on`.
         fraction: how much of the leaf it sees.
         acts_on: numbers of the leaves whose outputs it meets.
+        certain: whether it is a product, which no other use of the value outweighs.
         site: the operation that shows it, whose result a kernel's output is.
         view: the leaf as that operation meets it.
     """
@@ -60,6 +71,7 @@ class Record(NamedTuple):
     use: Use
     fraction: float
     acts_on: frozenset[int]
+    certain: bool
     site: Site
     view: View
 
@@ -70,29 +82,33 @@ class Trace:
     Attributes:
         shapes: the shapes of the leaves.
         site: the numbers of the equations that the walk is inside of.
+        vmaps: how many `vmap`s it is inside of.
         records: uses by the site and the leaf's number, in order of execution. A value
             that several operations read is one use, since it has one site.
         hints: for leaves that are seen in no readable way, why.
         feeds: for each leaf, in order, the kernels its output reaches.
         after: for each leaf the first nonlinearity its output meets, and at which base.
         normalised: leaves divided by a function of their own products.
-        sums: pairs of the roots of a trunk and of a branch that were added.
-        reach: for each kernel the roots of its inputs.
-        tokens: numbers below 0 for what is not a leaf: inputs and carries.
+        stream: the graph of kernels, and the sums of activations.
+        labels: the axes of leaves that activations run along.
+        narrow: uses of kernels that have one output.
+        inputs: leaves that have become activations as they are.
         operands: by site what an operation met when it was last walked.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         self.shapes = shapes
         self.site: Site = ()
+        self.vmaps = 0
         self.records: dict[tuple[Site, int], Record] = {}
         self.hints: dict[int, str] = {}
         self.feeds: dict[int, dict[int, None]] = {}
         self.after: dict[int, tuple[Site, str]] = {}
         self.normalised: set[int] = set()
-        self.sums: dict[tuple[frozenset[int], frozenset[int]], None] = {}
-        self.reach: dict[int, frozenset[int]] = {}
-        self.tokens: dict[Site, int] = {}
+        self.stream = Stream()
+        self.labels = Labels()
+        self.narrow: set[int] = set()
+        self.inputs: set[int] = set()
         self.operands: dict[Site, list[Value]] = {}
 
     def run(
@@ -112,11 +128,12 @@ class Trace:
         def read(atom: Any) -> Value:
             if not isinstance(atom, Literal):
                 return env.get(atom, CONST)
-            return Value(scalar=_number(atom))
+            return Value(scalar=number_of(atom.val))
 
-        outer = self.site
+        outer, vmaps = self.site, self.vmaps
         for number, eqn in enumerate(jaxpr.eqns):
             self.site = (*outer, number)
+            self.vmaps = vmaps + _vmaps(eqn)
             apply = RULES.get(eqn.primitive.name, unreadable)
             operands = [read(atom) for atom in eqn.invars]
             self.operands[self.site] = operands
@@ -128,7 +145,7 @@ class Trace:
                     outs[k] = out._replace(info=info)
             env.update(zip(eqn.outvars, outs, strict=True))
             env.update((var, given[var]) for var in eqn.outvars if var in given)
-        self.site = outer
+        self.site, self.vmaps = outer, vmaps
         return [read(atom) for atom in jaxpr.outvars]
 
     def inside(self, number: int) -> Site:
@@ -141,30 +158,41 @@ class Trace:
         """What has been found so far, to go back to."""
         feeds = {leaf: dict(fed) for leaf, fed in self.feeds.items()}
         found = dict(self.records), dict(self.hints), feeds, dict(self.after)
-        return (*found, set(self.normalised), dict(self.sums), dict(self.reach))
+        graph = dict(self.stream.sums), dict(self.stream.reach)
+        return (*found, set(self.normalised), set(self.inputs), *graph)
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Goes back to what `save` returned."""
         self.records, self.hints, self.feeds, *rest = saved
-        self.after, self.normalised, self.sums, self.reach = rest
+        self.after, self.normalised, self.inputs, *graph = rest
+        self.stream.sums, self.stream.reach = graph
 
     def token(self, number: int, site: Site | None = None) -> frozenset[int]:
-        """The root that stands for an input, a table, or a carry of the loop here."""
-        key = (*(self.site if site is None else site), -1 - number)
-        return frozenset({self.tokens.setdefault(key, -1 - len(self.tokens))})
+        """The node that stands for an input, a table, or a carry of the loop here."""
+        at = self.site if site is None else site
+        return frozenset({self.stream.node(at, -1 - number)})
 
-    def record(self, view: View, use: Use, site: Site | None = None) -> None:
+    def record(
+        self, view: View, use: Use, site: Site | None = None, certain: bool = False
+    ) -> None:
         """Enters a use of a leaf; an array that is only mixed from it gives a hint."""
         if view.reason:
             self.hints.setdefault(view.leaf, view.reason)
             return
         key = (self.site if site is None else site, view.leaf)
         known = self.records.get(key)
-        # A scale whose sum only serves a mean is a scale all the same.
-        if known is None or (known.use.kind == "dense" and use.kind == "scale"):
-            self.records[key] = Record(
-                use, view.fraction, view.acts_on, self.site, view
-            )
+        # A scale whose sum only serves a mean is a scale all the same; a scaled kernel
+        # whose norm is taken on the way to its product is a kernel.
+        weak = known is not None and not known.certain
+        if known is None or (weak and (certain or use.kind == "scale")):
+            found = use, view.fraction, view.acts_on, certain, self.site, view
+            self.records[key] = Record(*found)
+
+    def is_kernel(self, leaf: int) -> bool:
+        """Whether a product has shown a leaf to be a kernel."""
+        return any(
+            record.certain for (_, seen), record in self.records.items() if seen == leaf
+        )
 
     def settle(self, value: Value, reason: str = "") -> Value:
         """The value as activations alone, with the uses of its leaves recorded.
@@ -177,18 +205,35 @@ class Trace:
             return value if value.info else Value(info=Info(base=self.site))
         info = value.info or Info(base=self.site)
         for view in value.views:
+            if view.pending == "mixture":
+                continue  # recorded as it was mixed
             kind = view.pending or ("unknown" if reason else "embedding")
+            if kind == "unknown":
+                reason = reason or "It meets activations, but in no product or sum."
             use = entry_use(view, self.shapes[view.leaf], kind, reason)
             use = replace(use, activation_before=view.before)
             self.record(view, use, view.site if view.pending else None)
             if kind == "embedding" and not view.reason:
-                roots = info.roots | self.token(view.leaf, ())
-                info = info._replace(sources=info.sources | {view.leaf}, roots=roots)
+                self.inputs.add(view.leaf)
+                node = self.token(view.leaf, ())
+                info = info._replace(
+                    sources=info.sources | {view.leaf},
+                    roots=info.roots | node,
+                    reach=info.reach | node,
+                )
+                dims = (self.labels.named(dim, view.leaf) for dim in view.dims)
+                info = info._replace(layout=tuple(dims))
         return Value(info=info)
+
+    def end(self, value: Value) -> None:
+        """Notes a result of the program."""
+        self.settle(value, "" if value.info else "It is returned as it is.")
+        if value.info is not None:
+            self.labels.judge(value.info.layout)
 
     def bend(self, info: Info, name: str | None) -> Info:
         """Notes that activations went through a nonlinearity."""
-        if name is None or name == "one_hot":
+        if name is None or name in CHOICES:
             return info._replace(act=name or info.base_act)
         for source in info.sources:
             base, _ = self.after.get(source, (info.base, ""))
@@ -197,23 +242,39 @@ class Trace:
                 self.after[source] = (base, name)
         return info._replace(act=name)
 
-    def add(self, left: Info, right: Info) -> None:
+    def add(self, left: Value, right: Value) -> None:
         """Notes a sum of activations, which may end a residual branch."""
-        none = frozenset[int]()
-        for trunk, branch in ((left, right), (right, left)):
-            self.sums[none if trunk.gated else trunk.roots, branch.roots] = None
+        for side, pair in enumerate(((left, right), (right, left))):
+            trunk, branch = (self.settle(value).info or Info() for value in pair)
+            scaled = any(view.pending == "scale" for view in pair[0].views)
+            held = {node: gate for node, gate in branch.gated}
+            held.update((node, NONE) for node in branch.roots)
+            if branch.layout is not None:
+                # What has no output axis there is a gate, or was averaged away.
+                seen = self.labels.leaves_of(branch.layout)
+                held = {
+                    node: gate
+                    for node, gate in held.items()
+                    if self.stream.leaf(node) in seen or node in self.narrow
+                }
+            whole = trunk.roots.union(node for node, _ in trunk.gated)
+            self.stream.sums[self.site, side] = Addition(
+                self.site, trunk.roots, whole, tuple(held.items()), scaled
+            )
 
-    def kernel(
-        self, view: View, use: Use, info: Info, site: Site | None = None
-    ) -> None:
-        """Enters the use of a leaf as a kernel on activations."""
-        self.record(view, use, site)
-        self.reach[view.leaf] = self.reach.get(view.leaf, frozenset()) | info.roots
+    def kernel(self, view: View, use: Use, info: Info, *, certain: bool) -> int:
+        """Enters the use of a leaf as a kernel on activations; returns its node."""
+        self.record(view, use, view.site if view.pending else None, certain)
+        node = self.stream.node(self.site, view.leaf)
+        self.stream.reach[node] = self.stream.reach.get(node, NONE) | info.reach
+        if use.fan_out == 1:
+            self.narrow.add(node)
         for source in info.sources:
             base, name = self.after.get(source, ((), ""))
             if use.activation_before == "squared_relu" and name == "relu":
                 self.after[source] = (base, "squared_relu")
             self.feeds.setdefault(source, {})[view.leaf] = None
+        return node
 
 
 def unreadable(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
@@ -227,7 +288,35 @@ def unreadable(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         reason = f"It is only seen through `{name}`, which mixes its entries."
         return [blur_all(Value(views), reason)] * outs
     reason = f"It enters `{name}` together with activations."
-    return [mixed(trace, values, reason)] * outs
+    out = mixed(trace, values, reason)
+    data = [k for k, value in enumerate(values) if value.info]
+    if len(data) == 1 and out.info and (info := values[data[0]].info):
+        # What keeps the shape, such as a cumulated sum, keeps the axes in place.
+        kept = out.info._replace(layout=info.layout)
+        shape = shape_of(eqn.invars[data[0]])
+        return [
+            Value(info=kept if shape_of(var) == shape else out.info)
+            for var in eqn.outvars
+        ]
+    return [out] * outs
+
+
+@rule(*"random_bits rng_bit_generator rng_uniform threefry2x32".split())
+def _noise(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
+    """Random numbers are activations, though their key is no input."""
+    return [
+        Value(info=Info(base=trace.site, layout=of_input(shape_of(var))))
+        for var in eqn.outvars
+    ]
+
+
+def steered(trace: Trace, value: Value, index: Value) -> Value:
+    """Activations of which an index says where they are: it is no part of them."""
+    info, by = value.info, trace.settle(index).info
+    if info is None or by is None:
+        return value
+    sources, reach = info.sources | by.sources, info.reach | by.reach
+    return value._replace(info=info._replace(sources=sources, reach=reach))
 
 
 def mixed(trace: Trace, values: Sequence[Value], reason: str = "") -> Value:
@@ -237,5 +326,5 @@ def mixed(trace: Trace, values: Sequence[Value], reason: str = "") -> Value:
     if not infos:
         return CONST
     if len(infos) == 1:
-        return Value(info=renew(infos[0], trace.site))
+        return Value(info=renew(infos[0], trace.site)._replace(layout=None))
     return Value(info=join_infos(infos, trace.site))

@@ -16,9 +16,9 @@ from jaxinit.tree._structure import Branch as Branch
 from jaxinit.tree._structure import Structure as Structure
 from jaxinit.tree.schemes.gates import chrono as chrono
 from jaxinit.tree.schemes.gates import uniform_gate as uniform_gate
-from jaxinit.tree.schemes.mup import Multipliers as Multipliers
 from jaxinit.tree.schemes.mup import MuP as MuP
 from jaxinit.tree.schemes.mup import mup as mup
+from jaxinit.tree.schemes.mup_rules import Multipliers as Multipliers
 from jaxinit.tree.schemes.plain import delta_conv as delta_conv
 from jaxinit.tree.schemes.plain import edge_of_chaos as edge_of_chaos
 from jaxinit.tree.schemes.plain import looks_linear as looks_linear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -68,6 +69,8 @@ def choose(
             choices[path] = choices[path]._replace(key=other)
     if abstract:
         _check_abstract(leaves, choices)
+    for choice in choices.values():
+        _tell_equalised(choice)
     return choices
 
 
@@ -81,6 +84,22 @@ def _check_shared(
             f"reinit: {scheme!r} draws {path} and {other} from one key, but their "
             f"shapes are {' and '.join(map(str, shapes))}; equal shapes of two leaves "
             "are needed."
+        )
+
+
+def _tell_equalised(choice: Choice) -> None:
+    """Say that the program has the gain already, where it has."""
+    layer = choice.layer
+    if choice.init is None or layer.kind not in KERNELS or layer.multiplier == 1:
+        return
+    gain = abs(layer.multiplier) * layer.fan_in**0.5
+    if layer.fan_in > 1 and 0.5 < gain < 3 and choice.init.needs_fan:
+        warnings.warn(
+            f"{layer.path or 'The leaf'}: the program multiplies it by "
+            f"{layer.multiplier:.3g}, {gain:.3g} over the root of its fan-in, as for "
+            f"equalised learning rates, and {choice.init!r} would scale it again; draw "
+            "it by normal(1.0).",
+            stacklevel=4,
         )
 
 

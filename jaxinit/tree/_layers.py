@@ -41,6 +41,7 @@ def layers_of(
             path=clean[layer.path],
             feeds=others(layer.feeds),
             acts_on=others(layer.acts_on),
+            ends=others(layer.ends),
         )
 
     return [named(layer) for layer in layers(apply, params, *inputs)]

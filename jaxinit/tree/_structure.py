@@ -57,39 +57,28 @@ class Structure:
         ends = [layer for layer in self.kernels if layer.residual]
         members: dict[str, list[Layer]] = {end.path: [] for end in ends}
         for kernel in self.kernels:
-            last = self._arrives(kernel.path)
-            if len(last) == 1 and not kernel.residual and last <= members.keys():
-                members[next(iter(last))].append(kernel)
-        self.branches: tuple[Branch, ...] = ()
-        places = {False: 0, True: 0}
+            if len(kernel.ends) == 1 and not kernel.residual:
+                members[kernel.ends[0]].append(kernel)
+        inside = {end.path: (*members[end.path], end) for end in ends}
+        attends = {
+            path: any(kernel.activation_after == "softmax" for kernel in own)
+            for path, own in inside.items()
+        }
+        found: list[Branch] = []
+        places, before = {False: 0.0, True: 0.0}, False
         for end in ends:
-            inside = (*members[end.path], end)
-            attention = any(k.activation_after == "softmax" for k in inside)
-            branch = Branch(
-                end,
-                inside,
-                self._scalars(end),
-                self._depth(end, inside),
-                attention,
-                places[attention],
-            )
-            places[attention] += copies(end)
-            self.branches = (*self.branches, branch)
-
-    def _arrives(self, path: str) -> set[str]:
-        """Where a kernel's output first ends up: ends of branches, or last kernels."""
-        seen, found, waiting = {path}, set[str](), [path]
-        while waiting:
-            fed = [p for p in self.by_path[waiting.pop()].feeds if p in self.by_path]
-            fed = [p for p in fed if self.by_path[p].kind in KERNELS]
-            for each in fed:
-                layer = self.by_path[each]
-                if layer.residual or not set(layer.feeds) - {each}:
-                    found.add(each)
-                elif each not in seen:
-                    seen.add(each)
-                    waiting.append(each)
-        return found
+            attention = attends[end.path]
+            if attention and before and not all(attends.values()):
+                # Self- and cross-attention are of one block.
+                index = found[-1].index
+            else:
+                index = int(places[attention] + 1e-6)
+                places[attention] += end.additions
+            before = attention
+            own = inside[end.path]
+            sizes = self._scalars(end), self._depth(end, own)
+            found.append(Branch(end, own, *sizes, attention, index))
+        self.branches = tuple(found)
 
     def _scalars(self, end: Layer) -> tuple[Layer, ...]:
         return tuple(
@@ -122,8 +111,8 @@ class Structure:
 
     @functools.cached_property
     def depth(self) -> int:
-        """Residual branches, each of a scanned stack counted."""
-        return sum(copies(branch.end) for branch in self.branches)
+        """Additions to the residual stream, each of a scanned stack counted."""
+        return additions(self.branches)
 
     @functools.cached_property
     def biases(self) -> tuple[Layer, ...]:
@@ -147,6 +136,11 @@ class Structure:
             if not k.residual
             and not any(self.by_path[p].kind in KERNELS for p in k.feeds)
         )
+
+
+def additions(branches: Iterable[Branch]) -> int:
+    """How many additions to the residual stream branches make."""
+    return round(sum(branch.end.additions for branch in branches))
 
 
 def copies(layer: Layer) -> int:

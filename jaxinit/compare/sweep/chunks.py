@@ -41,6 +41,9 @@ WORTH_MEASURING = 100_000
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints of a chunk."""
 
+SAVE_SHARE = 0.05
+"""The part of the time that checkpoints may take; slow ones are rarer."""
+
 
 class Runs:
     """The runs of a sweep, trained a chunk at a time by the same programs.
@@ -235,7 +238,7 @@ class _Clock:
         """It is saved; a save that takes long is rarer."""
         now = time.perf_counter()
         took = now - self._ended
-        self._next = now - self._began + max(SAVE_EVERY, 20 * took)
+        self._next = now - self._began + max(SAVE_EVERY, took / SAVE_SHARE)
         self._ended = now
 
     def step_seconds(self) -> float:

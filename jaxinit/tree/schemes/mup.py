@@ -2,171 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 
 from jaxinit import _checks
 from jaxinit._canonical import As
 from jaxinit._initializer import Initializer
-from jaxinit._types import Key
-from jaxinit.initializers import lecun_normal, scaled, zeros
-from jaxinit.trace import KERNELS, Layer
+from jaxinit._types import Array, Key
+from jaxinit.trace import Layer
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import is_nnx_module, reinit, split_module
-from jaxinit.tree._scheme import Assign, TreeScheme, tree_scheme
+from jaxinit.tree._scheme import Assign, Finish, TreeScheme, tree_scheme
 from jaxinit.tree._structure import Structure
-
-DEPTH_POWER = {None: 0.0, "sqrt": 0.5, "complete": 1.0}
-"""By what power of the depth a residual branch shrinks."""
-
-
-class Multipliers(NamedTuple):
-    """What the optimizer's settings of one leaf are multiplied with.
-
-    Attributes:
-        learning_rate: of the learning rate.
-        epsilon: of Adam's epsilon.
-        weight_decay: of AdamW's weight decay, which the learning rate multiplies too.
-    """
-
-    learning_rate: float = 1.0
-    epsilon: float = 1.0
-    weight_decay: float = 1.0
+from jaxinit.tree.schemes.mup_rules import DEPTH_POWER, Multipliers, Rules, numberless
 
 
 def _is_multipliers(x: Any) -> bool:
     return isinstance(x, Multipliers)
-
-
-class _Growth(NamedTuple):
-    """How much wider a leaf's inputs and outputs are than the base model's."""
-
-    inputs: float
-    outputs: float
-
-    @property
-    def is_output(self) -> bool:
-        """Whether the inputs alone grow."""
-        return self.inputs != 1 and self.outputs == 1
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parametrization:
-    """The rules of muP, with the arguments of `mup`."""
-
-    base: tuple[tuple[str, tuple[int, ...]], ...]
-    scheme: Initializer | None
-    optimizer: str
-    depth: str | None
-    base_depth: int | None
-    zero_readout: bool
-    zero_query: bool
-    tied: bool
-
-    @functools.cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the base model's leaves, by path."""
-        return dict(self.base)
-
-    def _base_shape(self, layer: Layer) -> tuple[int, ...]:
-        """The layer's shape in the base model, or one sentence."""
-        base = self.shapes.get(layer.path, self.shapes.get(_numberless(layer.path)))
-        if base is None or len(base) != len(layer.shape):
-            raise ValueError(
-                f"tree.mup: {layer.path} has shape {layer.shape}, but {base} in the "
-                "base model; give the same model at another width as base."
-            )
-        return base
-
-    @property
-    def power(self) -> float:
-        """By what power of the depth a residual branch shrinks."""
-        return DEPTH_POWER[self.depth]
-
-    def initializers(self, model: Structure) -> Mapping[str, Initializer]:
-        """The initializer of each kernel, by path."""
-        init = lecun_normal() if self.scheme is None else self.scheme
-        chosen: dict[str, Initializer] = {}
-        for kernel in model.kernels:
-            growth = self._growth(kernel)
-            output = kernel in model.heads or growth.is_output
-            query = self._attention_scale(kernel, model) is not None
-            if (output and self.zero_readout) or (query and self.zero_query):
-                chosen[kernel.path] = zeros
-                continue
-            factor = growth.inputs**-0.5 if output else 1.0
-            factor *= self._function_scale(kernel, model)
-            chosen[kernel.path] = init if factor == 1 else scaled(init, factor)
-        return chosen
-
-    def multipliers(self, layer: Layer, model: Structure) -> Multipliers:
-        """What the settings of a leaf's optimizer are multiplied with."""
-        growth = self._growth(layer)
-        scale = self._function_scale(layer, model)
-        kernel = layer.kind in KERNELS
-        if self.optimizer == "sgd":
-            if kernel and growth.inputs != 1:
-                rate = 1 / growth.inputs if growth.is_output else 1.0
-            else:
-                rate = growth.outputs
-            return Multipliers(rate * scale**2)
-        inside = layer.path in model.inside or bool(
-            model.inside.intersection(layer.acts_on)
-        )
-        deeper = self._deeper(model) if inside else 1.0
-        width = growth.inputs if kernel else 1.0
-        hidden = kernel and not growth.is_output
-        rate = deeper ** (self.power - 1) if self.power else 1.0
-        return Multipliers(
-            learning_rate=rate / width * scale,
-            epsilon=deeper**-self.power / growth.outputs / scale,
-            weight_decay=(width if hidden else 1.0) / scale,
-        )
-
-    def _growth(self, layer: Layer) -> _Growth:
-        base = self._base_shape(layer)
-
-        def ratio(axes: Sequence[int]) -> float:
-            return math.prod(layer.shape[a] / base[a] for a in axes)
-
-        if layer.kind in KERNELS:
-            return _Growth(ratio(layer.in_axes), ratio(layer.out_axes))
-        if layer.kind == "embedding":
-            tied = any(use.kind == "dense" for use in layer.other_uses)
-            if tied and not self.tied and ratio(layer.out_axes) != 1:
-                raise ValueError(
-                    f"tree.mup: {layer.path} is both embedding and readout, which need "
-                    "different scales; multiply the logits in the model by the base "
-                    "width over the width, and say tied=True."
-                )
-        return _Growth(1.0, ratio(layer.out_axes))
-
-    def _deeper(self, model: Structure) -> float:
-        return model.depth / (self.base_depth or model.depth)
-
-    def _function_scale(self, layer: Layer, model: Structure) -> float:
-        """What the layer's function is multiplied with, through its parameters."""
-        scale = 1.0
-        if layer.path in model.ends or model.ends.intersection(
-            layer.acts_on if layer.kind == "bias" and len(layer.acts_on) == 1 else ()
-        ):
-            scale *= self._deeper(model) ** -self.power
-        return scale * (self._attention_scale(layer, model) or 1.0)
-
-    def _attention_scale(self, layer: Layer, model: Structure) -> float | None:
-        """Queries turn the model's 1 / sqrt(size) into 1 / size; None if it is none."""
-        for branch in model.branches:
-            if branch.queries_and_keys[:1] == (layer,) and len(layer.out_axes) == 2:
-                size = layer.out_axes[-1]
-                return (self._base_shape(layer)[size] / layer.shape[size]) ** 0.5
-        return None
 
 
 class MuP(TreeScheme):
@@ -242,9 +97,16 @@ class MuP(TreeScheme):
 
         Returns:
             The Optax transform.
+
+        Raises:
+            ValueError: the scheme has the rates of SGD.
         """
         import optax
 
+        if self.arguments["optimizer"] == "sgd":
+            raise ValueError(
+                "tree.mup: adamw needs the rates of Adam; leave optimizer='sgd' out."
+            )
         tree = self.multipliers(params, apply, inputs)
         kinds = set(jax.tree.leaves(tree, is_leaf=_is_multipliers))
 
@@ -274,9 +136,7 @@ class MuP(TreeScheme):
         Returns:
             From path to `Multipliers`.
         """
-        model = Structure(found)
-        by = _Parametrization(**self.arguments)
-        return {layer.path: by.multipliers(layer, model) for layer in model.layers}
+        return Rules(**self.arguments).multipliers(Structure(found))
 
 
 def _shapes(owner: str, name: str, base: Any) -> tuple[Any, ...]:
@@ -292,16 +152,12 @@ def _shapes(owner: str, name: str, base: Any) -> tuple[Any, ...]:
         pairs = [(leaf.path, leaf.value.shape) for leaf in leaves_of(base)[0]]
     alike: dict[str, dict[str, tuple[int, ...]]] = {}
     for path, shape in pairs:
-        alike.setdefault(_numberless(path), {})[path] = tuple(shape)
+        alike.setdefault(numberless(path), {})[path] = tuple(shape)
     shapes: dict[str, tuple[int, ...]] = {}
     for path, own in alike.items():
         same = len(set(own.values())) == 1
         shapes.update({path: next(iter(own.values()))} if same else own)
     return tuple(sorted(shapes.items()))
-
-
-def _numberless(path: str) -> str:
-    return re.sub(r"\d+", "*", path)
 
 
 def _is_shape(pair: Any) -> bool:
@@ -324,25 +180,34 @@ def mup(
     zero_readout: bool = True,
     zero_query: bool = True,
     tied: bool = False,
-) -> Assign:
+    attention: bool | None = None,
+) -> tuple[Assign, Finish]:
     r"""The maximal update parametrization: learning rates that hold at any width.
 
-    With r the growth of a leaf's fan-in against the base model (1 at the base, where
-    all is as `scheme` has it):
+    With $r_i$ and $r_o$ the growth of a leaf's fan-in and fan-out against the base
+    model (1 at the base, where all is as `scheme` has it):
 
-    | leaf | variance | Adam's rate | SGD's rate |
-    |---|---|---|---|
-    | hidden: fan-in and fan-out grow | as scheme, ~ 1 / fan-in | 1 / r | 1 |
-    | input, bias, scale: fan-out grows | as scheme | 1 | growth of fan-out |
-    | output: fan-in grows | times 1 / r, or 0 | 1 / r | 1 / r |
+    | leaf | standard deviation | Adam's rate | SGD's rate | weight decay |
+    |---|---|---|---|---|
+    | hidden: both grow | base's $/ \sqrt{r_i}$ | $1 / r_i$ | $r_o / r_i$ | 1 / rate |
+    | output: fan-in grows | base's $/ r_i$, or 0 | $1 / r_i$ | $1 / r_i$ | 1 / rate |
+    | all others: fan-out grows | base's | 1 | $r_o$ | 1 / rate |
 
-    Query kernels of shape (d, heads, size) are also multiplied by the root of the base
-    head size over the head size, which turns the model's $1/\sqrt{d}$ attention into
-    1/d. With `depth`, residual branches of a model $m_L$ times as deep as the base are
-    multiplied through their last kernels by $m_L^{-1/2}$ ("sqrt", depth-muP, with
-    Adam's rate of what is inside times $m_L^{-1/2}$) or $m_L^{-1}$ ("complete",
+    A scheme that is no matter of fans or single entries, such as `orthogonal`, draws
+    hidden and input kernels as it does at their width. Embeddings, biases and scales
+    are the model's own, and brought to the base's size where they shrink with the
+    width: embeddings of mean square 1 / features (Flax's), and biases spread within
+    1 / sqrt(fan-in) (those of torch and Equinox). Biases go with their kernels in what
+    follows.
+
+    Where heads grow, query kernels are also multiplied by the root of the base head
+    size over the head size, which turns the model's $1/\sqrt{d}$ attention into 1/d;
+    of the two kernels of a score that is the one called query, or the first. With
+    `depth`, residual branches of a model $m_L$ times as deep as the base are multiplied
+    through their last kernels by $m_L^{-1/2}$ ("sqrt", depth-muP, with Adam's rate of
+    what is inside, norms included, times $m_L^{-1/2}$) or $m_L^{-1}$ ("complete",
     CompleteP, rates unchanged); `MuP.adamw` also follows CompleteP's rules for epsilon
-    and weight decay.
+    and weight decay. A normalization right behind those kernels undoes the factor.
 
     Args:
         base: the parameters of the same model at the base width, concrete or abstract;
@@ -353,16 +218,21 @@ def mup(
         base_depth: residual branches of the base model for `depth`, two per block of a
             transformer.
         zero_readout: whether output kernels are initialized to zero.
-        zero_query: whether query kernels are.
+        zero_query: whether query kernels are, where they hold queries alone.
         tied: whether the model itself multiplies the logits of a tied embedding by
             base width over width.
+        attention: whether queries turn $1/\sqrt{d}$ attention into 1/d: False if the
+            model does, or keeps the size of heads as their number grows. None reads
+            the size from kernels of shape (d, heads, size); True is needed where heads
+            of fixed number grow and kernels are (d, heads x size).
 
     Returns:
         A `MuP`: a scheme for whole models whose `init` returns the parameters and the
         Optax transform, and whose `multipliers` returns the factors.
 
     Raises:
-        ValueError: the base has other leaves, a readout is tied, or `depth` comes
+        ValueError: the base has other leaves, a readout is tied, heads may grow but
+            cannot be told or have no query kernel of their own, or `depth` comes
             without `base_depth` or with SGD.
 
     Example:
@@ -391,6 +261,23 @@ def mup(
             f"tree.mup: depth={depth!r} needs base_depth=, the residual branches of "
             "the base model, and Adam, for which its rules were found."
         )
-    return _Parametrization(
-        base, scheme, optimizer, depth, base_depth, zero_readout, zero_query, tied
-    ).initializers
+    if attention not in (None, True, False):
+        raise ValueError(f"tree.mup: attention={attention!r} must be a bool or None.")
+    rules = Rules(
+        base,
+        scheme,
+        optimizer,
+        depth,
+        base_depth,
+        zero_readout,
+        zero_query,
+        tied,
+        attention,
+    )
+
+    def finish(
+        key: Key, values: Mapping[str, Array], model: Structure
+    ) -> Mapping[str, Array]:
+        return rules.finish(values, model)
+
+    return rules.initializers, finish

@@ -184,17 +184,23 @@ def hadamard_identity():
         tree.hadamard_identity()
 
     References:
-        Zhao, Schaefer and Anandkumar 2022, arXiv:2110.12661, algorithms 1 and 2.
+        Zhao, Schaefer and Anandkumar 2022, arXiv:2110.12661, algorithms 1 and 2, with
+        the paper's constant; in the authors' code Hadamard matrices are smaller by
+        1 / sqrt(2).
     """
     return _with_ends(initializers.hadamard_identity(), initializers.zeros)
 
 
 @tree_scheme(cites=("pan2025",))
 def idinit(last: float = 1e-6):
-    """IDInit: repeated identities, nearly zero at the end of each branch.
+    r"""IDInit: repeated identities, nearly zero at the end of each branch.
+
+    Kernels are `jaxinit.idinit`; the last of a branch is the same matrix with
+    $\epsilon$ for the ones (IDIZ in the paper): the branch adds next to nothing, yet
+    passes gradients on, which zeros would not.
 
     Args:
-        last: value of the ones in the last kernel of a branch.
+        last: $\epsilon$, the value of the ones in the last kernel of a branch.
 
     Returns:
         A `TreeScheme`.

@@ -24,21 +24,16 @@ from jaxinit.initializers import (
 from jaxinit.trace import Layer
 from jaxinit.tree._draw import path_key
 from jaxinit.tree._scheme import tree_scheme
-from jaxinit.tree._structure import Branch, Structure, copies, over_layers
+from jaxinit.tree._structure import Branch, Structure, additions, copies, over_layers
 from jaxinit.tree.schemes.residual import branches_of
 
 
 def _tables(model: Structure) -> list[Layer]:
     """Embeddings, learned positions among them, which are added to others."""
-    tables = [layer for layer in model.layers if layer.kind == "embedding"]
-    paths = {layer.path for layer in tables}
-    return tables + [
+    return [
         layer
         for layer in model.layers
-        if layer.kind == "bias"
-        and len(layer.shape) > 1
-        and layer.acts_on
-        and paths.issuperset(layer.acts_on)
+        if layer.kind == "embedding" or (layer.kind == "bias" and layer.place_axes)
     ]
 
 
@@ -181,7 +176,7 @@ def _stacks(owner: str, model: Structure, decoder: str) -> tuple[_Stack, _Stack]
             if bool(decoder and fnmatch.fnmatchcase(branch.end.path, decoder)) == wanted
         ]
         plain = [branch for branch in own if not branch.attention]
-        pair.append(_Stack(own, sum(copies(b.end) for b in plain or own)))
+        pair.append(_Stack(own, additions(plain or own)))
     if decoder and not pair[1].branches:
         raise ValueError(
             f"{owner}: decoder={decoder!r} matches no branch; they end in such as "

@@ -1,0 +1,257 @@
+"""The residual stream: which kernels write to it, and how often.
+
+The trace keeps a graph. Its nodes are uses of kernels, inputs, tables, and the carries
+of loops; `reach` says from which nodes the input of each kernel is made. An addition
+puts a branch on a trunk. It is one to the stream if the branch began from the trunk,
+and the kernels whose outputs the branch holds are then its ends.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import NamedTuple
+
+from ._view import Site
+
+Gate = frozenset[int]
+"""What a gate was made of: leaves, or, below 0, a branch of the program."""
+
+NONE: Gate = frozenset()
+
+
+class Addition(NamedTuple):
+    """A sum of two arrays of activations.
+
+    Attributes:
+        site: where.
+        skip: the nodes that the trunk holds as they are.
+        trunk: all that it holds.
+        branch: the nodes that the branch holds, each with the gate that let it through.
+        scaled: whether a leaf scales the trunk.
+    """
+
+    site: Site
+    skip: frozenset[int]
+    trunk: frozenset[int]
+    branch: tuple[tuple[int, Gate], ...]
+    scaled: bool
+
+
+class End(NamedTuple):
+    """A leaf that ends residual branches.
+
+    Attributes:
+        additions: how many additions to the stream it makes.
+        inside: the leaves of those branches, its own included.
+    """
+
+    additions: float
+    inside: frozenset[int]
+
+
+class Stream:
+    """The graph of one trace.
+
+    Attributes:
+        reach: for each use of a kernel the nodes that its input is made of.
+        starts: for each carry of a loop those that it starts from.
+        sums: the additions, by site and side.
+        loops: the sites of loops, with their numbers of turns.
+        switches: the sites of branches of the program.
+    """
+
+    def __init__(self) -> None:
+        self._number: dict[tuple[Site, int], int] = {}
+        self._key: list[tuple[Site, int]] = []
+        self.reach: dict[int, frozenset[int]] = {}
+        self.starts: dict[int, frozenset[int]] = {}
+        self.sums: dict[tuple[Site, int], Addition] = {}
+        self.loops: dict[Site, int] = {}
+        self.switches: set[Site] = set()
+
+    def node(self, site: Site, number: int) -> int:
+        """The node of a leaf's use at a site; of something else if below 0."""
+        key = (site, number)
+        if key not in self._number:
+            self._number[key] = len(self._key)
+            self._key.append(key)
+        return self._number[key]
+
+    def leaf(self, node: int) -> int:
+        """The leaf whose use a node is, below 0 if it is none."""
+        return self._key[node][1]
+
+    def begins(self, nodes: frozenset[int], reaches: Iterable[frozenset[int]]) -> bool:
+        """Whether something was computed from one of the nodes."""
+        waiting = [node for reach in reaches for node in reach]
+        met = set[int]()
+        while waiting:
+            node = waiting.pop()
+            if node in nodes:
+                return True
+            if node not in met:
+                met.add(node)
+                waiting.extend(self.reach.get(node, ()))
+        return False
+
+    def ends(self) -> dict[int, End]:
+        """The leaves that end residual branches.
+
+        Turns of a loop count each if the stream goes from turn to turn. Ends side by
+        side of which a gate chooses, or that share a leaf, share an addition, as do
+        branches of the program.
+        """
+        # Through loops from their start: a skip may go around a stack of layers.
+        past = _closure({**self.reach, **self.starts})
+        found = self._found(past)
+        found = [pair for pair in found if not self._is_local(*pair, found, past)]
+        sites = [addition.site for addition, _ in found]
+        written = {node for _, nodes in found for node in nodes}
+        groups: dict[int, list[int]] = {}
+        latest: dict[tuple[int, Gate], list[int]] = {}
+        for _, nodes in found:
+            for node, gate in nodes.items():
+                key = (-1 if gate else self.leaf(node), gate)
+                group = latest.get(key, [])
+                if any(past[node] >> other & 1 for other in group):
+                    group = []
+                latest[key] = groups[node] = group
+                group.append(node)
+        ends: dict[int, End] = {}
+        for addition, nodes in found:
+            weight = self._turns(addition) / self._alternatives(addition.site, sites)
+            for node in nodes:
+                leaf = self.leaf(node)
+                count, inside = ends.get(leaf, (0.0, frozenset[int]()))
+                inside |= self._inside(node, addition, past, written)
+                ends[leaf] = End(count + weight / len(groups[node]), inside)
+        return ends
+
+    def windows(self) -> dict[int, int]:
+        """Leaves of which several products with one input are summed, and how many."""
+        places: dict[int, set[int]] = {}
+        for addition in self.sums.values():
+            for node, gate in addition.branch:
+                leaf = self.leaf(node)
+                for other in addition.skip if not gate else ():
+                    same = self.leaf(other) == leaf and node in self.reach
+                    if same and self.reach[node] == self.reach.get(other):
+                        places.setdefault(leaf, set()).update((node, other))
+        return {leaf: len(found) for leaf, found in places.items()}
+
+    def _found(self, long: Mapping[int, int]) -> list[tuple[Addition, dict[int, Gate]]]:
+        """The additions to the stream, each with its ends and their gates."""
+        near = {node: _bits(reach) for node, reach in self.reach.items()}
+        past = _closure(self.reach)
+        seen = set[int]()
+        found: list[tuple[Addition, dict[int, Gate]]] = []
+        for addition in self.sums.values():
+            skip, projected = _bits(addition.skip), 0
+            for root in addition.skip:
+                projected |= near.get(root, 0)
+            nodes: dict[int, Gate] = {}
+            for node, gate in addition.branch:
+                if node in addition.trunk or node in seen or node not in near:
+                    continue
+                deeper = past[node] & ~near[node]
+                if skip & long[node] or projected & deeper:
+                    seen.add(node)
+                    nodes[node] = gate
+            if nodes:
+                found.append((addition, nodes))
+        return found
+
+    def _is_local(
+        self,
+        addition: Addition,
+        nodes: Mapping[int, Gate],
+        found: Sequence[tuple[Addition, Mapping[int, Gate]]],
+        past: Mapping[int, int],
+    ) -> bool:
+        """Whether a sum within a branch is none to the stream.
+
+        A state space model adds its input, scaled or projected, to what it puts out:
+        only a kernel takes the sum, and what that puts out goes to the stream.
+        """
+        plain = any(_bits(addition.skip) & past[node] for node in nodes)
+        if (plain and not addition.scaled) or self._turns(addition) > 1:
+            return False
+        others = [pair for pair in found if pair[0].site != addition.site]
+        stays = any(not other.trunk.isdisjoint(nodes) for other, _ in others)
+        return not stays and any(
+            past[end] >> node & 1 and _bits(other.skip) & past[node]
+            for other, ends in others
+            for end in ends
+            for node in nodes
+        )
+
+    def _inside(
+        self, end: int, addition: Addition, past: Mapping[int, int], written: Set[int]
+    ) -> frozenset[int]:
+        """The leaves of one branch, back from its end to where it left the trunk.
+
+        What comes from elsewhere, such as an encoder, belongs to the branch where it
+        meets it: the keys and values of an attention.
+        """
+        begin = _bits(addition.skip)
+        for root in addition.skip:
+            begin |= _bits(self.reach.get(root, ()))
+        begin &= past[end]
+        others = written | addition.trunk
+        inside, waiting = {end}, [end]
+        while waiting:
+            for node in self.reach.get(waiting.pop(), ()):
+                if node in inside or node in others or node not in self.reach:
+                    continue
+                if begin >> node & 1:
+                    continue
+                inside.add(node)
+                if past[node] & begin == begin:
+                    waiting.append(node)
+        return frozenset(map(self.leaf, inside))
+
+    def _turns(self, addition: Addition) -> int:
+        """How often a loop makes the addition to the one stream that it carries."""
+        waiting, met, turns = list(addition.skip), set[int](), 1
+        around: set[Site] = set()
+        while waiting:
+            node = waiting.pop()
+            if node in met or node not in self.starts:
+                continue
+            met.add(node)
+            loop = self._key[node][0]
+            if addition.site[: len(loop)] == loop:
+                around.add(loop)
+            waiting.extend(self.starts[node])
+        for loop in around:
+            turns *= self.loops[loop]
+        return turns
+
+    def _alternatives(self, site: Site, sites: Sequence[Site]) -> int:
+        """How many branches of the program, of which one runs, share an addition."""
+        count = 1
+        for depth in range(len(site)):
+            if site[:depth] in self.switches:
+                beside = (at for at in sites if at[:depth] == site[:depth])
+                count *= len({at[depth] for at in beside})
+        return count
+
+
+def _bits(nodes: Iterable[int]) -> int:
+    """A set as the bits of one number, since deep models have many nodes."""
+    bits = 0
+    for node in nodes:
+        bits |= 1 << node
+    return bits
+
+
+def _closure(edges: Mapping[int, frozenset[int]]) -> dict[int, int]:
+    """For each node all that lie before it.
+
+    A node's number is above those of what it is made of, whose bits are thus known.
+    """
+    past: dict[int, int] = {}
+    for node in sorted(edges):
+        bits = _bits(edges[node])
+        for before in edges[node]:
+            bits |= past.get(before, 0)
+        past[node] = bits
+    return past
