@@ -12,6 +12,7 @@ import jaxinit as ji
 from jaxinit import _catalogue, tree
 from jaxinit._value import REGISTRY
 from jaxinit.compare import cli, compare
+from jaxinit.compare.task import data
 from jaxinit.compare.task.builtin import MADE_FOR, parse_task
 
 KEY = jax.random.key(0)
@@ -112,6 +113,17 @@ def test_multipliers_of_the_tasks_are_found():
         )
         drawn = [r for r in rows if r.init is not None and r.path.startswith("Scale_")]
         assert len(drawn) == expected
+
+
+@pytest.mark.parametrize("length", [2, 9, 50])
+def test_the_sum_of_two_marked_numbers(length):
+    for x, y in data.adding(length, 500):
+        numbers, marks = x[..., 0], x[..., 1]
+        halves = marks[:, : length // 2], marks[:, length // 2 :]
+        assert all((half.sum(axis=1) == 1).all() for half in halves)
+        np.testing.assert_allclose((numbers * marks).sum(1), y[:, 0], atol=1e-6)
+    with pytest.raises(ValueError, match="length=1 must be at least 2"):
+        parse_task("adding-lstm", length=1)
 
 
 def test_the_command_names_the_task(capsys):

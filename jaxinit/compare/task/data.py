@@ -251,9 +251,9 @@ def picture() -> tuple[Split, Split]:
         Coordinates (n, 2) from -1 to 1, and pixels (n, 1), standardised; a fifth of
         the pixels is for validation.
     """
-    digits = sklearn.datasets.load_digits().images[:16]
-    rows = digits.reshape(4, 4, 8, 8).transpose(0, 2, 1, 3).reshape(32, 32)
-    pixels = ndimage.zoom(rows, 2, order=3).astype(np.float32)
+    digits, _ = sklearn.datasets.load_digits(return_X_y=True)
+    rows = digits[:16].reshape(4, 4, 8, 8).transpose(0, 2, 1, 3).reshape(32, 32)
+    pixels = np.asarray(ndimage.zoom(rows, 2, order=3), np.float32)
     axis = np.linspace(-1, 1, 64, dtype=np.float32)
     places = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     (x, y), (x_valid, y_valid) = split(places, pixels.reshape(-1, 1))
