@@ -196,6 +196,8 @@ class Traits(TypedDict, total=False):
             partitions the formula.
         compiled: whether a call outside of any transformation is one compiled
             program; without it, the draw runs operation by operation.
+        gain: the parameter, if there is one, that multiplies the standard deviation:
+            the gain of an activation takes its place.
     """
 
     shown: tuple[str, ...]
@@ -206,6 +208,7 @@ class Traits(TypedDict, total=False):
     fit: Callable[[Initializer, Spot], Initializer | None] | None
     sharded: bool
     compiled: bool
+    gain: str
 
 
 _TRAITS: Traits = {
@@ -217,6 +220,7 @@ _TRAITS: Traits = {
     "fit": None,
     "sharded": False,
     "compiled": True,
+    "gain": "gain",
 }
 
 

@@ -100,7 +100,9 @@ def gain(
     Forward $g = \mathbb{E}[\phi(z)^2]^{-1/2}$, backward
     $g = \mathbb{E}[\phi'(z)^2]^{-1/2}$, with $z \sim N(0, 1)$. A layer that *follows*
     the activation and draws its weights with variance $g^2 / \text{fan\_in}$ has
-    pre-activations of variance 1 if those before the activation had.
+    pre-activations of variance 1 if those before the activation had. In a deep network
+    of a smooth activation its gradients grow with every layer, by 1.178 for tanh; see
+    `critical_gain`.
 
     Args:
         activation: a name, or an elementwise function.
@@ -484,6 +486,61 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
 
     depth = _settling_depth(drift, q) if q else math.inf  # the slope there is chi
     return FixedPoint(1 / slopes, bias_variance, q, 1.0, depth, math.inf)
+
+
+def critical_gain(activation: Activation, bias_variance: float = 0.0) -> float:
+    r"""The gain that keeps gradients: that of the edge of chaos.
+
+    $g = \sigma_w = \mathbb{E}[\phi'(\sqrt{q^*}\, z)^2]^{-1/2}$ at the fixed point
+    $q^*$ of the signal's variance, so that $\chi = 1$. It is that of `gain` for ReLU
+    and its kin, whose variance never settles. A smooth activation compresses its
+    inputs, and the gain of `gain`, which makes up for it at variance 1, has
+    $\chi > 1$: over a few layers the two differ little, over a hundred tanh layers
+    the critical one trains and the other does not.
+
+    Args:
+        activation: a name, or an elementwise function.
+        bias_variance: $\sigma_b^2$, the variance of a bias.
+
+    Returns:
+        The gain, dimensionless.
+
+    Raises:
+        ValueError: there is no such point, or the variance of the signal leaves it and
+            grows: gelu, silu and mish with small biases.
+
+    Example:
+        >>> round(critical_gain("tanh"), 6), round(critical_gain("tanh", 2.01e-5), 3)
+        (1.0, 1.025)
+        >>> round(critical_gain("relu"), 6) == round(gain("relu"), 6)
+        True
+        >>> round(slope("tanh", 1.0, weight_variance=gain("tanh") ** 2), 3)
+        1.178
+
+    References:
+        Schoenholz, Gilmer, Ganguli and Sohl-Dickstein 2017, arXiv:1611.01232,
+        section 3; Xiao et al. 2018, arXiv:1806.05393, for tanh at 1.025.
+    """
+    return math.sqrt(held_point("critical_gain", activation, bias_variance)[0])
+
+
+def held_point(owner: str, activation: Activation, bias_variance: float) -> FixedPoint:
+    """The edge of chaos, or one sentence where a signal's variance leaves it."""
+    point = edge_of_chaos(activation, bias_variance)
+    nearby = 1.01 * max(point.variance, 1e-3)
+    further = variance_map(
+        activation,
+        nearby,
+        weight_variance=point.weight_variance,
+        bias_variance=bias_variance,
+    )
+    if further > nearby * (1 + 1e-7):
+        raise ValueError(
+            f"{owner}: with activation {_name(activation)} and bias_variance="
+            f"{bias_variance:g} the variance of a signal leaves the critical point and "
+            "grows without bound; choose a larger bias_variance, or another activation."
+        )
+    return point
 
 
 def _stable_root(excess: Callable[[float], float]) -> float | None:

@@ -40,8 +40,11 @@ SMALL = [  # a task's text, a good learning rate, and its number of kernels
             0.03,
             7,
         )
-        for norm in ("pre", "post", "none")
+        for norm in ("pre", "post", "none", "deep", "scaled")
     ),
+    ("digits-scaled-resnet(depth=2, width=8, activation='relu')", 0.03, 6),
+    ("adding-lstm(depth=1, width=8, length=10)", 0.03, 9),
+    ("picture-siren(depth=2, width=16, frequency=30)", 0.0003, 3),
     ("regression-mlp(depth=2, width=16, activation='tanh')", 0.01, 3),
     ("linear(depth=2, width=16)", 0.01, 3),
 ]
@@ -75,7 +78,7 @@ def test_a_task_is_built_traced_and_learned(text, rate, count):
     )
     assert [layer.reason for layer in found if layer.kind == "unknown"] == []
     assert len(kernels(found)) == count
-    residual = text.startswith(("digits-resnet", "text-transformer"))
+    residual = text.startswith(("digits-resnet", "digits-scaled", "text"))
     assert any(layer.residual for layer in found) == residual
 
     curves = trained(task, rate, steps=60, eval_every=60, batch_size=32)

@@ -473,7 +473,7 @@ BAD = [
         "needs a fan, which bias has not",
     ),
     (lambda k, p: ji.reinit(k, p, "he_norml"), ValueError, "the nearest is"),
-    (lambda k, p: ji.reinit(k, p, ji.zeros, gain=2), ValueError, "None or 'auto'"),
+    (lambda k, p: ji.reinit(k, p, ji.zeros, gain=2), ValueError, "use one of 'auto'"),
 ]
 
 

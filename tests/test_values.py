@@ -41,11 +41,20 @@ TREE = [
     tree.layerscale(),
     tree.hadamard_identity(),
     tree.idinit(last=0.0),
-    tree.delta_conv(),
+    tree.delta_conv("auto"),
+    tree.edge_of_chaos(0.05),
+    tree.looks_linear(),
+    tree.siren(20),
+    tree.chrono(100),
+    tree.uniform_gate(),
+    tree.by_kind("he_normal", ji.zeros),
+    tree.combined(["he_normal", tree.skipinit(0.1)]),
+    tree.with_gain(ji.orthogonal(), "auto"),
     tree.spectral(),
     tree.mup(BASE),
     tree.mup(BASE, scheme=ji.he_normal(gain=2), depth="sqrt", base_depth=4),
     tree.rules([("head/*", ji.zeros), ("*/kernel", "he_normal(gain=2)")]),
+    tree.rules([(("*hf/bias", "*hi/bias"), ("chrono(9)", "chrono(9, 'input')"))]),
     tree.rules([(re.compile("Kernel$", re.I), ji.orthogonal()), ("*bias", None)]),
 ]
 OWN = [own_schemes.signs(2), own_schemes.quiet_heads(0.5)]
@@ -70,7 +79,7 @@ def test_is_a_value(value):
         assert twin == value and hash(twin) == hash(value)
         assert repr(twin) == repr(value) and type(twin) is type(value)
     assert value != ji.constant(123.0) and value != object()
-    for change in ("arguments", "_draw", "_assign", "name"):
+    for change in ("arguments", "_draw", "_parts", "name"):
         with pytest.raises(AttributeError, match="frozen"):
             setattr(value, change, {})
     with pytest.raises(AttributeError, match="frozen"):

@@ -285,6 +285,8 @@ def show_command(
         _show_draw(init, shape)
     for reference in entry.references:
         print(f"\n{reference}.")
+    if entry.name in builtin.MADE_FOR:
+        print(f"\nA task that it is made for: {builtin.MADE_FOR[entry.name]}.")
 
 
 def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:

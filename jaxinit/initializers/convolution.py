@@ -86,7 +86,7 @@ def _grown(kernel: Array, half: Array, axis: int) -> Array:
     return jnp.pad(projected, after) + jnp.pad(kernel - projected, before)
 
 
-@initializer(compiled=False, cites=("xiao2018",))
+@initializer(compiled=False, gain="scale", cites=("xiao2018",))
 def delta_orthogonal(
     scale: Numeric = 1.0,
     column_axis: int = -1,

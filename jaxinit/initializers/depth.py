@@ -299,7 +299,8 @@ def edge_of_chaos(
         bias_variance: $\sigma_b^2$.
 
     Returns:
-        Two initializers, for the kernel and for the bias.
+        Two initializers, for the kernel and for the bias; the pair is itself a scheme
+        for a whole model. `jaxinit.tree.edge_of_chaos` reads the activations from it.
 
     Raises:
         ValueError: there is no such point, or the variance of the signal leaves it and
@@ -314,20 +315,6 @@ def edge_of_chaos(
         Schoenholz, Gilmer, Ganguli and Sohl-Dickstein 2017, arXiv:1611.01232,
         section 3.
     """
-    point = meanfield.edge_of_chaos(activation, bias_variance)
-    nearby = 1.01 * max(point.variance, 1e-3)
-    further = meanfield.variance_map(
-        activation,
-        nearby,
-        weight_variance=point.weight_variance,
-        bias_variance=bias_variance,
-    )
-    if further > nearby * (1 + 1e-7):
-        raise ValueError(
-            f"edge_of_chaos: with activation {meanfield._name(activation)} and "
-            f"bias_variance={bias_variance:g} the variance of a signal leaves the "
-            "critical point and grows without bound; choose a larger bias_variance, or "
-            "another activation."
-        )
+    point = meanfield.held_point("edge_of_chaos", activation, bias_variance)
     kernel = variance_scaling(point.weight_variance, "fan_in", "normal")
     return kernel, normal(math.sqrt(bias_variance)) if bias_variance else zeros

@@ -56,6 +56,7 @@ def _columns(init: Initializer, spot: Spot) -> Initializer | None:
     sharded=True,
     compiled=False,
     fit=_columns,
+    gain="scale",
     cites=("saxe2014", "mezzadri2007", "stewart1980"),
 )
 def orthogonal(

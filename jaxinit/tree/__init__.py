@@ -1,6 +1,9 @@
 """Schemes for whole models; `jaxinit.init`, `reinit` and `describe` take them."""
 
 # Names listed here are public; modules with an underscore are the package's own.
+from jaxinit.tree._combine import by_kind as by_kind
+from jaxinit.tree._combine import combined as combined
+from jaxinit.tree._combine import with_gain as with_gain
 from jaxinit.tree._coordinates import CoordinateCheck as CoordinateCheck
 from jaxinit.tree._coordinates import coordinate_check as coordinate_check
 from jaxinit.tree._describe import Description as Description
@@ -11,10 +14,15 @@ from jaxinit.tree._scheme import TreeScheme as TreeScheme
 from jaxinit.tree._scheme import tree_scheme as tree_scheme
 from jaxinit.tree._structure import Branch as Branch
 from jaxinit.tree._structure import Structure as Structure
+from jaxinit.tree.schemes.gates import chrono as chrono
+from jaxinit.tree.schemes.gates import uniform_gate as uniform_gate
 from jaxinit.tree.schemes.mup import MuP as MuP
 from jaxinit.tree.schemes.mup import mup as mup
 from jaxinit.tree.schemes.mup_rules import Multipliers as Multipliers
-from jaxinit.tree.schemes.residual import delta_conv as delta_conv
+from jaxinit.tree.schemes.plain import delta_conv as delta_conv
+from jaxinit.tree.schemes.plain import edge_of_chaos as edge_of_chaos
+from jaxinit.tree.schemes.plain import looks_linear as looks_linear
+from jaxinit.tree.schemes.plain import siren as siren
 from jaxinit.tree.schemes.residual import fixup as fixup
 from jaxinit.tree.schemes.residual import hadamard_identity as hadamard_identity
 from jaxinit.tree.schemes.residual import idinit as idinit

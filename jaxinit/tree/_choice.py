@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxinit import meanfield
 from jaxinit._initializer import Initializer
-from jaxinit.initializers import scaled
 from jaxinit.trace import KERNELS, Layer
+from jaxinit.tree._combine import SchemeLike, as_scheme
+from jaxinit.tree._gain import Gain, check_gain, with_gain_of
 from jaxinit.tree._leaves import Leaf
-from jaxinit.tree._rules import Rules, Scheme, SchemeLike, as_scheme
+from jaxinit.tree._rules import Rules
+from jaxinit.tree._scheme import Scheme, keys_of
 
 
 class Choice(NamedTuple):
@@ -26,19 +27,21 @@ class Choice(NamedTuple):
         rule: the rule that says so, as text; empty if none does.
         fans: fan-in and fan-out for the draw, where not the layer's own: a bias has
             the fan of the kernel that it goes with.
+        key: the path of the leaf whose key draws it, where not its own.
     """
 
     layer: Layer
     init: Initializer | None
     rule: str = ""
     fans: tuple[float, float] | None = None
+    key: str = ""
 
 
 def choose(
     leaves: Sequence[Leaf],
     found: Sequence[Layer],
     scheme: SchemeLike,
-    gain: Literal["auto"] | None = None,
+    gain: Gain | None = None,
     *,
     abstract: bool = True,
 ) -> dict[str, Choice]:
@@ -51,20 +54,37 @@ def choose(
             leaf has not, or abstract leaves are left as they are.
         TypeError: the scheme has another form.
     """
-    if gain not in (None, "auto"):
-        raise ValueError(f"reinit: gain={gain!r} must be None or 'auto'.")
-    chosen = _by_path(as_scheme(scheme), found)
+    check_gain("reinit", gain)
+    scheme = as_scheme(scheme)
+    chosen = _by_path(scheme, found)
     by_path = {layer.path: layer for layer in found}
     _check_chosen(scheme, chosen, by_path)
     choices = {
         path: _choice(layer, *chosen.get(path, (None, "")), by_path, gain)
         for path, layer in by_path.items()
     }
+    for path, other in keys_of(scheme, found).items():
+        if path != other:
+            _check_shared(scheme, by_path, path, other)
+            choices[path] = choices[path]._replace(key=other)
     if abstract:
         _check_abstract(leaves, choices)
     for choice in choices.values():
         _tell_equalised(choice)
     return choices
+
+
+def _check_shared(
+    scheme: Scheme, by_path: Mapping[str, Layer], path: str, other: str
+) -> None:
+    """Raise unless leaves that share a key can belong together."""
+    shapes = [by_path[each].shape for each in (path, other) if each in by_path]
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"reinit: {scheme!r} draws {path} and {other} from one key, but their "
+            f"shapes are {' and '.join(map(str, shapes))}; equal shapes of two leaves "
+            "are needed."
+        )
 
 
 def _tell_equalised(choice: Choice) -> None:
@@ -88,7 +108,7 @@ def _by_path(
 ) -> Mapping[str, tuple[Initializer | None, str]]:
     """Initializer and the rule that chose it, as text, by path."""
     if isinstance(scheme, Rules):
-        return scheme.matched(found)
+        return {path: m[:2] for path, m in scheme.matched(found).items()}
     says = "every kernel" if isinstance(scheme, Initializer) else repr(scheme)
     return {path: (init, says) for path, init in scheme.choose(found).items()}
 
@@ -117,12 +137,12 @@ def _choice(
     init: Initializer | None,
     rule: str,
     by_path: Mapping[str, Layer],
-    gain: Literal["auto"] | None,
+    gain: Gain | None,
 ) -> Choice:
     if init is None:
         return Choice(layer, None, rule)
-    if gain == "auto" and layer.kind in KERNELS:
-        init = with_activation(init, layer.activation_before)
+    if gain is not None and layer.kind in KERNELS:
+        init = with_gain_of("reinit", init, layer, gain)
     _check_dtype(layer, init)
     fans = None
     if init.needs_fan and layer.kind not in (*KERNELS, "embedding"):
@@ -149,16 +169,6 @@ def _check_dtype(layer: Layer, init: Initializer) -> None:
             f"keep it by rules that begin with ({layer.path!r}, None), or make it "
             "float32."
         )
-
-
-def with_activation(init: Initializer, activation: str | None) -> Initializer:
-    """The scheme with the gain of the activation that feeds the layer."""
-    name = activation if activation in meanfield.ACTIVATIONS else "linear"
-    if "activation" in init.arguments:
-        own = {"gain": None} if "gain" in init.arguments else {}
-        return init.replace(activation=name, **own)
-    factor = meanfield.gain(name)
-    return init if factor == 1 else scaled(init, factor)
 
 
 def _check_abstract(leaves: Sequence[Leaf], choices: Mapping[str, Choice]) -> None:

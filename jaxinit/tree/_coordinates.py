@@ -12,8 +12,8 @@ import numpy as np
 from jaxinit import _checks
 from jaxinit._types import Array, Key
 from jaxinit.trace import outputs
+from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._reinit import reinit
-from jaxinit.tree._rules import SchemeLike
 from jaxinit.tree.schemes.mup import MuP
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from jaxinit._layout import Spot
 from jaxinit._types import Array, Key
 from jaxinit.trace import KERNELS
 from jaxinit.tree._choice import Choice, choose
+from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._draw import draw_leaf, spot_of
+from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import is_nnx_module, split_module
-from jaxinit.tree._rules import SchemeLike
 
 
 class Row(NamedTuple):
@@ -80,7 +81,7 @@ def describe(
     apply: Callable[..., Any] | None = None,
     inputs: Sequence[Any] = (),
     *,
-    gain: Literal["auto"] | None = None,
+    gain: Gain | None = None,
 ) -> Description:
     """Say of each leaf what it is and what a scheme would do to it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,11 @@ from jaxinit._types import is_array
 from jaxinit.trace import Layer
 from jaxinit.trace._trace import layers_made
 from jaxinit.tree._choice import choose
+from jaxinit.tree._combine import SchemeLike
+from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import Shardings, draw, reinit
-from jaxinit.tree._rules import SchemeLike
 
 
 def init(
@@ -25,7 +26,7 @@ def init(
     key: Keys,
     *inputs: Any,
     scheme: SchemeLike,
-    gain: Literal["auto"] | None = None,
+    gain: Gain | None = None,
     out_shardings: Shardings = None,
     **named: Any,
 ) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import (
     Any,
+    NamedTuple,
     ParamSpec,
     Protocol,
     TypeAlias,
@@ -23,6 +24,27 @@ P = ParamSpec("P")
 
 Assign: TypeAlias = Callable[[Structure], Mapping[str, Initializer | None]]
 Finish: TypeAlias = Callable[[Key, Mapping[str, Array], Structure], Mapping[str, Array]]
+Keys: TypeAlias = Callable[[Structure], Mapping[str, str]]
+
+
+class Parts(NamedTuple):
+    """What a function under `tree_scheme` returns, where the first is not all.
+
+    Attributes:
+        assign: from the structure to the initializer of each leaf, by path.
+        finish: makes leaves that are drawn together, from all that are drawn.
+        keys: from the structure to the leaves that are drawn with another's key: the
+            path of the other, by path.
+    """
+
+    assign: Assign
+    finish: Finish | None = None
+    keys: Keys | None = None
+
+
+Built: TypeAlias = (
+    Assign | tuple[Assign, Finish] | tuple[Assign, Finish | None, Keys] | Parts
+)
 
 
 @runtime_checkable
@@ -30,7 +52,8 @@ class Scheme(Protocol):
     """What draws a whole model: an initializer, a rule list, a tree scheme, muP.
 
     `repr(scheme)` is its name, which `jaxinit.parse` reads. A scheme may also have
-    `finish(key, values, layers)`, which maps paths to leaves that are drawn together.
+    `keys(layers)`, which maps the path of a leaf to that of another whose key draws it,
+    and `finish(key, values, layers)`, which maps paths to leaves that are made of all.
     """
 
     def choose(
@@ -51,22 +74,16 @@ class TreeScheme(Value):
         arguments: a read-only mapping from parameter names to values.
     """
 
-    __slots__ = ("_assign", "_finish")
+    __slots__ = ("_parts",)
 
-    _assign: Assign
-    _finish: Finish | None
+    _parts: Parts
 
     def __init__(
-        self,
-        builder: _TreeBuilder,
-        arguments: Mapping[str, Any],
-        assign: Assign,
-        finish: Finish | None = None,
+        self, builder: _TreeBuilder, arguments: Mapping[str, Any], parts: Parts
     ) -> None:
         """Keep what the builder has made."""
         super().__init__(builder, arguments)
-        object.__setattr__(self, "_assign", assign)
-        object.__setattr__(self, "_finish", finish)
+        object.__setattr__(self, "_parts", parts)
 
     def choose(self, layers: Sequence[Layer]) -> Mapping[str, Initializer | None]:
         """The initializer of each leaf that it draws.
@@ -77,7 +94,18 @@ class TreeScheme(Value):
         Returns:
             From path to initializer; None keeps a leaf, as does a path's absence.
         """
-        return self._assign(Structure(layers))
+        return self._parts.assign(Structure(layers))
+
+    def keys(self, layers: Sequence[Layer]) -> Mapping[str, str]:
+        """Leaves that are drawn with the key of another.
+
+        Args:
+            layers: the model's layers.
+
+        Returns:
+            From path to the path of the other; a leaf's own where it is left out.
+        """
+        return self._parts.keys(Structure(layers)) if self._parts.keys else {}
 
     def finish(
         self, key: Key, values: Mapping[str, Array], layers: Sequence[Layer]
@@ -92,12 +120,19 @@ class TreeScheme(Value):
         Returns:
             The leaves that take another value, by path.
         """
-        return self._finish(key, values, Structure(layers)) if self._finish else {}
+        finish = self._parts.finish
+        return finish(key, values, Structure(layers)) if finish else {}
 
     @staticmethod
     def _restored(made_by: str | Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """A value from its pickle; that names this module, which enters the schemes."""
         return Value._restored(made_by, arguments)
+
+
+def keys_of(scheme: Scheme, layers: Sequence[Layer]) -> Mapping[str, str]:
+    """The leaves that a scheme draws with the key of another, and which."""
+    keys = getattr(scheme, "keys", None)
+    return {} if keys is None else keys(layers)
 
 
 S = TypeVar("S", bound=TreeScheme)
@@ -115,24 +150,20 @@ class _TreeBuilder(Builder):
 
     def make(self, arguments: dict[str, Any]) -> TreeScheme:
         made = self.build(**arguments)
-        assign, finish = made if isinstance(made, tuple) else (made, None)
-        return self.kind(self, arguments, assign, finish)
+        parts = Parts(*made) if isinstance(made, tuple) else Parts(made)
+        return self.kind(self, arguments, parts)
 
 
 @overload
-def tree_scheme(
-    build: Callable[P, Assign | tuple[Assign, Finish]], /
-) -> Callable[P, TreeScheme]: ...
+def tree_scheme(build: Callable[P, Built], /) -> Callable[P, TreeScheme]: ...
 @overload
 def tree_scheme(
     *, cites: tuple[str, ...] = ()
-) -> Callable[
-    [Callable[P, Assign | tuple[Assign, Finish]]], Callable[P, TreeScheme]
-]: ...
+) -> Callable[[Callable[P, Built]], Callable[P, TreeScheme]]: ...
 @overload
 def tree_scheme(
     *, kind: type[S], cites: tuple[str, ...] = ()
-) -> Callable[[Callable[P, Assign | tuple[Assign, Finish]]], Callable[P, S]]: ...
+) -> Callable[[Callable[P, Built]], Callable[P, S]]: ...
 def tree_scheme(
     build: Callable[..., Any] | None = None,
     /,
@@ -144,10 +175,13 @@ def tree_scheme(
 
     The function checks its parameters and returns `assign(structure)`, which maps
     paths to initializers; or a pair of it and `finish(key, values, structure)`, which
-    maps paths to arrays, for leaves that are drawn together. A parameter annotated
-    `float`, or as a union with it, becomes a float. The scheme is then a value like an
-    initializer: equal by function and parameters, pickled by the function's module and
-    name, and known to `jaxinit.parse` and the command line as `tree.NAME`.
+    maps paths to arrays, for leaves that are made of others; or a triple with
+    `keys(structure)`, which maps the path of a leaf to that of another whose key draws
+    it, for leaves that belong together (None if there is no `finish`). A parameter
+    annotated `float`, or as a union with it, becomes a float. The scheme is then a
+    value like an initializer: equal by function and parameters, pickled by the
+    function's module and name, and known to `jaxinit.parse` and the command line as
+    `tree.NAME`.
 
     The `Structure` of a model says what its leaves are:
 

@@ -115,6 +115,19 @@ class Structure:
         return additions(self.branches)
 
     @functools.cached_property
+    def biases(self) -> tuple[Layer, ...]:
+        """What is added to the outputs of kernels; by name where no use tells."""
+        return tuple(
+            layer
+            for layer in self.layers
+            if layer.kind == "bias"
+            and (
+                not layer.acts_on
+                or any(self.by_path[path].kind in KERNELS for path in layer.acts_on)
+            )
+        )
+
+    @functools.cached_property
     def heads(self) -> tuple[Layer, ...]:
         """The last kernels: outside of the branches, feeding no further kernel."""
         return tuple(

@@ -18,6 +18,7 @@ from jaxinit.compare.task.values import name_of
 from jaxinit.compare.train.initial import Given, Scheme
 from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Run
+from jaxinit.tree._combine import as_scheme, is_pair
 
 BATCH_SIZE = 64
 """Examples in a step, where nobody says."""
@@ -131,7 +132,7 @@ def named(schemes: Given | Sequence[Given]) -> dict[str, Scheme]:
 def _several(schemes: Any) -> Sequence[Any]:
     if isinstance(schemes, (str, tree.Scheme)) or callable(schemes):
         return [schemes]
-    if schemes and all(isinstance(each, tuple) for each in schemes):
+    if schemes and all(isinstance(x, tuple) and not is_pair(x) for x in schemes):
         return [list(schemes)]  # one list of rules
     return schemes
 
@@ -139,14 +140,14 @@ def _several(schemes: Any) -> Sequence[Any]:
 def _scheme(given: Any) -> Scheme:
     if isinstance(given, str):
         return parse(given)
-    if isinstance(given, list):
-        return tree.rules(given)
+    if isinstance(given, list) or is_pair(given):
+        return as_scheme(given)
     if isinstance(given, tree.Scheme) or callable(given):
         return given
     raise TypeError(
         f"compare: scheme {given!r} must be an initializer, a scheme of jaxinit.tree, "
-        "the text of one, a list of rules, or a function (key, params, apply, batch) "
-        "-> params."
+        "the text of one, a list of rules, a pair for kernels and biases, or a "
+        "function (key, params, apply, batch) -> params."
     )
 
 

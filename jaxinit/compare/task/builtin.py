@@ -23,10 +23,13 @@ from jaxinit.compare.task import data
 from jaxinit.compare.task.networks import (
     ACTIVATIONS,
     CNN,
+    LSTM,
     MLP,
     NORMS,
     Autoencoder,
     ResNet,
+    ScaledResNet,
+    Sines,
     Transformer,
 )
 from jaxinit.compare.task.task import Task, make_task
@@ -109,6 +112,18 @@ def digits_resnet(
     return _Parts(ResNet(depth, width, 10, activation), _images(data.digits()))
 
 
+@_builtin("digits-scaled-resnet")
+def digits_scaled_resnet(
+    depth: int = 10, width: int = 16, activation: str = "relu", target: float = 0.9
+) -> _Parts:
+    """The network of `digits_resnet` with a multiplier at the end of each branch.
+
+    The setting of SkipInit, ReZero and Fixup, which say what the multipliers are at
+    first. Biases within the blocks are one number each, as Fixup has them.
+    """
+    return _Parts(ScaledResNet(depth, width, 10, activation), _images(data.digits()))
+
+
 @_builtin("mnist1d-mlp")
 def mnist1d_mlp(
     depth: int = 2, width: int = 100, activation: str = "relu", target: float = 0.55
@@ -167,9 +182,11 @@ def text_transformer(
     """The next character of Python's reference manual by a small transformer.
 
     English text that Python ships, in pieces of 32 characters, the last tenth for
-    validation. Layers are normalised by `norm`, "pre", "post" or "none"; `width` is a
-    multiple of the `heads` of attention. The loss is in nats per character: the
-    frequencies of characters alone give 3.24, those of pairs 2.32.
+    validation. Layers are normalised by `norm`: "pre", "post" or "none"; "deep" is
+    "post" around a stream that DeepNorm's constant multiplies, and "scaled" is "pre"
+    with LayerScale's multipliers. `width` is a multiple of the `heads` of attention.
+    The loss is in nats per character: the frequencies of characters alone give 3.24,
+    those of pairs 2.32.
     """
     if width % heads:
         raise ValueError(
@@ -177,6 +194,34 @@ def text_transformer(
         )
     model = Transformer(depth, width, heads, len(data.CHARACTERS), activation, norm)
     return _Parts(model, data.text(), metric="loss")
+
+
+@_builtin("adding-lstm")
+def adding_lstm(
+    depth: int = 1, width: int = 32, length: int = 50, target: float = 0.05
+) -> _Parts:
+    """The adding problem, a test of memory, by LSTMs.
+
+    The sum of two marked numbers, one in each half of a series of `length`; see
+    `data.adding`. The loss is the squared error, of which the mean leaves 0.167.
+    """
+    if length < 2:
+        raise ValueError(f"adding-lstm: length={length} must be at least 2.")
+    return _Parts(LSTM(depth, width, 1), data.adding(length), "squared_error")
+
+
+@_builtin("picture-siren")
+def picture_siren(
+    depth: int = 3, width: int = 64, frequency: int = 30, target: float = 0.15
+) -> _Parts:
+    """A picture from the coordinates of its pixels, by a network of sines.
+
+    The setting of SIREN (Sitzmann et al. 2020, arXiv:2006.09661); see `data.picture`.
+    The loss is the squared error of the pixels kept for validation, as a part of their
+    variance.
+    """
+    model = Sines(depth, width, 1, float(frequency))
+    return _Parts(model, data.picture(), "squared_error")
 
 
 @_builtin("regression-mlp")
@@ -205,6 +250,41 @@ def linear(depth: int = 4, width: int = 32, target: float = 0.02) -> _Parts:
     """
     model = MLP(depth, width, 8, "linear", use_bias=False)
     return _Parts(model, data.teacher(32, 8), "squared_error")
+
+
+_PLAIN = "digits-mlp(depth=50, activation='tanh')"
+_RESIDUAL = "digits-resnet"
+_SCALED = "digits-scaled-resnet"
+_GATED = "adding-lstm"
+_TRANSFORMER = "text-transformer"
+
+MADE_FOR: dict[str, str] = {
+    "tree.by_kind": "regression-mlp",
+    "tree.chrono": _GATED,
+    "tree.combined": _SCALED,
+    "tree.deepnorm": "text-transformer(norm='deep')",
+    "tree.delta_conv": "digits-cnn(activation='tanh')",
+    "tree.edge_of_chaos": _PLAIN,
+    "tree.fixup": _SCALED,
+    "tree.gpt2": _TRANSFORMER,
+    "tree.gpt_neox": _TRANSFORMER,
+    "tree.hadamard_identity": _RESIDUAL,
+    "tree.idinit": _RESIDUAL,
+    "tree.layerscale": "text-transformer(norm='scaled')",
+    "tree.looks_linear": "digits-mlp",
+    "tree.mimetic": _TRANSFORMER,
+    "tree.mitchell": _TRANSFORMER,
+    "tree.mup": "digits-mlp(depth=2)",
+    "tree.rezero": _SCALED,
+    "tree.rules": "regression-mlp",
+    "tree.siren": "picture-siren",
+    "tree.skipinit": _SCALED,
+    "tree.spectral": "digits-mlp(depth=2)",
+    "tree.t_fixup": "text-transformer(norm='none')",
+    "tree.uniform_gate": _GATED,
+    "tree.with_gain": _PLAIN,
+}
+"""A task for each scheme for whole models that has what the scheme is made for."""
 
 
 def data_task(

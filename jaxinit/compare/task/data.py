@@ -216,6 +216,51 @@ def teacher(inputs: int, outputs: int) -> tuple[Split, Split]:
     return (x, y), (x_valid, y_valid)
 
 
+def adding(length: int, examples: int = 5000) -> tuple[Split, Split]:
+    """The adding problem: the sum of the two marked ones of a series of numbers.
+
+    Args:
+        length: steps of a series.
+        examples: how many, of which four fifths are for training.
+
+    Returns:
+        Series (n, length, 2) of numbers from U[0, 1) and marks, 1 at a step of each
+        half and 0 elsewhere; and sums (n, 1). Their mean, 1, leaves a squared error of
+        1 / 6.
+
+    References:
+        Hochreiter and Schmidhuber 1997, Long short-term memory, experiment 4, as in Le
+        et al. 2015, arXiv:1504.00941, section 4.1.
+    """
+    rng = np.random.default_rng(0)
+    numbers = rng.random((examples, length))
+    half = length // 2
+    first = rng.integers(half, size=examples)
+    second = rng.integers(half, length, size=examples)
+    marks = np.zeros((examples, length))
+    rows = np.arange(examples)
+    marks[rows, first] = marks[rows, second] = 1
+    x = np.stack([numbers, marks], axis=-1).astype(np.float32)
+    return split(x, (numbers * marks).sum(axis=1, keepdims=True).astype(np.float32))
+
+
+def picture() -> tuple[Split, Split]:
+    """A picture of 64 x 64 pixels: sixteen digits, enlarged by cubic splines.
+
+    Returns:
+        Coordinates (n, 2) from -1 to 1, and pixels (n, 1), standardised; a fifth of
+        the pixels is for validation.
+    """
+    digits, _ = sklearn.datasets.load_digits(return_X_y=True)
+    rows = digits[:16].reshape(4, 4, 8, 8).transpose(0, 2, 1, 3).reshape(32, 32)
+    pixels = np.asarray(ndimage.zoom(rows, 2, order=3), np.float32)
+    axis = np.linspace(-1, 1, 64, dtype=np.float32)
+    places = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    (x, y), (x_valid, y_valid) = split(places, pixels.reshape(-1, 1))
+    y, y_valid = standardised(y, y_valid, axis=0)
+    return (x, y), (x_valid, y_valid)
+
+
 _SKLEARN = ("digits", "wine", "breast_cancer", "diabetes")
 LABELS = ("label", "labels", "target", "class", "y")
 _VALID = ("validation", "valid", "test")

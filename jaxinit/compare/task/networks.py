@@ -111,6 +111,109 @@ class ResNet(linen.Module):
         return linen.Dense(self.outputs)(activation(x).mean(axis=(1, 2)))
 
 
+class Scale(linen.Module):
+    """A parameter that multiplies, 1 at first: one number, or one a channel.
+
+    Attributes:
+        channels: whether there is one for each channel.
+    """
+
+    channels: bool = False
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        """Multiply."""
+        shape = (x.shape[-1],) if self.channels else ()
+        scale = self.param("scale", linen.initializers.ones, shape)
+        return x * (jnp.broadcast_to(scale, x.shape) if self.channels else scale)
+
+
+class Shift(linen.Module):
+    """A number that is added, 0 at first."""
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        """Add."""
+        return x + self.param("bias", linen.initializers.zeros, ())
+
+
+class ScaledResNet(linen.Module):
+    """A residual network whose branches have multipliers, as Fixup and SkipInit ask.
+
+    Blocks are x + scale * conv(activation(conv(x + b) + b) + b) + b, scale and every b
+    one number each; beside them it is a `ResNet`.
+
+    Attributes:
+        depth: number of blocks.
+        width: channels.
+        outputs: number of outputs.
+        activation: name of the activation.
+    """
+
+    depth: int
+    width: int
+    outputs: int
+    activation: str
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        """Map inputs (batch, height, width, channels) to outputs (batch, outputs)."""
+        activation = ACTIVATIONS[self.activation]
+
+        def convolved(x: Any) -> Any:
+            return linen.Conv(self.width, (3, 3), use_bias=False)(Shift()(x))
+
+        x = linen.Conv(self.width, (3, 3), 2)(x)
+        for _ in range(self.depth):
+            branch = convolved(activation(Shift()(convolved(x))))
+            x = x + Shift()(Scale()(branch))
+        return linen.Dense(self.outputs)(activation(x).mean(axis=(1, 2)))
+
+
+class LSTM(linen.Module):
+    """Long short-term memory, one layer over the other, read after the last step.
+
+    Attributes:
+        depth: number of layers.
+        width: cells of each.
+        outputs: number of outputs.
+    """
+
+    depth: int
+    width: int
+    outputs: int
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        """Map series (batch, steps, features) to outputs (batch, outputs)."""
+        for _ in range(self.depth):
+            x = linen.RNN(linen.OptimizedLSTMCell(self.width))(x)
+        return linen.Dense(self.outputs)(x[:, -1])
+
+
+class Sines(linen.Module):
+    """An implicit network, from coordinates to values through sines.
+
+    Attributes:
+        depth: number of hidden layers, x to sin(frequency * (x w + b)).
+        width: units in each.
+        outputs: number of outputs.
+        frequency: multiplier of the sines' arguments.
+    """
+
+    depth: int
+    width: int
+    outputs: int
+    frequency: float
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        """Map coordinates (batch, dimensions) to values (batch, outputs)."""
+        for _ in range(self.depth):
+            x = jnp.sin(self.frequency * linen.Dense(self.width)(x))
+        return linen.Dense(self.outputs)(x)
+
+
 class Autoencoder(linen.Module):
     """A deep autoencoder: widths halve down to a linear code, and mirror back.
 
@@ -139,8 +242,10 @@ class Autoencoder(linen.Module):
         return linen.Dense(features)(x)
 
 
-NORMS = ("pre", "post", "none")
-"""Where a transformer normalises: before each branch, after each sum, nowhere."""
+NORMS = ("pre", "post", "none", "deep", "scaled")
+"""Where a transformer normalises: before each branch, after each sum, nowhere; after
+each sum with a stream that DeepNorm's constant multiplies; or before each branch, which
+ends in LayerScale's multipliers."""
 
 
 class Transformer(linen.Module):
@@ -173,7 +278,7 @@ class Transformer(linen.Module):
             attention = linen.MultiHeadDotProductAttention(self.heads)
             x = self.add(x, lambda y, attend=attention: attend(y, mask=mask))
             x = self.add(x, self.perceptron)
-        if self.norm == "pre":
+        if self.norm in ("pre", "scaled"):
             x = linen.LayerNorm()(x)
         return linen.Dense(self.vocabulary)(x)
 
@@ -181,8 +286,11 @@ class Transformer(linen.Module):
         """The stream plus what a branch makes of it."""
         if self.norm == "pre":
             return x + branch(linen.LayerNorm()(x))
-        x = x + branch(x)
-        return linen.LayerNorm()(x) if self.norm == "post" else x
+        if self.norm == "scaled":
+            return x + Scale(channels=True)(branch(linen.LayerNorm()(x)))
+        alpha = (2 * self.depth) ** 0.25 if self.norm == "deep" else 1
+        x = alpha * x + branch(x)
+        return x if self.norm == "none" else linen.LayerNorm()(x)
 
     def perceptron(self, x: Any) -> Any:
         """The branch that acts on each place alone."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import tree
+from jaxinit._initializer import Initializer
 from jaxinit._types import Key
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.task import Task
@@ -27,8 +28,9 @@ Scheme: TypeAlias = tree.Scheme | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
 `(key, params, apply, batch) -> params`."""
 
-Given: TypeAlias = Scheme | str | list[tuple[str, Any]]
-"""A scheme, its text, or a list of rules for `jaxinit.tree.rules`."""
+Given: TypeAlias = Scheme | str | list[Any] | tuple[Initializer, Initializer]
+"""A scheme, its text, a list of rules for `jaxinit.tree.rules`, or a pair for kernels
+and biases."""
 
 
 Draw: TypeAlias = Callable[[Key, dict[str, Any], Any], Any]

@@ -1,11 +1,11 @@
-"""Schemes for residual networks, plain deep ones, and those of any shape."""
+"""Schemes for residual networks, and for networks of any shape."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
 
-from jaxinit import _checks, initializers, meanfield
+from jaxinit import _checks, initializers
 from jaxinit._initializer import Initializer
 from jaxinit.trace import Layer
 from jaxinit.tree._scheme import Assign, tree_scheme
@@ -222,48 +222,6 @@ def _with_ends(kernel: Initializer, end: Initializer) -> Assign:
         return chosen
 
     return assign
-
-
-@tree_scheme(cites=("xiao2018",))
-def delta_conv():
-    r"""Delta-orthogonal convolutions and orthogonal dense layers, at their gain.
-
-    Each kernel has the gain of the activation that feeds it. With $\phi = \tanh$ this
-    trains plain convolutional networks of 10,000 layers.
-
-    Returns:
-        A `TreeScheme`.
-
-    Raises:
-        ValueError: a convolution has a window of even size, or is grouped.
-
-    Example:
-        >>> delta_conv()
-        tree.delta_conv()
-
-    References:
-        Xiao et al. 2018, arXiv:1806.05393, section 3.
-    """
-
-    def assign(model: Structure) -> Mapping[str, Initializer]:
-        return {kernel.path: _delta(kernel) for kernel in model.kernels}
-
-    return assign
-
-
-def _delta(kernel: Layer) -> Initializer:
-    before = kernel.activation_before
-    gain = meanfield.gain(before) if before in meanfield.ACTIVATIONS else 1.0
-    if kernel.kind == "dense":
-        return initializers.orthogonal(gain)
-    window = [kernel.shape[axis] for axis in kernel.receptive_axes]
-    if any(size % 2 == 0 for size in window) or kernel.groups > 1:
-        raise ValueError(
-            f"tree.delta_conv: the convolution {kernel.path} of shape {kernel.shape} "
-            "has a window of even size or is grouped, and no centre tap holds an "
-            "orthogonal matrix; give it another scheme by rules."
-        )
-    return initializers.delta_orthogonal(gain)
 
 
 @tree_scheme(cites=("yang2023spectral",))
