@@ -14,63 +14,24 @@ float64 on the host; kinks and jumps of the activation are found and integrated 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _checks
-from jaxinit._canonical import As
-
-Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "linear": lambda x: x,
-    "sin": jnp.sin,
-    "erf": jax.scipy.special.erf,
-    **{
-        name: getattr(jax.nn, name)
-        for name in (
-            "relu",
-            "relu6",
-            "leaky_relu",
-            "elu",
-            "celu",
-            "selu",
-            "gelu",
-            "silu",
-            "mish",
-            "softplus",
-            "squareplus",
-            "sigmoid",
-            "log_sigmoid",
-            "soft_sign",
-            "hard_tanh",
-            "hard_sigmoid",
-            "hard_silu",
-            "tanh",
-        )
-    },
-}
-"""Activations by name, with the defaults of `jax.nn`."""
-
-_NAMES = {function: name for name, function in ACTIVATIONS.items()}
-
-
-def _named(owner: str, name: str, activation: Any) -> Any:
-    """The name of a function of `ACTIVATIONS`; any other one as it is."""
-    return _NAMES.get(activation, activation)
-
-
-BY_NAME = As(_named)
-"""The mark of a parameter that is an activation."""
-
-Activation: TypeAlias = Annotated[str | Callable[[Any], Any], BY_NAME]
-"""A name of `ACTIVATIONS`, or an elementwise function that JAX can trace."""
+from jaxinit._quadrature import ACTIVATIONS as ACTIVATIONS
+from jaxinit._quadrature import (
+    Activation,
+    Floats,
+    edges_of,
+    evaluate,
+    expectation,
+    name_of,
+    nodes,
+    not_finite,
+)
 
 _TORCH = {
     "linear": 1.0,
@@ -81,12 +42,6 @@ _TORCH = {
     "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
     "selu": 0.75,
 }
-
-_REACH = 12.0  # the normal density there is 2e-32 of its peak
-_PANELS = 24
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(24)
-_LEVELS = 60
-_TOLERANCE = 1e-12
 
 
 def gain(
@@ -132,15 +87,15 @@ def gain(
     if convention == "torch":
         if not isinstance(activation, str) or activation not in _TORCH:
             raise ValueError(
-                f"gain: torch's table has no {_name(activation)}; it has "
+                f"gain: torch's table has no {name_of(activation)}; it has "
                 f"{', '.join(_TORCH)}."
             )
         return _TORCH[str(activation)]
     moment = second_moment(activation, 1.0, derivative=direction == "backward")
     if not 0 < moment < math.inf:
         raise ValueError(
-            f"gain: the mean square of activation {_name(activation)} under N(0, 1) is "
-            f"{moment}; no gain keeps a signal through it."
+            f"gain: the mean square of activation {name_of(activation)} under N(0, 1) "
+            f"is {moment}; no gain keeps a signal through it."
         )
     return moment**-0.5
 
@@ -180,9 +135,9 @@ def second_moment(
 
     def square(z: Floats) -> Floats:
         with np.errstate(over="ignore"):
-            return _evaluate(activation, root * z, derivative) ** 2
+            return evaluate(activation, root * z, derivative) ** 2
 
-    return _expectation(square, _edges(activation, root), activation)
+    return expectation(square, edges_of(activation, root), activation)
 
 
 def variance_map(
@@ -279,21 +234,21 @@ def _mixed_moment(
 ) -> float:
     """E[phi(u1) phi(u2)] of two normals of that correlation, or of the derivatives."""
     root = math.sqrt(variance)
-    z, weights = _nodes(activation, float(variance))
-    first = _evaluate(activation, root * z, derivative)
+    z, weights = nodes(activation, float(variance))
+    first = evaluate(activation, root * z, derivative)
     other = math.sqrt(max(0.0, 1 - correlation**2))
     # The kinks of phi(c z1 + ... z2) in z2 move with z1, and so do the inner points.
-    inner = [_nodes(activation, float(variance), correlation * z1, other) for z1 in z]
+    inner = [nodes(activation, float(variance), correlation * z1, other) for z1 in z]
     points = np.concatenate(
         [correlation * z1 + other * z2 for z1, (z2, _) in zip(z, inner, strict=True)]
     )
-    values = _evaluate(activation, root * points, derivative)
+    values = evaluate(activation, root * points, derivative)
     masses = np.concatenate([mass for _, mass in inner])
     starts = np.cumsum([0, *(len(mass) for _, mass in inner[:-1])])
     second = np.add.reduceat(masses * values, starts)
     mixed = float(weights @ (first * second))
     if math.isnan(mixed):
-        raise ValueError(_not_finite(activation))
+        raise ValueError(not_finite(activation))
     return mixed
 
 
@@ -395,7 +350,7 @@ def fixed_point(
     q = _stable_root(excess)
     if q is None:
         raise ValueError(
-            f"fixed_point: with activation {_name(activation)}, weight_variance="
+            f"fixed_point: with activation {name_of(activation)}, weight_variance="
             f"{weight_variance:g} and bias_variance={bias_variance:g} the variance "
             "reaches no single fixed point; choose a smaller weight_variance."
         )
@@ -462,7 +417,7 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
         # At q = 0 for an odd smooth activation; anywhere for a homogeneous one.
         if abs(excess(1.0)) < 1e-9 and abs(excess(4.0)) < 1e-9:
             q = 1.0
-        elif _evaluate(activation, np.zeros(1), derivative=False)[0] == 0:
+        elif evaluate(activation, np.zeros(1), derivative=False)[0] == 0:
             q = 0.0
         else:
             q = _stable_root(balance)
@@ -470,15 +425,15 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
         q = _stable_root(balance)
     if q is None:
         raise ValueError(
-            f"edge_of_chaos: activation {_name(activation)} has no critical point with "
-            f"bias_variance={bias_variance:g}; try "
+            f"edge_of_chaos: activation {name_of(activation)} has no critical point "
+            f"with bias_variance={bias_variance:g}; try "
             f"{'bias_variance=0' if bias_variance else 'a positive bias_variance'}."
         )
     slopes = second_moment(activation, q, derivative=True)
     if not 0 < slopes < math.inf:
         raise ValueError(
-            f"edge_of_chaos: activation {_name(activation)} has no finite slope for a "
-            "gradient, so no weight variance is critical; use another activation."
+            f"edge_of_chaos: activation {name_of(activation)} has no finite slope for "
+            "a gradient, so no weight variance is critical; use another activation."
         )
 
     def drift(q: float) -> float:
@@ -536,7 +491,7 @@ def held_point(owner: str, activation: Activation, bias_variance: float) -> Fixe
     )
     if further > nearby * (1 + 1e-7):
         raise ValueError(
-            f"{owner}: with activation {_name(activation)} and bias_variance="
+            f"{owner}: with activation {name_of(activation)} and bias_variance="
             f"{bias_variance:g} the variance of a signal leaves the critical point and "
             "grows without bound; choose a larger bias_variance, or another activation."
         )
@@ -597,151 +552,3 @@ def _depth(factor: float) -> float:
 
 def _check_variances(owner: str, weight: float, bias: float) -> None:
     _checks.number(owner, minimum=0.0, weight_variance=weight, bias_variance=bias)
-
-
-def _name(activation: Activation) -> str:
-    if isinstance(activation, str):
-        return repr(activation)
-    return getattr(activation, "__name__", repr(activation))
-
-
-def _function(activation: Activation) -> Callable[[Any], Any]:
-    if callable(activation):
-        return activation
-    _checks.choice("gain", "activation", activation, ACTIVATIONS)
-    return ACTIVATIONS[activation]
-
-
-def _evaluate(activation: Activation, x: Floats, derivative: bool) -> Floats:
-    """The activation, or its derivative, in float64 whatever JAX's settings."""
-    function = _function(activation)
-    # One of few sizes, since JAX compiles an activation anew for each.
-    padded = np.full(1 << max(x.size - 1, 255).bit_length(), x.flat[-1])
-    padded[: x.size] = x
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        array = jnp.asarray(padded, jnp.float64)
-        try:
-            if derivative:
-                _, result = jax.jvp(function, (array,), (jnp.ones_like(array),))
-            else:
-                result = function(array)
-        except jax.errors.TracerArrayConversionError:
-            raise TypeError(
-                f"activation {_name(activation)} is not a function that JAX can "
-                "differentiate; write it with jax.numpy in place of numpy."
-            ) from None
-        if _checks.is_traced(result):
-            raise TypeError(
-                f"activation {_name(activation)} depends on a traced value, but its "
-                "gain is an integral made before the program runs; give it numbers, or "
-                "trace gain= itself."
-            )
-        result = np.asarray(result, np.float64)
-    if result.shape != padded.shape:
-        raise ValueError(
-            f"activation {_name(activation)} maps shape {padded.shape} to "
-            f"{result.shape}; it must work elementwise."
-        )
-    return result[: x.size]
-
-
-def _not_finite(activation: Activation) -> str:
-    return (
-        f"meanfield: activation {_name(activation)} has no finite mean square under "
-        "a normal distribution, or is not a number somewhere; use one that is defined "
-        "on all real numbers."
-    )
-
-
-def _expectation(
-    function: Callable[[Floats], Floats], edges: Floats, activation: Activation
-) -> float:
-    """E[f(z)] of a function that is not negative, z normal, by bisection of panels.
-
-    A panel is split until Gauss-Legendre agrees with itself on its two halves.
-    """
-    low, high = edges[:-1], edges[1:]
-    total = 0.0
-    for _ in range(_LEVELS):
-        middle = (low + high) / 2
-        starts, ends = np.r_[low, low, middle], np.r_[high, middle, high]
-        half = (ends - starts)[:, None] / 2
-        z = starts[:, None] + half + half * _POINTS
-        density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-        values = function(z.ravel()).reshape(z.shape)
-        coarse, left, right = (half * _WEIGHTS * density * values).sum(1).reshape(3, -1)
-        fine = left + right
-        if not np.isfinite(fine).all():
-            if np.isnan(fine).any():
-                raise ValueError(_not_finite(activation))
-            return math.inf
-        rough = np.abs(fine - coarse) > _TOLERANCE * (total + fine.sum())
-        total += float(fine[~rough].sum())
-        if not rough.any():
-            return total
-        low, high = (
-            np.r_[low[rough], middle[rough]],
-            np.r_[middle[rough], high[rough]],
-        )
-    raise ValueError(_not_finite(activation))
-
-
-def _nodes(
-    activation: Activation, variance: float, shift: float = 0.0, scale: float = 1.0
-) -> tuple[Floats, Floats]:
-    """Points z and weights of E[f(sqrt(variance) * (shift + scale * z))], z normal.
-
-    Gauss-Legendre in panels that end where the activation has a kink, fine enough for
-    the normal's density and for the activation near 0, where it bends.
-    """
-    edges = _edges(activation, math.sqrt(variance), shift, scale)
-    half = np.diff(edges)[:, None] / 2
-    z = (edges[:-1, None] + half + half * _POINTS).ravel()
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return z, (half * _WEIGHTS).ravel() * density
-
-
-def _edges(
-    activation: Activation, root: float, shift: float = 0.0, scale: float = 1.0
-) -> Floats:
-    edges = np.linspace(-_REACH, _REACH, _PANELS + 1)
-    if root * scale > 0:
-        bends = np.concatenate([np.arange(-16.0, 17.0), _kinks(activation)])
-        bends = (bends / root - shift) / scale
-        edges = np.unique(np.concatenate([edges, bends[np.abs(bends) < _REACH]]))
-    return edges
-
-
-def _kinks(activation: Activation) -> Sequence[float]:
-    """Where the activation or its derivative jumps, by bisection to the last bit."""
-    try:
-        return _cached_kinks(activation)
-    except TypeError:  # an unhashable callable
-        return _cached_kinks.__wrapped__(activation)
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_kinks(activation: Activation) -> tuple[float, ...]:
-    # Offset, so that no grid point falls on a kink at a round number.
-    grid = np.linspace(-40, 40, 8001) + 1 / 3000
-    found = []
-    for derivative in (False, True):
-        values = _evaluate(activation, grid, derivative)
-        jump = np.abs(np.diff(values))
-        # Halving an interval halves a smooth difference, but leaves a jump whole.
-        near = np.maximum(np.r_[jump[1:], 0], np.r_[0, jump[:-1]])
-        suspects = np.flatnonzero(jump > 2 * near + 1e-3 * (1 + np.abs(values[:-1])))
-        for index in suspects:
-            low, high = grid[index], grid[index + 1]
-            f_low, f_high = values[index], values[index + 1]
-            size = abs(f_high - f_low)
-            for _ in range(60):
-                middle = (low + high) / 2
-                f = _evaluate(activation, np.array([middle]), derivative)[0]
-                if abs(f - f_low) > abs(f_high - f):
-                    high, f_high = middle, f
-                else:
-                    low, f_low = middle, f
-            if abs(f_high - f_low) > size / 3:  # a tie may halve the jump
-                found.append(float((low + high) / 2))
-    return tuple(sorted(set(found)))

@@ -12,6 +12,7 @@ import scipy.stats
 
 import jaxinit as ji
 from jaxinit import meanfield
+from jaxinit._quadrature import name_of
 
 CDF = scipy.stats.norm.cdf
 PDF = scipy.stats.norm.pdf
@@ -51,13 +52,13 @@ BACKWARD = {  # E[phi'(z)^2]
 }
 
 
-@pytest.mark.parametrize("activation", FORWARD, ids=meanfield._name)
+@pytest.mark.parametrize("activation", FORWARD, ids=name_of)
 def test_forward_gain(activation):
     expected = FORWARD[activation] ** -0.5
     assert meanfield.gain(activation) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("activation", BACKWARD, ids=meanfield._name)
+@pytest.mark.parametrize("activation", BACKWARD, ids=name_of)
 def test_backward_gain(activation):
     expected = BACKWARD[activation] ** -0.5
     found = meanfield.gain(activation, direction="backward")

@@ -24,6 +24,7 @@ ROOMS = [
     "_threefry",
     "_samplers",
     "_haar",
+    "_quadrature",
     "meanfield",
     "_layout",
     "_fans",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxinit import _checks, meanfield
 from jaxinit._initializer import Initializer, initializer
 from jaxinit._layout import GainedKernel, Kernel
+from jaxinit._quadrature import BY_NAME
 from jaxinit._types import Draw, Numeric
 from jaxinit.initializers.basic import normal, zeros
 from jaxinit.initializers.variance import over_fan, squared_gain, variance_scaling
@@ -18,7 +19,7 @@ from jaxinit.meanfield import Activation
 
 @initializer(cites=("sussillo2014",))
 def random_walk(
-    activation: Annotated[Literal["linear", "relu"], meanfield.BY_NAME] = "relu",
+    activation: Annotated[Literal["linear", "relu"], BY_NAME] = "relu",
     **kernel: Unpack[Kernel],
 ) -> Draw:
     r"""Normal with the gain at which a gradient's expected *log* norm is constant.
