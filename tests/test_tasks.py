@@ -44,7 +44,7 @@ SMALL = [  # a task's text, a good learning rate, and its number of kernels
     ),
     ("digits-scaled-resnet(depth=2, width=8, activation='relu')", 0.03, 6),
     ("adding-lstm(depth=1, width=8, length=10)", 0.03, 9),
-    ("picture-siren(depth=2, width=16, frequency=30)", 0.0003, 3),
+    ("picture-siren(depth=2, width=16, frequency=30)", 0.01, 3),
     ("regression-mlp(depth=2, width=16, activation='tanh')", 0.01, 3),
     ("linear(depth=2, width=16)", 0.01, 3),
 ]
