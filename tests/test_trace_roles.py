@@ -394,6 +394,40 @@ def test_a_scale_of_noise_is_no_kernel(name):
     assert kinds["b"] == "bias" and "dense" not in (kinds["b_spread"],)
 
 
+@pytest.mark.parametrize("name", [each for each in NOISY if each != "uniform"])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["plain", "jit"])
+def test_a_scale_of_noise_in_a_product_of_its_own_is_no_kernel(name, wrap):
+    def apply(p, x):
+        return x @ p["mean"] + x @ (jax.nn.softplus(p["spread"]) * NOISY[name]())
+
+    found = by_path(wrap(apply), {"mean": W, "spread": W}, X)
+    kinds = {name: layer.kind for name, layer in found.items()}
+    assert kinds == {"mean": "dense", "spread": "scale"}
+
+
+MASKED = {
+    "mask": lambda key: jax.random.bernoulli(key, 0.5, W.shape).astype(float),
+    "rescaled mask": lambda key: (
+        jax.random.bernoulli(key, 0.5, W.shape).astype(float) / 0.5
+    ),
+    "rows": lambda key: jax.random.bernoulli(key, 0.5, (8, 1)).astype(float),
+    "signs": lambda key: jax.random.rademacher(key, W.shape, jnp.float32),
+    "around one": lambda key: 1 + 0.1 * jax.random.normal(key, W.shape),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_kernel_that_noise_masks_is_a_kernel(name):
+    def apply(w, x, key):
+        return x @ (w * jnp.broadcast_to(MASKED[name](key), w.shape))
+
+    for key in (jax.random.key(3), jax.random.PRNGKey(3)):
+        (layer,) = layers(apply, W, X, key)
+        assert (layer.kind, layer.fan_in) == ("dense", 8), layer
+        (layer,) = layers(lambda w, x, key=key: apply(w, x, key), W, X)
+        assert (layer.kind, layer.fan_in) == ("dense", 8), layer
+
+
 def test_noisy_net_keeps_its_spread():
     class Noisy(nn.Module):
         @nn.compact

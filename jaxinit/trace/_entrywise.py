@@ -75,6 +75,8 @@ def unary(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
         views = tuple(view._replace(bent=name not in _ROUND) for view in value.views)
     if name in BENDS:
         info = _bend(trace, info, frozenset({name}))
+    if name == "erf_inv" and info.is_noise:
+        info = info._replace(centred=True)  # as a normal's draw ends
     return [Value(views, info)]
 
 
@@ -248,6 +250,8 @@ def _with_constants(
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
     ops: set[str] = set()
+    if name in ("add", "sub") or name in COMPARISONS:
+        info = info._replace(centred=False)
     if name in BENDS or name in COMPARISONS:
         ops = {name}
         if name in ("max", "select_n") and any(v.scalar == 0.0 for v in values):

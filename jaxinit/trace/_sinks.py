@@ -43,7 +43,7 @@ def _as_kernel(
     if not all(view.pending and view.has_foreign() for view in other.views):
         return False
     for view in value.views:
-        if view.reason:
+        if view.reason or (view.pending == "scale" and value.info.centred):
             return False
         if view.pending == "embedding":
             if only_repeats([view.dims[k] for k in summed]):

@@ -40,6 +40,7 @@ class Info(NamedTuple):
             plain skip connection.
         reach: all the nodes that it is made of with no kernel on the way, gates too.
         reduced: whether it is a statistic, such as a variance that a threshold guards.
+        centred: whether it is noise around zero, and no mask.
         layout: the axes of leaves and inputs that its dimensions run along; None where
             that cannot be told.
         spans: where the outputs of kernels that were joined side by side lie: tuples
@@ -55,6 +56,7 @@ class Info(NamedTuple):
     gated: frozenset[tuple[int, Gate]] = frozenset()
     reach: frozenset[int] = frozenset()
     reduced: bool = False
+    centred: bool = False
     layout: Layout | None = None
     spans: tuple[Span, ...] = ()
 
@@ -168,6 +170,8 @@ def join_infos(
         roots = frozenset[int]()
     reach = frozenset[int]().union(*(info.reach for info in infos))
     reduced = all(info.reduced for info in infos)
+    noise = all(info.is_noise for info in infos)
+    centred = noise and (any if gated else all)(info.centred for info in infos)
     return Info(
         sources,
         act,
@@ -175,6 +179,7 @@ def join_infos(
         act,
         roots=roots,
         reduced=reduced,
+        centred=centred,
         gated=held,
         reach=reach,
         layout=overlay(info.layout for info in infos) if entrywise else None,
