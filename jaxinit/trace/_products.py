@@ -234,7 +234,7 @@ def _loop(site: Site, eqn: JaxprEqn) -> Loop | None:
         return Loop(site, name, None)
     if name == "shard_map":
         sizes = _compat.shard_map(eqn).sizes
-        axes = eqn.params["newly_manual_axes"]
+        axes = _compat.shard_map(eqn).axes
         length = 1
         for axis in axes:
             length *= sizes[axis]
@@ -300,7 +300,7 @@ def _unseen(
             return "It is within a function that brings its own derivative."
         if name == "while":
             return "It is within a while loop, through which no gradient goes back."
-        if name == "shard_map" and not eqn.params["check_vma"]:
+        if name == "shard_map" and not _compat.shard_map(eqn).check_vma:
             return "It is within a shard_map that does not check what varies."
     for _, record in found:
         if any(axis in record.use.in_axes for axis, _ in record.view.shards):

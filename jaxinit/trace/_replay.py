@@ -259,9 +259,8 @@ def _cond(
 def _shard_map(
     eqn: JaxprEqn, values: Sequence[Any], given: Mapping[Site, Any], inside: Inside
 ) -> Entered:
-    params = eqn.params
-    manual = params["newly_manual_axes"]
-    axes = tuple(axis for axis in params["mesh"].axis_names if axis in manual)
+    parts = _compat.shard_map(eqn)
+    axes = tuple(axis for axis in parts.mesh.axis_names if axis in parts.axes)
     split = PartitionSpec(axes)
 
     def part(values: list[Any], given: Mapping[Site, Any]) -> Entered:
@@ -274,11 +273,11 @@ def _shard_map(
 
     return jax.shard_map(
         part,
-        mesh=params["mesh"],
-        in_specs=(list(params["in_specs"]), split),
-        out_specs=(list(params["out_specs"]), split),
-        axis_names=set(manual),
-        check_vma=params["check_vma"],
+        mesh=parts.mesh,
+        in_specs=(list(parts.in_specs), split),
+        out_specs=(list(parts.out_specs), split),
+        axis_names=set(parts.axes),
+        check_vma=parts.check_vma,
     )(list(values), given)
 
 
