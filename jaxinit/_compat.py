@@ -132,12 +132,12 @@ class ShardMap(NamedTuple):
 
 
 def shard_map(eqn: JaxprEqn) -> ShardMap:
-    """The parts of a `shard_map`, whose `axes` were `manual_axes` before 0.10."""
+    """The parts of a `shard_map`."""
     params = eqn.params
     return ShardMap(
         params["jaxpr"],
         params["mesh"],
-        params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"],
+        params["newly_manual_axes"],
         params["in_specs"],
         params["out_specs"],
         params["check_vma"],

@@ -74,6 +74,7 @@ def gain(
             finite.
 
     Example:
+        >>> import jax
         >>> round(gain("relu"), 6), round(gain("tanh"), 6)
         (1.414214, 1.592537)
         >>> round(gain(lambda x: x * jax.nn.sigmoid(1.702 * x)), 3)

@@ -97,7 +97,7 @@ READ = {
     ),
     "shard_map": (
         sharded(jnp.sin),
-        "jaxpr mesh in_specs out_specs check_vma newly_manual_axes|manual_axes",
+        "jaxpr mesh in_specs out_specs check_vma newly_manual_axes",
     ),
     "slice": (
         lambda x: lax.slice(x, (0, 1), (4, 3)),
