@@ -108,10 +108,15 @@ def scaled_normal(
     """N(mean, stddev^2), untruncated; if complex, of that variance in all."""
     if is_complex(dtype) or not _compat.NORMALS_ROUND_ONCE:
         return scaled(standard_normal(key, shape, dtype), stddev, mean)
-    lowest = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
-    u = jax.random.uniform(key, shape, dtype, lowest, 1)
     root = jnp.asarray(math.sqrt(2), dtype) * jnp.asarray(stddev, dtype)
-    return shifted(root * lax.erf_inv(u), mean)
+    return shifted(root * _half_variance_normal(key, shape, np.dtype(dtype)), mean)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _half_variance_normal(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """N(0, 1/2), always in one program, for apart its steps round otherwise."""
+    lowest = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
+    return rounded(lax.erf_inv(jax.random.uniform(key, shape, dtype, lowest, 1)))
 
 
 def normal(key: Key, shape: tuple[int, ...], dtype: DType, variance: Array) -> Array:
