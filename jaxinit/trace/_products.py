@@ -1,5 +1,6 @@
 """The products of a function with its kernels: where they are, and of what."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -233,11 +234,8 @@ def _loop(site: Site, eqn: JaxprEqn) -> Loop | None:
     if name == "while":
         return Loop(site, name, None)
     if name == "shard_map":
-        sizes = _compat.shard_map(eqn).sizes
-        axes = _compat.shard_map(eqn).axes
-        length = 1
-        for axis in axes:
-            length *= sizes[axis]
+        parts = _compat.shard_map(eqn)
+        length = math.prod(parts.sizes[axis] for axis in parts.axes)
         return Loop(site, name, length)
     return None
 
