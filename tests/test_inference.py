@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from jaxinit.compare.stats import comparisons, inference
+from jaxinit.compare.stats import power as powers
 from jaxinit.compare.stats import race as races
 
 INF, NAN = math.inf, math.nan
@@ -105,6 +106,27 @@ def test_pairs_all_alike_have_no_interval_and_the_sign_flips_p_value():
     assert both_missed.ratio == 1 and both_missed.p_value == 1
 
 
+def test_the_clock_bounds_the_spread_from_below():
+    # Always at 50 against never: log 10 over a deviation of 25 / (50 sqrt 12).
+    never = [INF] * 5
+    found = inference.ratio_to_target(never, [50] * 5, 500, every=25)
+    assert found.spread == pytest.approx(0.5 / math.sqrt(12))
+    t = math.log(10) * math.sqrt(5) / found.spread
+    assert found.p_value == pytest.approx(2 * scipy_stats.t.sf(t, 4))
+    # One seed of the winner that is worse makes the case no stronger.
+    worse = inference.ratio_to_target(never, [50] * 4 + [75], 500, every=25)
+    assert found.p_value < worse.p_value < 0.001
+    assert inference.ratio_to_target(never, [50] * 4 + [75], 500).p_value < 1.2e-5
+    # Both clocks count, and a spread beyond the floor is what it is.
+    both = inference.ratio_to_target([100] * 3, [50] * 3, 500, every=25)
+    assert both.spread == pytest.approx(math.sqrt((0.5**2 + 0.25**2) / 12))
+    assert inference.ratio_to_target(A, B, 500, every=1) == pytest.approx(
+        inference.ratio_to_target(A, B, 500)
+    )
+    nothing = inference.ratio_to_target(never, never, 500, every=25)
+    assert nothing.p_value == 1 and math.isnan(nothing.low) and nothing.spread == 0
+
+
 def test_two_pairs_far_apart_say_next_to_nothing_and_do_not_overflow():
     times = {"a": [1, 1e6], "b": [1e6, 2e6]}
     (pair,) = comparisons.pairwise(times, 1e7, confidence=0.9999)
@@ -133,6 +155,22 @@ def test_pairwise_names_the_faster_and_adjusts_for_all_pairs():
     assert all(r.ratio >= 1 for r in alone)
     adjusted = comparisons.holm([r.p_value for r in alone])
     assert [p.p_value for p in pairs] == pytest.approx(adjusted)
+
+
+def test_pairs_that_never_reach_are_no_hypotheses():
+    times = {"a": A, "b": B, "c": [INF] * 4, "d": [INF] * 4, "e": [INF] * 4}
+    found = comparisons.pairwise(times, 500)
+    never = [pair for pair in found if {pair.faster, pair.slower} <= set("cde")]
+    assert len(never) == 3 and all(pair.p_value == 1 for pair in never)
+    assert not any(pair.could_show for pair in never)
+    alone = [pair.ratio.p_value for pair in found if pair.could_show]
+    adjusted = [pair.p_value for pair in found if pair.could_show]
+    assert len(alone) == 7 and adjusted == pytest.approx(comparisons.holm(alone))
+    # A time beyond the budget is a miss like any other; one run that reaches counts.
+    times["d"] = [501.0, INF, INF, 900]
+    assert sum(p.could_show for p in comparisons.pairwise(times, 500)) == 7
+    times["d"] = [500.0, INF, INF, 900]
+    assert sum(p.could_show for p in comparisons.pairwise(times, 500)) == 9
 
 
 def test_pairwise_against_a_baseline_makes_fewer_comparisons():
@@ -183,6 +221,30 @@ def test_alike_schemes_are_rarely_called_faster(setting):
         for t in times
     ]
     assert np.mean(false) <= 0.05 + 3 * 0.01
+
+
+def test_power_is_what_simulation_finds():
+    # Against 4,000 paired t-tests of 6 seeds; the standard error is 0.8 %.
+    rng = np.random.default_rng(3)
+    differences = math.log(1.5) + 0.3 * rng.normal(size=(4000, 6))
+    shown = scipy_stats.ttest_1samp(differences, 0, axis=1).pvalue <= 0.01
+    assert powers.power(1.5, 0.3, 6, 0.01) == pytest.approx(shown.mean(), abs=0.032)
+    assert powers.power(1.5, 0.3, 1, 0.01) == 0 and powers.power(1.5, 0, 2, 0.01) == 1
+    assert powers.power(3.0, 1e-3, 5, 0.01) == pytest.approx(1)
+
+
+def test_power_names_the_seeds_that_would_show_it():
+    found = powers.of_pair(0.3, 6, 0.01)
+    assert found.larger_chance >= 0.8 > found.chance and found.larger > found.factor
+    enough = [
+        powers.power(found.factor, 0.3, found.needed + more, 0.01) >= 0.8
+        for more in (-1, 0)
+    ]
+    assert enough == [False, True]
+    assert powers.of_pair(0.0, 6, 0.01) is None
+    assert powers.of_pair(math.nan, 1, 0.01) is None
+    hopeless = powers.of_pair(5.0, 2, 0.001)
+    assert hopeless.factor == max(powers.FACTORS) and hopeless.larger is None
 
 
 def test_standing_settles_a_clear_race_and_keeps_what_was_shown():

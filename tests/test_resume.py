@@ -15,6 +15,7 @@ from sweeps import TRAIN, VALID, sweep
 
 from jaxinit.compare import cli, compare, machine, make_task, read_runs
 from jaxinit.compare.report import result as report
+from jaxinit.compare.stats import summary
 from jaxinit.compare.store import folder
 from jaxinit.compare.sweep import chunks as room
 from jaxinit.compare.train import engine
@@ -350,7 +351,7 @@ def test_killed_twenty_times_at_any_moment_then_resumed(tmp_path):
 
 def test_rates_are_tuned_on_seeds_of_their_own(tmp_path):
     out = tmp_path / "out"
-    options = {"seeds": 3, "tuning_seeds": 2, "out": out}
+    options = {"seeds": 3, "tuning_seeds": 2, "runoff_seeds": 0, "out": out}
     result = sweep(["he_normal", "normal(1)"], [0.001, 0.1], **options)
     rows = result.runs.to_pylist()
     tuning = [row for row in rows if row["seed"] < 2]
@@ -367,6 +368,43 @@ def test_rates_are_tuned_on_seeds_of_their_own(tmp_path):
     same(again.runs, result.runs)
     with pytest.raises(FileExistsError, match="tuning_seeds is 2 there and 0"):
         sweep(["he_normal"], [0.1], out=out)
+
+
+def test_the_best_two_rates_run_off():
+    dead = "normal(stddev=1e-09)"
+    found = sweep(
+        ["he_normal", dead], [0.001, 0.1, 0.2], 3, tuning_seeds=1, runoff_seeds=2,
+        target=0.6, steps=40,
+    )  # fmt: skip
+    best = {row.scheme: row.learning_rate for row in found.ranking()}
+
+    def seeds(scheme, rate):
+        return found.sweep.at(scheme, rate).runs["seed"].to_pylist()
+
+    for scheme in ("he_normal()", dead):
+        assert seeds(scheme, best[scheme]) == [0, 1, 2, 3]
+    others = [rate for rate in (0.001, 0.1, 0.2) if rate != best["he_normal()"]]
+    # One rate lost the run-off; where the target is never reached there is none.
+    assert sorted(seeds("he_normal()", rate) for rate in others) == [[0], [0, 1, 2]]
+    assert all(seeds(dead, r) == [0] for r in (0.001, 0.1, 0.2) if r != best[dead])
+    held = [
+        rate
+        for rate in found.sweep.learning_rates
+        if len(seeds("he_normal()", rate)) > 1
+    ]
+    decided = summary.best_first(found.sweep.of(["he_normal()"], held, range(3)))
+    assert decided[0] == best["he_normal()"]
+
+
+def test_parts_of_a_tuned_sweep_have_whole_schemes(tmp_path):
+    options = {"seeds": 2, "tuning_seeds": 1, "runoff_seeds": 1}
+    whole = sweep(out=tmp_path / "whole", **options)
+    for i in range(2):
+        part = sweep(out=tmp_path / str(i), shard=(i, 2), **options)
+        assert len(part.sweep.schemes) == 1
+    sources = [str(tmp_path / str(i)) for i in range(2)]
+    assert cli.run(["merge", *sources, "-o", str(tmp_path / "all")]) == 0
+    same(read_runs(tmp_path / "all"), whole.runs)
 
 
 def test_a_grid_grows_where_a_scheme_is_best_at_its_end():
@@ -393,7 +431,8 @@ def test_until_sure_stops_when_the_winner_is_settled():
 
 BAD = [
     ({"until_sure": 2}, ValueError, "give tuning_seeds="),
-    ({"tuning_seeds": 1, "shard": (0, 2)}, ValueError, "leave shard= out"),
+    ({"extend_grid": True, "shard": (0, 2)}, ValueError, "leave shard= out"),
+    ({"tuning_seeds": 1, "shard": (0, 3)}, ValueError, "make fewer parts"),
     ({"shard": (3, 3)}, ValueError, "i from 0 to n - 1"),
     ({"shard": (0,)}, TypeError, "must be two integers"),
     ({"strategy": "fast"}, ValueError, "strategy='fast'"),

@@ -19,7 +19,8 @@ OTHER = {
     "untraced": ("a callback",), "loss_name": "hinge", "metric_name": "miss",
     "direction": "min", "target": 0.8, "steps": 200, "eval_every": 20,
     "batch_size": 32, "optimizer": "adam", "dtype": "bfloat16",
-    "matmul_precision": "high", "stop_at_target": True, "tuning_seeds": 2,
+    "matmul_precision": "high", "stop_at_target": True, "tuning_seeds": 1,
+    "runoff_seeds": 3,
     "schemes": ("c",), "learning_rates": (0.3,), "seeds": 7, "rounds": 3,
     "targets": (0.5,), "extend_grid": True, "until_sure": 4, "strategy": "vmap",
     "settled": True, "made_for": 0.95, "target_of": "a", "versions": {"jax": "1"},
@@ -34,7 +35,7 @@ def test_each_setting_has_a_mark_and_another_value_here():
     marks = ("decides", "reads", "grows", "noted")
     of_marks = [names(mark) for mark in marks]
     assert sorted(sum(of_marks, [])) == sorted(OTHER)
-    assert names("reads") == ["tuning_seeds"]
+    assert names("reads") == ["tuning_seeds", "runoff_seeds"]
     assert set(names("grows")) == {
         "schemes", "own_schemes", "learning_rates", "seeds", "rounds",
     }  # fmt: skip

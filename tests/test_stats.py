@@ -21,7 +21,7 @@ from jaxinit.compare.store.sweep import SCHEMA, Sweep
 
 SETTINGS = Settings(
     task="t", parts={"model": "m"}, loss_name="loss", metric_name="accuracy",
-    direction="max", target=0.9,
+    direction="max", target=0.9, runoff_seeds=0,
 )  # fmt: skip
 
 INF, NAN = math.inf, math.nan
@@ -69,7 +69,7 @@ def test_rank_by_steps_then_by_loss():
     ranking = stats.rank(table)
     assert [s.scheme for s in ranking] == ["fast", "slow", "lower", "never", "dead"]
     fast, slow = ranking[:2]
-    assert fast.steps_to_target == (20, 20, 30)
+    assert fast.steps_to_target == (10, 20, 30)
     assert (slow.learning_rate, slow.steps_to_target.median) == (0.1, 60)
     assert slow.at_edge and not fast.at_edge  # one rate has no edge
     assert ranking[3].steps_to_target.median == INF and ranking[3].reached == 0
@@ -106,7 +106,7 @@ def test_seconds_are_of_the_start_and_of_steps_that_cost_every_scheme_alike():
     )
     assert stats.costs(table) == {"a": (5.0, 0.2), "b": (0.25, 0.2)}
     for c, a, b in (stats.rank(table), stats.fixed(table, 0.1)):
-        assert a.seconds_to_target == (9, 9, INF)
+        assert a.seconds_to_target == (7, 9, INF)
         assert b.seconds_to_target == pytest.approx((8.25, 8.25, 8.25))
         assert c.seconds_to_target is None  # nobody noted it
     assert stats.rank(tuning_table())[0].seconds_to_target is None
@@ -150,6 +150,31 @@ def test_a_rate_is_chosen_on_tuning_seeds_and_scored_on_the_others():
     assert swapped[0].steps_to_target.median == 20
 
 
+def test_a_run_off_decides_together_with_the_seeds_that_tune():
+    # The mean logs of 10, 10, 90 and of 20, 20, 5: with seed 2 the rate 0.2 is better.
+    table = tuning_table(tuning_seeds=2)
+    held = dataclasses.replace(table.settings, runoff_seeds=1)
+    a, _ = stats.tuned(dataclasses.replace(table, settings=held))
+    assert a.learning_rate == 0.2 and a.steps_to_target == (5, 5, 5)
+
+
+def test_finalists_are_the_best_rate_and_its_better_neighbour():
+    grid = {0.01: 60, 0.03: 30, 0.1: 40, 0.3: 35}
+    rows = [("a", rate, seed, steps, 0.1) for rate, steps in grid.items()
+            for seed in (0, 1)]  # fmt: skip
+    assert stats.finalists(runs(*rows)) == [0.03, 0.1]  # and not 0.3
+    assert stats.finalists(runs(*rows[:4])) == [0.03, 0.01]
+    assert stats.finalists(runs(*rows[:2])) == [0.01]
+    never = [("a", rate, 0, None, loss) for rate, loss in ((0.1, 0.5), (0.2, 0.4))]
+    assert stats.finalists(runs(*never)) == [0.2]  # steps cannot tell
+
+
+def test_a_miss_is_the_budget_where_rates_are_chosen():
+    rows = [("a", 0.1, 0, 20, 0.1), ("a", 0.1, 1, None, 0.1)]
+    rows += [("a", 0.2, seed, 90, 0.1) for seed in (0, 1)]
+    assert stats.best_first(runs(*rows)) == [0.2, 0.1]  # sqrt(20 * 500) is 100
+
+
 def test_one_rate_for_all_is_the_other_view():
     a, b = stats.fixed(tuning_table(), 0.2)
     assert (a.scheme, a.learning_rate, a.at_edge, a.seeds) == ("a", 0.2, False, 4)
@@ -163,8 +188,10 @@ def test_times_are_paired_by_seed():
     assert times["a"].tolist() == [90, 90] and times["b"].tolist() == [30, INF]
     ragged = runs(("a", 0.1, 7, 0, 0.1), ("a", 0.1, 3, 50, INF), ("b", 0.1, 5, 40, 0.1))
     times = stats.times(ragged, stats.rank(ragged))
-    # Seeds 3, 5, 7: a diverged run missed, whatever it had reached; step 0 counts as 1.
-    np.testing.assert_array_equal(times["a"], [INF, NAN, 1])
+    # Seeds 3, 5, 7: a diverged run missed, whatever it had reached; step 0 counts as
+    # the first evaluation after it.
+    first = SETTINGS.eval_every
+    np.testing.assert_array_equal(times["a"], [INF, NAN, first])
     np.testing.assert_array_equal(times["b"], [NAN, 40, NAN])
 
 
@@ -207,10 +234,10 @@ def test_sensitivity_is_the_range_around_the_best_rate():
     assert math.isnan(none.decades) and not none.at_edge
 
 
-def test_divergence_rate_of_no_run_is_not_certain_to_be_none():
-    share, low, high = measures.divergence_rate([False] * 10)
+def test_a_share_of_no_run_is_not_certain_to_be_none():
+    share, low, high = measures.share_of([False] * 10)
     assert share == 0 and low == pytest.approx(0, abs=1e-12) and 0.2 < high < 0.35
-    assert measures.divergence_rate([True, False]).share == 0.5
+    assert measures.share_of([True, False]).share == 0.5
 
 
 def test_profile_leaves_out_misses_and_tasks_that_all_miss():
@@ -245,7 +272,7 @@ def twice(sweep, change=lambda runs: runs):
         (lambda: measures.probability_of_improvement([], [1]), "must hold numbers"),
         (lambda: measures.learning_rate_sensitivity([1, 1], [1, 2]), "distinct"),
         (lambda: measures.learning_rate_sensitivity([1], [1], 0.5), "at least 1"),
-        (lambda: measures.divergence_rate([]), "there is no run"),
+        (lambda: measures.share_of([]), "there is no run"),
         (lambda: measures.performance_profile([1, 2], [1]), "must be (schemes, tasks)"),
         (lambda: measures.performance_profile([[1]], [0.5]), "at least 1, the fastest"),
     ],

@@ -235,7 +235,7 @@ def _table(verdict: Verdict, settings: Settings) -> str:
     caption = (
         f"Steps: median and quartiles over seeds, a miss >{settings.steps}. "
         f"{table.TIME if table.timed(verdict) else ''}{baseline}Shown: against it, at "
-        "5 % over all pairs. Hits: runs that reached the target. Diverged: at all "
+        "5 % over all pairs. Reached: runs at the target. Diverged: at all "
         "rates. In brackets, 95 % intervals, or quartiles. * at the edge of the grid."
     )
     return _sortable(_cells(verdict, settings), settings.schemes, caption)
@@ -246,13 +246,16 @@ def _cells(verdict: Verdict, settings: Settings) -> list[dict[str, table.Cell]]:
     rows = []
     for row, cells in zip(verdict.rows, table.cells(verdict, settings), strict=True):
         last = cells.pop("div.")
-        reached, seeds = row.summary.reached, row.summary.seeds
         shown = row.against or ("" if row.ratio is None else "no")
         rows.append(
             {
                 **cells,
                 "shown": table.Cell(shown, shown),
-                "hits": table.Cell(f"{reached}/{seeds}", reached / seeds),
+                "reached": table.Cell(
+                    f"{row.summary.reached}/{row.summary.seeds} "
+                    f"({row.reached.low:.0%}-{row.reached.high:.0%})",
+                    row.reached.share,
+                ),
                 "diverged": last,
             }
         )

@@ -23,8 +23,8 @@ def paragraphs(sweep: Sweep) -> list[str]:
     schemes, rates = len(settings.schemes), len(settings.learning_rates)
     every, tuning = settings.eval_every, settings.tuning_seeds
     flattery = (
-        f"Seeds 0 to {tuning - 1} choose it, and only the others, run at that rate "
-        "alone, score it."
+        f"Seeds 0 to {tuning - 1} choose it, {_runoff(settings)}and only the others, "
+        "run at that rate alone, score it."
         if tuning
         else "The runs that choose a rate also score it, which flatters every scheme."
     )
@@ -38,15 +38,17 @@ def paragraphs(sweep: Sweep) -> list[str]:
         f"to it are multiples of {every}, within a budget of {settings.steps}. A run "
         "that misses the target, or diverges, is censored at the budget; none is "
         f"dropped.{_of_target(settings)}",
-        "Rates: each scheme is shown at its own best rate of the grid, by least median "
-        f"steps to target, then by least median final training loss. {flattery} A best "
+        "Rates: each scheme is shown at its own best rate of the grid, by the least "
+        "geometric mean of the steps to target, a miss counted as the budget, then by "
+        f"the least median final training loss. {flattery} A best "
         "rate at the edge of the grid is marked *, for a better one may lie outside.",
         "Ratios: the geometric mean of the baseline's steps over the scheme's, each "
         "cut at the budget, with Student's 95 % interval on logarithms paired by "
-        "seed. With a scheme that never reaches the target it is a bound (≤ or ≥). "
-        "Faster or slower is said where p is at most 5 % after Holm's correction for "
-        "all pairs; the intervals of ranks hold for all schemes at once, with 95 % "
-        "confidence.",
+        "seed; their variance is taken to be no less than what the rounding of steps "
+        f"to multiples of {every} makes. With a scheme that never reaches the target "
+        "it is a bound (≤ or ≥). Faster or slower is said where p is at most 5 % after "
+        "Holm's correction for all pairs of which a run reached the target; the "
+        "intervals of ranks hold for all schemes at once, with 95 % confidence.",
         *([f"Code: {settings.code}."] if settings.code else []),
         *([_untraced(settings)] if settings.untraced else []),
         *(_seconds(settings, cost) for cost in list(summary.costs(sweep).values())[:1]),
@@ -54,6 +56,17 @@ def paragraphs(sweep: Sweep) -> list[str]:
         "shows none in five runs more often than not, so the share of diverged runs "
         "has its interval, too.",
     ]
+
+
+def _runoff(settings: Settings) -> str:
+    """How the best two rates are told apart."""
+    count = min(settings.runoff_seeds, settings.seeds)
+    if not count:
+        return ""
+    return (
+        f"between the best and the better of its neighbours together with the next "
+        f"{count}, "
+    )
 
 
 def _untraced(settings: Settings) -> str:
@@ -124,7 +137,8 @@ def command(settings: Settings) -> str | None:
     texts = ["jaxinit", "compare", *task, "--target", str(made_for)]
     for each in dataclasses.fields(Options):
         value = getattr(settings, each.name)
-        if each.name == "extend_grid" or value in (None, False, ()):
+        empty = value is None or value is False or value == ()  # but 0 is a number
+        if each.name == "extend_grid" or empty:
             continue
         texts.append(f"--{each.name.replace('_', '-')}")
         texts += _arguments(value)

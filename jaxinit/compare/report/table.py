@@ -157,7 +157,7 @@ def target_cells(
 
     def cell(row: Row, seen: Verdict) -> Cell:
         median = row.summary.steps_to_target.median
-        steps = f"{median:.0f}" if math.isfinite(median) else f">{settings.steps}"
+        steps = f"{median:g}" if math.isfinite(median) else f">{settings.steps}"
         ratio = _ratio(row, seen).text
         return Cell(steps if row.ratio is None else f"{steps} x{ratio}", median)
 
@@ -285,7 +285,7 @@ def _rank(row: Row, verdict: Verdict) -> Cell:
 
 def _steps(row: Row, budget: int) -> str:
     low, median, high = (
-        f"{steps:.0f}" if math.isfinite(steps) else f">{budget}"
+        f"{steps:g}" if math.isfinite(steps) else f">{budget}"
         for steps in row.summary.steps_to_target
     )
     return median if low == high else f"{median} ({low}-{high})"

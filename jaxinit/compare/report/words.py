@@ -81,18 +81,19 @@ def sentence(verdict: Verdict, settings: Settings) -> str:
             "One seed: no interval is possible, and a difference of single runs, here "
             f"{first} before {others[0]}, shows nothing."
         )
-    level = [name for name in others if not verdict.is_shown(first, name)]
+    level = verdict.level_with_first
     if not any(hits[name] for name in others):
         alone = (
             f"On this task {first} alone reaches the target within {budget} steps, in "
             f"{hits[first]} of {ran} runs"
         )
-        return f"{alone}{', which shows no difference yet' if level else ''}."
+        doubt = f", which shows no difference yet.{_power(verdict)}" if level else "."
+        return f"{alone}{doubt}"
     if level:
         pair = verdict.pair(first, level[0])
         return (
             f"No difference is shown between {first} and {_any_of(level, others)}"
-            f"{_interval(pair, in_full=True)}{_beaten(others, level)}."
+            f"{_interval(pair, in_full=True)}{_beaten(others, level)}.{_power(verdict)}"
         )
     pair = verdict.pair(first, others[0])
     sooner = number(pair.ratio.ratio)
@@ -136,6 +137,8 @@ def notes(verdict: Verdict, settings: Settings) -> list[str]:
     several = [f"{k} {v}" for k, v in settings.versions.items() if " or " in v]
     if several:
         found.append(f"Runs were made by several versions: {listed(several)}.")
+    found += _unresolved(verdict, settings)
+    found += _rarely_reached(verdict)
     found += _other_order(verdict.ranking)
     first = verdict.rows[0]
     if len(verdict.rows) > 1 and first.summary.reached:
@@ -202,10 +205,7 @@ def _interval(pair: Comparison, in_full: bool = False) -> str:
     """The interval of a pair, in brackets; in full, also the ratio's meaning."""
     ratio = pair.ratio
     if math.isnan(ratio.low):
-        if abs(ratio.ratio - 1) < 1e-9:
-            both = " and ".join(sorted((pair.faster, pair.slower)))
-            return f" ({both} take equally long at every seed)"
-        return f" (the same ratio at each of {ratio.pairs} seeds: no interval)"
+        return f" ({_seeds(ratio.pairs)} in common: no interval)"
     bounds = f"95 % interval {number(ratio.low)} to {number(ratio.high)}"
     if not in_full:
         return f" ({bounds})"
@@ -213,6 +213,66 @@ def _interval(pair: Comparison, in_full: bool = False) -> str:
     if pair.p_value > LEVEL and not ratio.low <= 1 <= ratio.high:
         bounds += f" for this pair alone, p = {pair.p_value:.2f} among all pairs"
     return f" ({times}, {bounds})"
+
+
+def _power(verdict: Verdict) -> str:
+    """What the seeds could have shown, as a sentence after another."""
+    power = verdict.power
+    if power is None:
+        return ""
+    also = (
+        f" and {power.larger:g} times in {power.larger_chance:.0%}"
+        if power.larger is not None
+        else ""
+    )
+    return (
+        f" By the spread seen here, {power.seeds} seeds show a difference of "
+        f"{power.factor:g} times in {power.chance:.0%} of sweeps{also}; about "
+        f"{power.needed} seeds show {power.factor:g} times in 80%."
+    )
+
+
+def _unresolved(verdict: Verdict, settings: Settings) -> list[str]:
+    """Where the target is too easy for the clock."""
+    found, every = [], settings.eval_every
+    before = [row.summary.scheme for row in verdict.rows if row.before]
+    if before:
+        found.append(
+            f"{listed(before)} met the target before the first step, which counts as "
+            f"step {every}; a harder target tells more."
+        )
+    at_first = [
+        row.summary.scheme
+        for row in verdict.rows
+        if 2 * row.at_first > row.summary.seeds and row.summary.scheme not in before
+    ]
+    if at_first:
+        found.append(
+            f"Most runs of {listed(at_first)} are at the target at the first "
+            f"evaluation, step {every}, so that times below it are not told apart; "
+            "evaluate more often (eval_every) or set a harder target."
+        )
+    return found
+
+
+def _rarely_reached(verdict: Verdict) -> list[str]:
+    """Where a scheme reaches the target in some of its runs only."""
+    some = [row for row in verdict.rows if 0 < row.reached.share < 1]
+    shares = [
+        f"{row.summary.scheme} in {row.summary.reached} of {row.summary.seeds} "
+        f"({row.reached.low:.0%} to {row.reached.high:.0%})"
+        for row in some
+    ]
+    if not shares:
+        return []
+    return [
+        f"Not every run reaches the target: {listed(shares)}. The others count as the "
+        "budget, so that a ratio says less than a longer budget would."
+    ]
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _any_of(names: Sequence[str], others: Sequence[str]) -> str:

@@ -77,7 +77,7 @@ def standings(
             more in the speed.
         budgets: for each task, the steps that a run has.
         baseline: the scheme that speeds are measured by; by default the first that
-            reaches the target on every task, else the first.
+            reaches the target in most of its runs on every task, else the first.
 
     Returns:
         The standings.
@@ -88,8 +88,12 @@ def standings(
     common = [name for name in times[0] if all(name in each for each in times)]
     runs = {name: [_made(task[name]) for task in times] for name in common}
     if baseline is None:
-        reach = (n for n in common if all(np.isfinite(t).any() for t in runs[n]))
-        baseline = next(reach, common[0])
+        usual = (
+            name
+            for name in common
+            if all(np.isfinite(task).mean() > 0.5 for task in runs[name])
+        )
+        baseline = next(usual, common[0])
     baseline = scheme_named("baseline", baseline, common)
     units = [
         min(measures.quartiles(task).median, budget)

@@ -21,13 +21,16 @@ class Comparison(NamedTuple):
         slower: the other.
         ratio: times of the slower over those of the faster, at least 1; the interval
             is of this pair alone.
-        p_value: two-sided, adjusted by Holm for all the comparisons made.
+        p_value: two-sided, adjusted by Holm for the comparisons that could show
+            anything; 1 for the others.
+        could_show: whether it could show anything: a run of either reached the target.
     """
 
     faster: str
     slower: str
     ratio: inference.Ratio
     p_value: float
+    could_show: bool
 
 
 class RankInterval(NamedTuple):
@@ -82,8 +85,13 @@ def pairwise(
     budget: float,
     confidence: float = 0.95,
     baseline: str | None = None,
+    every: float = 0.0,
 ) -> list[Comparison]:
     """All comparisons of two schemes, with p-values adjusted for their number.
+
+    Two schemes of which no run reached the target cannot be told apart, whatever is
+    true of them: their p-value is 1, and they are left out of the number that Holm's
+    adjustment multiplies by (Tarone 1990).
 
     Saying "faster" wherever the adjusted p-value is at most a level is wrong anywhere
     in a sweep with at most that probability; a single pair's interval has no such
@@ -97,7 +105,7 @@ def pairwise(
     of failures that the seeds did not show: between a scheme that is sooner but for a
     tenth of diverged runs and one that equals its mean by being steady, both say
     "faster" in 7 to 9 % of sweeps, and in up to 72 % where the spread is small beside
-    the difference. `stats.divergence_rate` has the interval that warns of it.
+    the difference. `measures.share_of` has the interval that warns of it.
 
     Args:
         times: scheme to (seeds,) times to target, all in one order of seeds; infinity
@@ -105,6 +113,8 @@ def pairwise(
         budget: time at which misses are censored.
         confidence: of each pair's own interval.
         baseline: compare with this scheme alone: fewer comparisons, more power.
+        every: steps between the evaluations that times are read at; 0 for times that
+            are exact.
 
     Returns:
         A comparison a pair, in the order of `times`.
@@ -120,7 +130,8 @@ def pairwise(
         ('a', 'b', 1.9, 0.006)
 
     References:
-        Holm 1979, Scand. J. Stat. 6:65.
+        Holm 1979, Scand. J. Stat. 6:65; Tarone 1990, Biometrics 46:515 (hypotheses
+        that no outcome could reject).
     """
     if len(times) < 2:
         raise ValueError(
@@ -131,20 +142,31 @@ def pairwise(
         _checks.choice("pairwise", "baseline", baseline, times)
         pairs = [pair for pair in pairs if baseline in pair]
     ratios = [
-        inference.ratio_to_target(times[a], times[b], budget, confidence)
+        inference.ratio_to_target(times[a], times[b], budget, confidence, every)
         for a, b in pairs
     ]
-    adjusted = holm([ratio.p_value for ratio in ratios])
+    reach = {
+        name: bool((np.asarray(each, float) <= budget).any())
+        for name, each in times.items()
+    }
+    could = np.array([reach[a] or reach[b] for a, b in pairs])
+    adjusted = np.ones(len(pairs))
+    adjusted[could] = holm(np.array([ratio.p_value for ratio in ratios])[could])
     return [
-        Comparison(b, a, ratio, float(p))
+        Comparison(b, a, ratio, float(p), bool(any_reached))
         if ratio.ratio >= 1
-        else Comparison(a, b, _inverse(ratio), float(p))
-        for (a, b), ratio, p in zip(pairs, ratios, adjusted, strict=True)
+        else Comparison(a, b, _inverse(ratio), float(p), bool(any_reached))
+        for (a, b), ratio, p, any_reached in zip(
+            pairs, ratios, adjusted, could, strict=True
+        )
     ]
 
 
 def rank_intervals(
-    times: Mapping[str, ArrayLike], budget: float, confidence: float = 0.95
+    times: Mapping[str, ArrayLike],
+    budget: float,
+    confidence: float = 0.95,
+    every: float = 0.0,
 ) -> dict[str, RankInterval]:
     """Ranks of schemes by time to target, with simultaneous intervals.
 
@@ -157,6 +179,7 @@ def rank_intervals(
             a miss, NaN a run not made.
         budget: time at which misses are censored.
         confidence: of all intervals at once.
+        every: as for `pairwise`.
 
     Returns:
         Scheme to its rank and interval, the fastest first.
@@ -175,7 +198,7 @@ def rank_intervals(
     """
     shown = [
         pair
-        for pair in pairwise(times, budget, confidence)
+        for pair in pairwise(times, budget, confidence, every=every)
         if pair.p_value <= 1 - confidence
     ]
     means = {

@@ -56,10 +56,20 @@ class Share(NamedTuple):
 
 
 def quartiles(values: np.ndarray) -> Quartiles:
-    """Quartiles that are observed values, so that infinity needs no arithmetic."""
-    return Quartiles(
-        *(float(q) for q in np.quantile(values, [0.25, 0.5, 0.75], method="higher"))
-    )
+    """Quartiles: values, or midpoints of two where as many lie on either side.
+
+    The midpoint with infinity is infinity, so that a median is finite only where more
+    than half of the values are.
+
+    Example:
+        >>> quartiles(np.array([10, 20, 40, np.inf]))
+        Quartiles(low=15.0, median=30.0, high=inf)
+    """
+    ordered = np.sort(np.asarray(values, float))
+    places = np.array([0.25, 0.5, 0.75]) * len(ordered)
+    below = np.ceil(places).astype(int) - 1
+    above = np.minimum(np.floor(places).astype(int), len(ordered) - 1)
+    return Quartiles(*((ordered[below] + ordered[above]) / 2).tolist())
 
 
 def area_under_curve(
@@ -205,11 +215,11 @@ def learning_rate_sensitivity(
     )
 
 
-def divergence_rate(diverged: ArrayLike, confidence: float = 0.95) -> Share:
-    """The share of runs that diverged.
+def share_of(happened: ArrayLike, confidence: float = 0.95) -> Share:
+    """The share of runs that diverged, or reached the target.
 
     Args:
-        diverged: (runs,), true where a run diverged.
+        happened: (runs,), true where a run did.
         confidence: of Wilson's interval, which no count makes empty.
 
     Returns:
@@ -219,15 +229,15 @@ def divergence_rate(diverged: ArrayLike, confidence: float = 0.95) -> Share:
         ValueError: there is no run.
 
     Example:
-        >>> share, low, high = divergence_rate([True, False, False, False])
+        >>> share, low, high = share_of([True, False, False, False])
         >>> share, round(low, 3), round(high, 3)
         (0.25, 0.046, 0.699)
     """
-    gone = np.asarray(diverged, dtype=bool)
-    if not gone.size:
-        raise ValueError("divergence_rate: there is no run.")
-    interval = inference.proportion(int(gone.sum()), gone.size, confidence)
-    return Share(float(gone.mean()), *interval)
+    counted = np.asarray(happened, dtype=bool)
+    if not counted.size:
+        raise ValueError("share_of: there is no run.")
+    interval = inference.proportion(int(counted.sum()), counted.size, confidence)
+    return Share(float(counted.mean()), *interval)
 
 
 def performance_profile(times: ArrayLike, taus: ArrayLike) -> np.ndarray:

@@ -36,6 +36,7 @@ def look_at(
     level: float = 0.05,
     leaders: int = 1,
     shown: frozenset[tuple[str, str]] = frozenset(),
+    every: float = 0.0,
 ) -> Race:
     r"""Whether the order of the leaders is settled, at one of several planned looks.
 
@@ -61,6 +62,8 @@ def look_at(
         level: probability of showing anything false in the whole race.
         leaders: places whose order is asked for; 1 asks for the winner alone.
         shown: `shown` of the look before.
+        every: steps between the evaluations that times are read at; 0 for times that
+            are exact.
 
     Returns:
         Order, race, and whether it is settled. A scheme leaves the race when so many
@@ -94,7 +97,7 @@ def look_at(
         raise ValueError(f"race: level={level!r} must lie between 0 and 1.")
     shown = shown | {
         (pair.faster, pair.slower)
-        for pair in comparisons.pairwise(times, budget)
+        for pair in comparisons.pairwise(times, budget, every=every)
         if pair.p_value <= level / looks and (pair.slower, pair.faster) not in shown
     }
     beaten = {name: sum(slower == name for _, slower in shown) for name in times}

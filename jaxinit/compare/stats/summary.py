@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxinit.compare.stats import inference
 from jaxinit.compare.stats.measures import Quartiles, quartiles
 from jaxinit.compare.store.sweep import Sweep
 
@@ -17,8 +18,7 @@ class SchemeSummary(NamedTuple):
 
     Attributes:
         scheme: the scheme's text.
-        learning_rate: the best rate: least median steps to target, then least median
-            final training loss.
+        learning_rate: the best rate, as `best_first` has it.
         at_edge: whether that is the grid's least or greatest rate of several, so that
             a better one may lie outside; never where the rate was fixed beforehand.
         steps_to_target: optimizer steps; infinity where the target was missed.
@@ -98,7 +98,8 @@ def rank(sweep: Sweep) -> list[SchemeSummary]:
     summaries = []
     for scheme in sweep.schemes:
         mine = sweep.of([scheme])
-        rate, at_edge = _best(mine)
+        rate = best_first(mine)[0]
+        at_edge = _at_edge(rate, mine.learning_rates)
         summaries.append(_summary(mine, scheme, rate, at_edge))
     return _fastest_first(sweep, summaries)
 
@@ -106,11 +107,11 @@ def rank(sweep: Sweep) -> list[SchemeSummary]:
 def tuned(sweep: Sweep) -> list[SchemeSummary]:
     """Tune, then test: each scheme's rate chosen on some seeds, scored on the others.
 
-    The rate is the one with the least median steps to target over the tuning seeds,
-    then the least median final training loss, among the rates that were scored. The
-    comparison is fair where every scheme has the same grid (`missing_rates` is empty)
-    or at least a best rate inside its own: where a summary says `at_edge`, a better
-    rate may lie outside.
+    The rate is the best of those that were scored, as `best_first` has it, on the seeds
+    that they have in common: those that tune and, where a run-off was held between two
+    rates, those of the run-off. The comparison is fair where every scheme has the same
+    grid (`missing_rates` is empty) or at least a best rate inside its own: where a
+    summary says `at_edge`, a better rate may lie outside.
 
     Args:
         sweep: over one task, with `tuning_seeds`.
@@ -128,6 +129,7 @@ def tuned(sweep: Sweep) -> list[SchemeSummary]:
         tuning); Dahl et al. 2023, arXiv:2306.07179, section 4 (tuning budgets).
     """
     tuning, scoring = sweep.tuning, sweep.scoring
+    choosing = range(sweep.settings.tuning_seeds + sweep.settings.runoff_seeds)
     summaries = []
     for scheme in sweep.schemes:
         mine = tuning.of([scheme])
@@ -136,7 +138,9 @@ def tuned(sweep: Sweep) -> list[SchemeSummary]:
                 f"tuned: {scheme} has no run on the tuning seeds, so that no rate can "
                 "be chosen; run it there too."
             )
-        rate, at_edge = _best(mine, scoring.of([scheme]).learning_rates)
+        scored = scoring.of([scheme]).learning_rates
+        rate = best_first(_common(sweep.of([scheme], scored, choosing)) or mine)[0]
+        at_edge = _at_edge(rate, mine.learning_rates)
         summaries.append(_scored("tuned", sweep, scoring, scheme, rate, at_edge))
     return _fastest_first(sweep, summaries)
 
@@ -161,6 +165,43 @@ def fixed(sweep: Sweep, learning_rate: float) -> list[SchemeSummary]:
             for scheme in sweep.schemes
         ],
     )
+
+
+def best_first(mine: Sweep) -> list[float]:
+    """The learning rates of a scheme, the best first.
+
+    By the geometric mean of the steps to target, a miss counted as the budget, which is
+    what ratios compare; then by the median final training loss.
+
+    Args:
+        mine: the runs of one scheme.
+    """
+    budget, first = float(mine.settings.steps), mine.settings.eval_every
+
+    def quality(rate: float) -> tuple[float, float]:
+        at = mine.at(learning_rate=rate)
+        steps = np.maximum(at.column("steps_to_target"), first)
+        loss = quartiles(at.column("final_train_loss")).median
+        return round(inference.geometric_mean(steps, budget), 9), loss
+
+    return sorted(mine.learning_rates, key=quality)
+
+
+def finalists(mine: Sweep) -> list[float]:
+    """The best learning rate of a scheme and the better of its neighbours in the grid.
+
+    Only the best where no run at either reaches the target, so that steps cannot tell
+    them apart.
+
+    Args:
+        mine: the runs of one scheme that tune.
+    """
+    rates, ordered = mine.learning_rates, best_first(mine)
+    place = rates.index(ordered[0])
+    beside = rates[max(place - 1, 0) : place + 2]
+    chosen = [rate for rate in ordered if rate in beside][:2]
+    reach = np.isfinite(mine.of(learning_rates=chosen).column("steps_to_target"))
+    return chosen if reach.any() else chosen[:1]
 
 
 def missing_rates(sweep: Sweep) -> dict[str, list[float]]:
@@ -207,8 +248,9 @@ def times(sweep: Sweep, summaries: Sequence[SchemeSummary]) -> dict[str, np.ndar
 
     Returns:
         Scheme to (seeds,) steps to target, one order of seeds for all, ascending:
-        infinity where the target was missed, NaN where there is no run. A target
-        reached before the first step counts as one step, so that ratios exist.
+        infinity where the target was missed, NaN where there is no run. A target met
+        before the first step counts as reached at the first evaluation after it, for
+        nothing finer is measured, and ratios exist.
 
     Raises:
         ValueError: a scheme has two runs at one rate and seed.
@@ -222,9 +264,9 @@ def times(sweep: Sweep, summaries: Sequence[SchemeSummary]) -> dict[str, np.ndar
                 f"times: {summary.scheme} has two runs at the learning rate "
                 f"{summary.learning_rate:g} and one seed; pass each run once."
             )
-        steps = np.full(len(seeds), np.nan)
+        steps, first = np.full(len(seeds), np.nan), sweep.settings.eval_every
         place = np.searchsorted(seeds, at.runs["seed"].to_numpy())
-        steps[place] = np.maximum(at.column("steps_to_target"), 1)
+        steps[place] = np.maximum(at.column("steps_to_target"), first)
         result[summary.scheme] = steps
     return result
 
@@ -264,17 +306,17 @@ def _median_known(sweep: Sweep, column: str) -> float:
     return float(np.median(values)) if len(values) else math.nan
 
 
-def _best(mine: Sweep, among: Sequence[float] = ()) -> tuple[float, bool]:
-    """A scheme's best learning rate, and whether it is at the edge of its grid."""
+def _at_edge(rate: float, rates: Sequence[float]) -> bool:
+    """Whether a rate is at the end of a grid of several."""
+    return len(rates) > 1 and rate in (rates[0], rates[-1])
+
+
+def _common(mine: Sweep) -> Sweep | None:
+    """The runs at the seeds that all of a scheme's learning rates have, if any."""
     rates = mine.learning_rates
-
-    def medians(rate: float) -> tuple[float, float]:
-        at = mine.at(learning_rate=rate)
-        steps = quartiles(at.column("steps_to_target"))
-        return steps.median, quartiles(at.column("final_train_loss")).median
-
-    best = min([rate for rate in rates if rate in among] or rates, key=medians)
-    return best, len(rates) > 1 and best in (rates[0], rates[-1])
+    seeds = [set(mine.of(learning_rates=[r]).runs["seed"].to_pylist()) for r in rates]
+    found = mine.of(seeds=set.intersection(*seeds) if seeds else ())
+    return found if found.runs.num_rows else None
 
 
 def _scored(

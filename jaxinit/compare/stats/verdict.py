@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxinit.compare.stats import comparisons, inference, measures, summary
+from jaxinit.compare.stats import comparisons, inference, measures, power, summary
 from jaxinit.compare.store.settings import scheme_named
 from jaxinit.compare.store.sweep import Sweep
 
@@ -29,7 +29,11 @@ class Row(NamedTuple):
             and where there is none to compare with.
         against: the baseline this scheme is "faster", "slower", or "" where no
             difference is shown, at `LEVEL` over all pairs of the sweep (Holm).
+        reached: runs that reach the target, as a share with its interval.
         gone: diverged runs at this rate, as a share with its interval.
+        at_first: runs at the target by the first evaluation after step 0, whose times
+            are not resolved.
+        before: of these, the runs that are there before the first step.
         logrank: p-value of the log-rank test against the baseline, which does not pair
             seeds; NaN for the baseline itself and where there is none.
         area: median over seeds of the area under the curve of the validation metric,
@@ -44,7 +48,10 @@ class Row(NamedTuple):
     mean: float
     ratio: inference.Ratio | None
     against: str
+    reached: measures.Share
     gone: measures.Share
+    at_first: int
+    before: int
     logrank: float
     area: float
     works: measures.Sensitivity
@@ -58,6 +65,8 @@ class Verdict(NamedTuple):
         baseline: the scheme that ratios compare with, or None.
         pairs: all comparisons of two schemes; none where two share no seed.
         intervals: whether there are two seeds or more, so that intervals exist.
+        power: what the comparison of the first scheme with the first that it is not
+            shown to beat could have shown; None where it beats all or nothing is known.
         learning_rate: the rate at which all schemes are seen; None for each at its
             best.
         missing: learning rates that a scheme did not run at and others did.
@@ -69,6 +78,7 @@ class Verdict(NamedTuple):
     baseline: str | None
     pairs: tuple[comparisons.Comparison, ...]
     intervals: bool
+    power: power.Power | None
     learning_rate: float | None
     missing: Mapping[str, list[float]]
     tuning_runs: int
@@ -88,6 +98,12 @@ class Verdict(NamedTuple):
         """The comparison of two schemes."""
         return next(each for each in self.pairs if {each.faster, each.slower} == {a, b})
 
+    @property
+    def level_with_first(self) -> list[str]:
+        """The schemes that the first is not shown to beat, the fastest first."""
+        first, *others = self.order
+        return [name for name in others if not self.is_shown(first, name)]
+
     def is_shown(self, faster: str, slower: str) -> bool:
         """Whether one scheme is shown to be faster than another."""
         shown = {(p.faster, p.slower) for p in self.pairs if p.p_value <= LEVEL}
@@ -102,7 +118,8 @@ def judge(
     Args:
         sweep: its runs.
         baseline: the scheme that ratios compare with; by default the first of the
-            sweep's that reaches the target in any run seen here.
+            sweep's that reaches the target in most of its runs, or else the one with
+            the most runs that do.
         learning_rate: see all schemes at this rate, instead of each at its best.
 
     Returns:
@@ -116,10 +133,10 @@ def judge(
     found = summary.ranking(sweep, learning_rate)
     scoring = sweep if learning_rate is not None else sweep.scoring
     times = summary.times(scoring, found)
-    budget = float(settings.steps)
+    budget, every = float(settings.steps), settings.eval_every
     paired = len(times) > 1 and _paired(times)
-    pairs = comparisons.pairwise(times, budget) if paired else []
-    ranks = comparisons.rank_intervals(times, budget) if paired else {}
+    pairs = comparisons.pairwise(times, budget, every=every) if paired else []
+    ranks = comparisons.rank_intervals(times, budget, every=every) if paired else {}
     if len(times) == 1:
         ranks = {scheme: comparisons.RankInterval(1, 1, 1) for scheme in times}
     seeds = settings.tuning_seeds or settings.all_seeds
@@ -128,6 +145,7 @@ def judge(
         baseline=_baseline(baseline, sweep, found),
         pairs=tuple(pairs),
         intervals=any((~np.isnan(each)).sum() > 1 for each in times.values()),
+        power=None,
         learning_rate=learning_rate,
         missing=summary.missing_rates(sweep.tuning),
         tuning_runs=sweep.tuning.runs.num_rows,
@@ -139,7 +157,8 @@ def judge(
     ]
     if ranks:  # among equal ranks by final loss, as in `found`
         rows.sort(key=lambda each: ranks[each.summary.scheme].rank)
-    return verdict._replace(rows=tuple(rows))
+    verdict = verdict._replace(rows=tuple(rows))
+    return verdict._replace(power=_power(verdict))
 
 
 def _row(
@@ -152,13 +171,16 @@ def _row(
 ) -> Row:
     """A scheme's line; of the verdict, baseline and pairs are known."""
     name, baseline = found.scheme, verdict.baseline
-    budget = float(scoring.settings.steps)
+    budget, every = float(scoring.settings.steps), scoring.settings.eval_every
     at = scoring.at(name, found.learning_rate)
+    steps = at.column("steps_to_target")
     ratio, against, logrank = None, "", math.nan
     if baseline is not None and name != baseline:
         logrank = inference.logrank(times[name], times[baseline], budget)
         if verdict.pairs:
-            ratio = inference.ratio_to_target(times[baseline], times[name], budget)
+            ratio = inference.ratio_to_target(
+                times[baseline], times[name], budget, every=every
+            )
             against = "faster" if verdict.is_shown(name, baseline) else ""
             against = "slower" if verdict.is_shown(baseline, name) else against
     return Row(
@@ -168,7 +190,10 @@ def _row(
         mean=inference.restricted_mean(times[name], budget),
         ratio=ratio,
         against=against,
-        gone=measures.divergence_rate(at.diverged),
+        reached=measures.share_of(np.isfinite(steps)),
+        gone=measures.share_of(at.diverged),
+        at_first=int((steps <= every).sum()),
+        before=int((steps == 0).sum()),
         logrank=logrank,
         area=_area(at),
         works=_works(tuning, name),
@@ -180,8 +205,20 @@ def _baseline(
 ) -> str | None:
     if asked is not None:
         return scheme_named("baseline", asked, [each.scheme for each in found])
-    reaching = {each.scheme for each in found if each.reached}
-    return next((s for s in sweep.settings.schemes if s in reaching), None)
+    reached = {each.scheme: each.reached / each.seeds for each in found}
+    schemes = [each for each in sweep.settings.schemes if reached.get(each)]
+    usual = (each for each in schemes if reached[each] > 0.5)
+    return next(usual, max(schemes, key=reached.__getitem__, default=None))
+
+
+def _power(verdict: Verdict) -> power.Power | None:
+    """Of the first scheme against the first that it is not shown to beat."""
+    if not verdict.pairs or not verdict.level_with_first:
+        return None
+    ratio = verdict.pair(verdict.order[0], verdict.level_with_first[0]).ratio
+    # Holm tests what is not shown yet at the level divided by their number.
+    left = sum(LEVEL < pair.p_value for pair in verdict.pairs if pair.could_show)
+    return power.of_pair(ratio.spread, ratio.pairs, LEVEL / max(left, 1))
 
 
 def _area(at: Sweep) -> float:

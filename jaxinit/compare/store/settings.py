@@ -48,9 +48,11 @@ class Options:
     Attributes:
         schemes: the schemes, as texts such as 'he_normal(gain=2)'.
         learning_rates: the grid of learning rates, each positive.
-        seeds: runs for each scheme and learning rate.
+        seeds: runs of each scheme that score it; without tuning_seeds, at each learning
+            rate.
         steps: optimizer steps of each run, a multiple of eval_every.
-        eval_every: steps between two evaluations on the validation data.
+        eval_every: steps between two evaluations on the validation data; by default the
+            task's own, or the next smaller number that divides steps.
         batch_size: examples in a step; by default 64, or those of a stream's batches.
         optimizer: sgd, momentum (0.9), adam or adamw.
         dtype: in what the model computes; parameters, updates and losses are float32.
@@ -59,8 +61,11 @@ class Options:
         targets: further values of the metric at which the schemes are compared; the
             task's own target decides what is run.
         stop_at_target: end a run when it reaches the target.
-        tuning_seeds: if not 0, each scheme's learning rate is chosen on so many seeds
-            of their own; the others then score that rate alone.
+        tuning_seeds: each scheme's learning rate is chosen on so many seeds of their
+            own, and the others are run at that rate alone. With 0 all seeds are run at
+            every rate, and those that choose a rate also score it.
+        runoff_seeds: the first so many of the seeds that score are run at the best rate
+            and at the better of its neighbours, and decide between the two.
         extend_grid: let the grid of learning rates grow where a scheme is best at its
             end, by the grid's own steps and four times at most.
         until_sure: if not 0, run at most so many rounds of --seeds seeds, until the
@@ -75,16 +80,17 @@ class Options:
     learning_rates: tuple[float, ...] = field(
         default=DEFAULT_LEARNING_RATES, metadata=GROWS
     )
-    seeds: int = field(default=5, metadata=GROWS)
+    seeds: int = field(default=18, metadata=GROWS)
     steps: int = field(default=500, metadata=DECIDES)
-    eval_every: int = field(default=25, metadata=DECIDES)
+    eval_every: int | None = field(default=None, metadata=DECIDES)
     batch_size: int | None = field(default=None, metadata=DECIDES)
     optimizer: str = field(default="momentum", metadata=DECIDES)
     dtype: Dtype = field(default="float32", metadata=DECIDES)
     matmul_precision: Precision = field(default="highest", metadata=DECIDES)
     targets: tuple[float, ...] = field(default=(), metadata=NOTED)
     stop_at_target: bool = field(default=False, metadata=DECIDES)
-    tuning_seeds: int = field(default=0, metadata=READS)
+    tuning_seeds: int = field(default=2, metadata=READS)
+    runoff_seeds: int = field(default=6, metadata=READS)
     extend_grid: bool = field(default=False, metadata=NOTED)
     until_sure: int = field(default=0, metadata=NOTED)
     strategy: Strategy | None = field(default=None, metadata=NOTED)
@@ -104,6 +110,7 @@ class Settings(Options):
         metric_name: the metric's.
         direction: whether the metric is to rise, "max", or to fall, "min".
         target: of the metric.
+        eval_every: steps between two evaluations.
         batch_size: examples in a step.
         rounds: rounds of `seeds` seeds that score.
         settled: whether the winner of a sweep with `until_sure` is settled.
@@ -122,6 +129,7 @@ class Settings(Options):
     metric_name: str = field(metadata=DECIDES)
     direction: Direction = field(metadata=DECIDES)
     target: float = field(metadata=DECIDES)
+    eval_every: int = field(default=10, metadata=DECIDES)
     batch_size: int = field(default=64, metadata=DECIDES)
     rounds: int = field(default=1, metadata=GROWS)
     settled: bool | None = field(default=None, metadata=NOTED)

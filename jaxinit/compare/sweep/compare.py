@@ -37,17 +37,18 @@ def compare(
     task: Task | str = "digits-mlp",
     schemes: Given | Sequence[Given] = DEFAULT_SCHEMES,
     learning_rates: Sequence[float] = DEFAULT_LEARNING_RATES,
-    seeds: int = 5,
+    seeds: int = 18,
     *,
     steps: int = 500,
-    eval_every: int = 25,
+    eval_every: int | None = None,
     batch_size: int | None = None,
     optimizer: str = "momentum",
     dtype: Dtype = "float32",
     matmul_precision: Precision = "highest",
     targets: Sequence[float] = (),
     stop_at_target: bool = False,
-    tuning_seeds: int = 0,
+    tuning_seeds: int = 2,
+    runoff_seeds: int = 6,
     extend_grid: bool = False,
     until_sure: int = 0,
     strategy: Strategy | None = None,
@@ -74,9 +75,11 @@ def compare(
             `apply(params, x)` gives outputs and `batch` is (inputs, labels), named by
             their `__name__`. One of them, or several.
         learning_rates: the grid, each positive.
-        seeds: runs for each scheme and rate, numbered from 0.
+        seeds: runs of each scheme that score it; without `tuning_seeds`, at each
+            learning rate. They are numbered from 0, those that tune first.
         steps: optimizer steps of each run.
-        eval_every: steps between two evaluations on the validation data.
+        eval_every: steps between two evaluations on the validation data; None for the
+            task's own, or the next smaller number that divides `steps`.
         batch_size: examples in a step; None for 64, or for those of a stream's batches.
         optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
         dtype: in what the model computes, "float32" or "bfloat16"; parameters, updates
@@ -86,8 +89,14 @@ def compare(
         targets: further values of the metric at which the schemes are compared; the
             task's own decides what is run.
         stop_at_target: whether a run ends when it reaches the target.
-        tuning_seeds: if not 0, each scheme's rate is chosen on so many seeds of their
-            own, and only that rate is run on the `seeds` further ones that score it.
+        tuning_seeds: each scheme's rate is chosen on so many seeds of their own, and
+            only that rate is run on the `seeds` further ones that score it. With 0 all
+            seeds are run at every rate, and those that choose a rate also score it,
+            which flatters every scheme.
+        runoff_seeds: the first so many of the seeds that score are run at a scheme's
+            best rate and at the better of its neighbours, and decide between the two
+            together with those that tune: a rate that is chosen too poorly makes a
+            scheme slower than it is. With 0 there is no run-off.
         extend_grid: whether the grid grows, by its own steps and four times at most, at
             an end where a scheme is best.
         until_sure: if not 0, the most rounds of `seeds` seeds each that are run until
@@ -97,7 +106,8 @@ def compare(
             made the runs in `out` on such devices; or for a large sweep what is
             measured to be fastest; or else what usually is.
         shard: (i, n): only the i-th of n parts of the sweep, counted from 0; the parts
-            may be made on different machines and joined by `merge`.
+            may be made on different machines and joined by `merge`. With
+            `tuning_seeds` a part has whole schemes.
         out: folder for the results; None writes nothing. In a folder that holds some
             of the runs already, only the others are made; unfinished ones go on from
             their last checkpoint, of which there is one a minute. Processes of a
@@ -122,8 +132,8 @@ def compare(
     Example:
         >>> from jaxinit.compare import compare, digits_mlp
         >>> result = compare(
-        ...     digits_mlp(depth=2, width=16), ["he_normal", "normal"], [0.1], seeds=2,
-        ...     steps=50, quiet=True,
+        ...     digits_mlp(depth=2, width=16), ["he_normal", "normal"], [0.1, 0.01],
+        ...     seeds=3, steps=50, quiet=True,
         ... )
         >>> result.ranking()[0].scheme
         'he_normal()'
@@ -145,6 +155,7 @@ def compare(
         targets=tuple(targets),
         stop_at_target=stop_at_target,
         tuning_seeds=tuning_seeds,
+        runoff_seeds=runoff_seeds,
         extend_grid=extend_grid,
         until_sure=until_sure,
         strategy=strategy,
@@ -203,12 +214,31 @@ def _runs(maker: Maker, asked: Settings) -> Sweep:
         sweep = maker.make(asked, grid(asked, seeds))
     if not asked.tuning_seeds:
         return sweep
-    tried = sweep.of(asked.schemes, asked.learning_rates, seeds)
-    best = {each.scheme: each.learning_rate for each in summary.rank(tried)}
+    best = _chosen(maker, asked, sweep.of(asked.schemes, asked.learning_rates, seeds))
     if asked.until_sure:
         return _raced(maker, asked, best)
     fresh = range(asked.tuning_seeds, asked.all_seeds)
     return maker.make(asked, _at_best(best, best, fresh))
+
+
+def _chosen(maker: Maker, asked: Settings, tried: Sweep) -> dict[str, float]:
+    """Scheme to its learning rate, after a run-off between the best two."""
+    rates = {s: summary.finalists(tried.of([s])) for s in tried.schemes}
+    first = asked.tuning_seeds
+    seeds = range(first, first + min(asked.runoff_seeds, asked.seeds))
+    wanted = [
+        (scheme, rate, seed)
+        for seed in seeds
+        for scheme, several in rates.items()
+        for rate in several
+        if len(several) > 1
+    ]
+    if wanted:
+        sweep = maker.make(asked, wanted)
+        for scheme, several in rates.items():
+            both = sweep.of([scheme], several, range(first + len(seeds)))
+            rates[scheme] = summary.best_first(both)
+    return {scheme: several[0] for scheme, several in rates.items()}
 
 
 def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
@@ -228,7 +258,9 @@ def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
             for each in summary.rank(scoring)
         ]
         times = summary.times(scoring, at_best)
-        found = race.look_at(times, asked.steps, look, looks, shown=shown)
+        found = race.look_at(
+            times, asked.steps, look, looks, shown=shown, every=asked.eval_every
+        )
         shown, running = found.shown, found.in_race
         asked = dataclasses.replace(asked, settled=found.settled)
         if found.settled or look == looks:

@@ -67,7 +67,8 @@ class Maker:
         pending = {
             name: run
             for run in wanted
-            if (name := run_id(asked, *run)) not in done and self._is_ours(name)
+            if (name := run_id(asked, *run)) not in done
+            and self._plan.is_ours(name, run)
         }
         cluster.wait()  # until all have seen what is done, before there is more
         if pending:
@@ -110,11 +111,6 @@ class Maker:
             settings = folder.claim(self._out, settings)
         cluster.wait()
         return folder.read_settings(self._out)
-
-    def _is_ours(self, name: str) -> bool:
-        """Whether a run belongs to this part of the sweep: by its name, so for ever."""
-        i, n = self._plan.part
-        return int(name, 16) % n == i
 
     def _train(
         self, programs: Runs, settings: Settings, pending: dict[str, Run]

@@ -39,6 +39,18 @@ class Plan(NamedTuple):
     settings: Settings
     part: tuple[int, int]
 
+    def is_ours(self, name: str, run: Run) -> bool:
+        """Whether a run belongs to this part of the sweep.
+
+        By its name, which stays what it is when the sweep grows; where seeds tune, by
+        its scheme, for the rate that the others are run at is chosen by the part.
+        """
+        i, n = self.part
+        place = int(name, 16)
+        if self.settings.tuning_seeds:
+            place = list(self.schemes).index(run[0])
+        return place % n == i
+
     @property
     def most_seeds(self) -> int:
         """Seeds that the sweep may come to."""
@@ -69,6 +81,7 @@ def plan(
             **dataclasses.asdict(options),
             "schemes": tuple(schemes),
             "learning_rates": _rates(options.learning_rates),
+            "eval_every": _eval_every(task, options),
             "batch_size": _batch_size(task, options.batch_size),
         },
         task=task.name,
@@ -87,13 +100,20 @@ def plan(
     _checks.integer("compare", seeds=settings.seeds)
     if settings.strategy is not None:
         _checks.choice("compare", "strategy", settings.strategy, STRATEGIES)
-    more = {name: getattr(settings, name) for name in ("tuning_seeds", "until_sure")}
+    counts = ("tuning_seeds", "runoff_seeds", "until_sure")
+    more = {name: getattr(settings, name) for name in counts}
     _checks.integer("compare", minimum=0, **more)
     part = _part(shard)
-    if part[1] > 1 and (any(more.values()) or settings.extend_grid):
+    if part[1] > 1 and (settings.until_sure or settings.extend_grid):
         raise ValueError(
-            "compare: tuning_seeds, extend_grid and until_sure decide by results what "
-            "is run next, which a part alone has not; leave shard= out."
+            "compare: extend_grid and until_sure decide by the results of all schemes "
+            "what is run next, which a part alone has not; leave shard= out."
+        )
+    if settings.tuning_seeds and part[1] > len(schemes):
+        raise ValueError(
+            f"compare: shard={part} asks for {part[1]} parts, but where seeds tune a "
+            f"part has whole schemes, of which there are {len(schemes)}; make fewer "
+            "parts, or tuning_seeds=0."
         )
     if settings.until_sure and not settings.tuning_seeds:
         raise ValueError(
@@ -165,6 +185,14 @@ def grown(sweep: Sweep, rates: tuple[float, ...]) -> tuple[float, ...]:
     low = [rates[0] ** 2 / rates[1]] if rates[0] in best else []
     high = [rates[-1] ** 2 / rates[-2]] if rates[-1] in best else []
     return (*low, *rates, *high)
+
+
+def _eval_every(task: Task, options: Options) -> int:
+    """As asked for; or the task's own, or the next smaller that divides the steps."""
+    steps = options.steps
+    if options.eval_every is not None or not isinstance(steps, int) or steps < 1:
+        return options.eval_every or task.eval_every  # which `Config.check` looks at
+    return max(n for n in range(1, task.eval_every + 1) if steps % n == 0)
 
 
 def _batch_size(task: Task, batch_size: int | None) -> int:

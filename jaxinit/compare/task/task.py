@@ -29,6 +29,9 @@ from jaxinit.compare.task.values import Digests
 EXAMPLES = 64
 """In a step, where nothing else is asked for."""
 
+EVAL_EVERY = 10
+"""Steps between two evaluations, where nothing else is asked for."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -50,6 +53,7 @@ class Task:
         metric_name: the metric's.
         direction: "max" if a run has converged once the metric is at least the
             target, "min" once it is at most the target.
+        eval_every: steps between two evaluations, where a sweep does not say.
         batches: where training data come as a stream, `batches()` iterates without
             end over (inputs, labels); `x_train` and `y_train` are then its first batch.
     """
@@ -66,6 +70,7 @@ class Task:
     loss_name: str
     metric_name: str
     direction: Direction
+    eval_every: int = EVAL_EVERY
     batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None = None
 
     @property
@@ -140,6 +145,7 @@ def make_task(
     loss: str | Scores = "cross_entropy",
     metric: str | Scores | None = None,
     direction: Direction | None = None,
+    eval_every: int = EVAL_EVERY,
 ) -> Task:
     """A task from one's own model and data.
 
@@ -165,6 +171,10 @@ def make_task(
             "loss" otherwise.
         direction: whether the metric is to rise, "max", or to fall, "min". Needed for
             a function, and known otherwise.
+        eval_every: steps between two evaluations on the validation data. Best a few per
+            cent of the steps that a fast scheme takes to the target, for nothing finer
+            is told apart; one costs about as much as a third of the steps that its
+            examples would make.
 
     Returns:
         A `Task` for `jaxinit.compare.compare`. Results name a function by its
@@ -197,6 +207,7 @@ def make_task(
     if not isinstance(target, numbers.Real):
         raise TypeError(f"target={target!r} must be a number.")
     _checks.number("make_task", target=target)
+    _checks.integer("make_task", eval_every=eval_every)
     if metric is accuracy and not 0 < target <= 1:
         raise ValueError(f"target={target!r} must be an accuracy in (0, 1].")
     classes = loss is cross_entropy or metric is accuracy
@@ -230,6 +241,7 @@ def make_task(
         loss_name,
         metric_name,
         direction,
+        eval_every,
         batches,
     )
     called = getattr(model, "__name__", type(model).__name__)
