@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
+import sys
 import textwrap
 import typing
 from collections.abc import Callable, Mapping
@@ -339,9 +341,35 @@ def _text(value: Any) -> str:
         return repr(value.name)
     if isinstance(value, np.ndarray):
         return repr(value.tolist())
-    if inspect.isfunction(value):
-        return value.__qualname__
+    if callable(value) and not isinstance(value, Value):
+        return _called(value)
     if isinstance(value, tuple):
         inside = ", ".join(map(_text, value))
         return f"({inside},)" if len(value) == 1 else f"({inside})"
     return repr(value)
+
+
+def _called(function: Any) -> str:
+    """The text of a function: where it is imported from, if it can be."""
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    with contextlib.suppress(ValueError):
+        if function_at(f"{module}:{name}") is function:
+            return f"function('{module}:{name}')"
+    return f"<function {name} of {module}>"
+
+
+def function_at(place: str) -> Any:
+    """The function at "module:name", of the modules that have been imported.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return operator.attrgetter(name)(sys.modules[module])
+    except (KeyError, AttributeError):
+        raise ValueError(
+            f"function({place!r}) is not found; write 'module:name', and import the "
+            "module first."
+        ) from None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from jaxinit import _compat
 from jaxinit._compat import body
@@ -14,7 +14,7 @@ from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
 from ._layer import KERNELS
 from ._value import ANY, CONST, Value, choose, join_infos, join_views, renew, with_act
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of, unreadable
+from ._walk import Trace, mixed, number_of, rule, shape_of, unreadable
 
 
 @rule(*(name for name in _compat.CALLS if name != "jit"))
@@ -105,7 +105,7 @@ def _fixed_point(
     trace: Trace,
     carry: Sequence[Value],
     step: Callable[[Sequence[Value]], list[Value]],
-    turns: int,
+    turns: int | None,
 ) -> tuple[list[Value], set[int]]:
     """What is known of a loop's carry at any turn, found by iteration without records.
 
@@ -183,12 +183,15 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     active = _settle_active(trace, values)
     consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
 
+    (part,) = trace.token(0, (*trace.site, -1))
+    trace.stream.slices[trace.site] = part
+
     def first(value: Value) -> Value:
         views = (v if v.reason else _view.drop(v, (0,)) for v in value.views)
         info = value.info
         if info is not None:
             layout = _axes.moved(info.layout, lambda v: _view.drop(v, (0,)))
-            info = info._replace(layout=layout)
+            info = info._replace(layout=layout, reach=info.reach | {part})
         return value._replace(views=tuple(views), info=info)
 
     slices = [first(value) for value in active[n_consts + n_carry :]]
@@ -224,8 +227,10 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     def step(current: Sequence[Value]) -> list[Value]:
         return trace.run(body(turn), [*body_consts, *current])
 
+    carry = active[n_test + n_body :]
+    turns = _count(body(test), body(turn), test_consts, carry)
     outer = trace.inside(0)
-    current, kept = _fixed_point(trace, active[n_test + n_body :], step, 1)
+    current, kept = _fixed_point(trace, carry, step, turns)
     outs = step(current)
     outs = [current[k] if k in kept else out for k, out in enumerate(outs)]
     outs = _settle_active(trace, outs)
@@ -235,6 +240,47 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     trace.site = outer
     pairs = zip(current, outs, strict=True)
     return [_join(trace, pair, k) for k, pair in enumerate(pairs)]
+
+
+def _count(
+    test: Jaxpr, turn: Jaxpr, consts: Sequence[Value], carry: Sequence[Value]
+) -> int | None:
+    """How many turns a loop has that counts up to a number; None if nobody knows."""
+    if [eqn.primitive.name for eqn in test.eqns] not in (["lt"], ["le"]):
+        return None
+    (eqn,) = test.eqns
+    before, after = turn.invars[len(turn.invars) - len(carry) :], turn.outvars
+    steps = {
+        new: (eqn.invars[0], number_of(eqn.invars[1].val))
+        for eqn in turn.eqns
+        if eqn.primitive.name == "add" and isinstance(eqn.invars[1], Literal)
+        for new in eqn.outvars
+    }
+
+    def known(atom: Any) -> tuple[float | None, float | None]:
+        """What a side of the test starts from, and by how much each turn moves it."""
+        if isinstance(atom, Literal):
+            return number_of(atom.val), 0.0
+        place = test.invars.index(atom) - len(consts)
+        if place < 0:
+            return consts[place].scalar, 0.0
+        old, new = before[place], after[place]
+        start = carry[place].scalar
+        if new is old:
+            return start, 0.0
+        counter, step = steps.get(new, (None, None))
+        return start, step if counter is old else None
+
+    (start, step), (stop, still) = map(known, eqn.invars)
+    if start is None or stop is None or not step or step < 0 or still != 0:
+        return None
+    past = eqn.primitive.name == "le"
+    return max(
+        0,
+        math.floor((stop - start) / step) + 1
+        if past
+        else math.ceil((stop - start) / step),
+    )
 
 
 @rule("custom_linear_solve")

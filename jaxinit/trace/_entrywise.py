@@ -183,8 +183,8 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
         told = [value for value in data if value.info and not value.info.is_noise]
         data = told if told else data
     if len(data) == 1:
-        if name in ("mul", "div") and values[0] is data[0]:
-            return data[0]
+        if name == "mul" or (name == "div" and values[0] is data[0]):
+            return _times(trace, name, data[0], values)
         return _with_constants(trace, name, data[0], values)
     for value in data:
         if _KINDS.get(name) == "bias" and _is_updated(trace, value):
@@ -204,12 +204,33 @@ def _is_updated(trace: Trace, value: Value) -> bool:
 
 def _multiplied(name: str, merged: Value, values: Sequence[Value]) -> Value:
     """Leaves times a constant, if that is one number."""
-    numbers = [value.scalar for value in values if not value.views]
-    if name not in ("mul", "div") or len(numbers) != 1 or not numbers[0]:
-        return merged
-    factor = numbers[0] if name == "mul" else 1 / numbers[0]
+    factor = _factor(name, [value for value in values if not value.views])
     views = (view._replace(factor=view.factor * factor) for view in merged.views)
     return merged._replace(views=tuple(views))
+
+
+def _factor(name: str, constants: Sequence[Value]) -> float:
+    """What a product or quotient multiplies with, 1 if that is not one known number."""
+    number = constants[0].scalar if len(constants) == 1 else None
+    if name not in ("mul", "div") or not number:
+        return 1.0
+    return number if name == "mul" else 1 / number
+
+
+def _times(trace: Trace, name: str, value: Value, values: Sequence[Value]) -> Value:
+    """Activations times a constant: they stay what they are, tables have a factor."""
+    factor = _factor(name, [each for each in values if each is not value])
+    sources = value.info.sources if value.info else frozenset[int]()
+    if sources and all(map(trace.is_table, sources)):
+        trace.factors[trace.site] = sources, factor
+    return value._replace(
+        views=tuple(
+            view._replace(factor=view.factor * factor)
+            if view.pending == "embedding"
+            else view
+            for view in value.views
+        )
+    )
 
 
 def _modified(trace: Trace, name: str, values: Sequence[Value]) -> Value | None:
@@ -244,8 +265,6 @@ def _with_constants(
     trace: Trace, name: str, value: Value, values: Sequence[Value]
 ) -> Value:
     """Activations and constants: thresholds bend, the rest scales and shifts."""
-    if name == "mul":
-        return value
     views = value.views if value.is_modulated else ()
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
@@ -284,6 +303,11 @@ def _join(trace: Trace, name: str, data: Sequence[Value]) -> Info:
     if name in ("add", "sub", "add_any") and len(infos) == 2:
         trace.add(*data)
     gated = name in ("mul", "div")
+    parts = {info.reduced: (info.sources, info.reach) for info in infos}
+    if gated and len(parts) == 2 and parts[True] == parts[False]:
+        sources, reach = parts[True]
+        if len(sources) == len(reach) == 1:  # and nothing was added to its output
+            trace.normed |= sources
     for info in infos:
         if gated and info.is_gate and info.act == "softmax":
             trace.labels.weigh(info.layout)

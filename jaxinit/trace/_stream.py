@@ -6,6 +6,7 @@ puts a branch on a trunk. It is one to the stream if the branch began from the t
 and the kernels whose outputs the branch holds are then its ends.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -41,10 +42,12 @@ class End(NamedTuple):
     Attributes:
         additions: how many additions to the stream it makes.
         inside: the leaves of those branches, its own included.
+        uncounted: whether a loop of unknown length makes some of them.
     """
 
-    additions: float
-    inside: frozenset[int]
+    additions: float = 0.0
+    inside: frozenset[int] = frozenset()
+    uncounted: bool = False
 
 
 class Stream:
@@ -54,7 +57,8 @@ class Stream:
         reach: for each use of a kernel the nodes that its input is made of.
         starts: for each carry of a loop those that it starts from.
         sums: the additions, by site and side.
-        loops: the sites of loops, with their numbers of turns.
+        slices: nodes that stand for what a loop takes one place of at each turn.
+        loops: the sites of loops, with their numbers of turns, None if unknown.
         switches: the sites of branches of the program.
     """
 
@@ -64,7 +68,8 @@ class Stream:
         self.reach: dict[int, frozenset[int]] = {}
         self.starts: dict[int, frozenset[int]] = {}
         self.sums: dict[tuple[Site, int], Addition] = {}
-        self.loops: dict[Site, int] = {}
+        self.slices: dict[Site, int] = {}
+        self.loops: dict[Site, int | None] = {}
         self.switches: set[Site] = set()
 
     def node(self, site: Site, number: int) -> int:
@@ -117,25 +122,46 @@ class Stream:
                 group.append(node)
         ends: dict[int, End] = {}
         for addition, nodes in found:
-            weight = self._turns(addition) / self._alternatives(addition.site, sites)
+            turns = self._turns(addition)
+            weight = _product(turns) / self._alternatives(addition.site, sites)
             for node in nodes:
                 leaf = self.leaf(node)
-                count, inside = ends.get(leaf, (0.0, frozenset[int]()))
-                inside |= self._inside(node, addition, past, written)
-                ends[leaf] = End(count + weight / len(groups[node]), inside)
+                end = ends.get(leaf, End())
+                ends[leaf] = End(
+                    end.additions + weight / len(groups[node]),
+                    end.inside | self._inside(node, addition, past, written),
+                    end.uncounted or None in turns,
+                )
         return ends
 
     def windows(self) -> dict[int, int]:
-        """Leaves of which several products with one input are summed, and how many."""
+        """Leaves of which several products are summed into one, and how many.
+
+        They are with one input, as of shifts; or with each turn's part of what a loop
+        goes through, into a sum that began from nothing.
+        """
         places: dict[int, set[int]] = {}
+        counts: dict[int, int] = {}
+        past = _closure(self.reach)
         for addition in self.sums.values():
             for node, gate in addition.branch:
+                if gate or node not in self.reach:
+                    continue
                 leaf = self.leaf(node)
-                for other in addition.skip if not gate else ():
-                    same = self.leaf(other) == leaf and node in self.reach
+                for other in addition.skip:
+                    same = self.leaf(other) == leaf
                     if same and self.reach[node] == self.reach.get(other):
                         places.setdefault(leaf, set()).update((node, other))
-        return {leaf: len(found) for leaf, found in places.items()}
+                    loop = self._key[other][0]
+                    part = self.slices.get(loop)
+                    summed = not self.starts.get(other, NONE | {other})
+                    if (
+                        summed
+                        and part in self.reach[node]
+                        and not past[node] >> other & 1
+                    ):
+                        counts[leaf] = self.loops[loop] or 1
+        return counts | {leaf: len(found) for leaf, found in places.items()}
 
     def _found(self, long: Mapping[int, int]) -> list[tuple[Addition, dict[int, Gate]]]:
         """The additions to the stream, each with its ends and their gates."""
@@ -172,7 +198,7 @@ class Stream:
         only a kernel takes the sum, and what that puts out goes to the stream.
         """
         plain = any(_bits(addition.skip) & past[node] for node in nodes)
-        if (plain and not addition.scaled) or self._turns(addition) > 1:
+        if (plain and not addition.scaled) or _product(self._turns(addition)) > 1:
             return False
         others = [pair for pair in found if pair[0].site != addition.site]
         stays = any(not other.trunk.isdisjoint(nodes) for other, _ in others)
@@ -208,9 +234,9 @@ class Stream:
                     waiting.append(node)
         return frozenset(map(self.leaf, inside))
 
-    def _turns(self, addition: Addition) -> int:
-        """How often a loop makes the addition to the one stream that it carries."""
-        waiting, met, turns = list(addition.skip), set[int](), 1
+    def _turns(self, addition: Addition) -> list[int | None]:
+        """The turns of the loops that carry the one stream which it adds to."""
+        waiting, met = list(addition.skip), set[int]()
         around: set[Site] = set()
         while waiting:
             node = waiting.pop()
@@ -221,9 +247,7 @@ class Stream:
             if addition.site[: len(loop)] == loop:
                 around.add(loop)
             waiting.extend(self.starts[node])
-        for loop in around:
-            turns *= self.loops[loop]
-        return turns
+        return [self.loops[loop] for loop in around]
 
     def _alternatives(self, site: Site, sites: Sequence[Site]) -> int:
         """How many branches of the program, of which one runs, share an addition."""
@@ -233,6 +257,11 @@ class Stream:
                 beside = (at for at in sites if at[:depth] == site[:depth])
                 count *= len({at[depth] for at in beside})
         return count
+
+
+def _product(turns: Iterable[int | None]) -> int:
+    """How often loops of so many turns do a thing; those of unknown length do it once."""
+    return math.prod(count or 1 for count in turns)
 
 
 def _bits(nodes: Iterable[int]) -> int:

@@ -202,6 +202,10 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         if not uses:
             reason = trace.hints.get(leaf, "It is never used.")
             uses = [Use("unknown", reason=reason)]
+        if uses[0].kind == "embedding":
+            own = (f for tables, f in trace.factors.values() if leaf in tables)
+            factor = math.prod(own, start=uses[0].multiplier)
+            uses[0] = replace(uses[0], multiplier=factor)
         if leaf in windows:
             uses[0] = _window(uses[0], trace.shapes[leaf], windows[leaf])
         if leaf in ends:
@@ -218,8 +222,10 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
             uses=_count([record for _, record in found]),
             feeds=tuple(names[k] for k in fed),
             activation_after=after[1] if after else None,
+            normalized_after=leaf in trace.normed,
             residual=leaf in ends,
             additions=ends[leaf].additions if leaf in ends else 0.0,
+            uncounted=leaf in ends and ends[leaf].uncounted,
             ends=tuple(names[k] for k, end in ends.items() if leaf in end.inside),
             other_uses=tuple(uses[1:]),
         )

@@ -89,6 +89,8 @@ class Trace:
         feeds: for each leaf, in order, the kernels its output reaches.
         after: for each leaf the first nonlinearity its output meets, and at which base.
         normalised: leaves divided by a function of their own products.
+        normed: leaves whose outputs are divided by a statistic of themselves.
+        factors: by site the number that multiplies what tables alone hold.
         stream: the graph of kernels, and the sums of activations.
         labels: the axes of leaves that activations run along.
         narrow: uses of kernels that have one output.
@@ -105,6 +107,8 @@ class Trace:
         self.feeds: dict[int, dict[int, None]] = {}
         self.after: dict[int, tuple[Site, str]] = {}
         self.normalised: set[int] = set()
+        self.normed: set[int] = set()
+        self.factors: dict[Site, tuple[frozenset[int], float]] = {}
         self.stream = Stream()
         self.labels = Labels()
         self.narrow: set[int] = set()
@@ -159,12 +163,14 @@ class Trace:
         feeds = {leaf: dict(fed) for leaf, fed in self.feeds.items()}
         found = dict(self.records), dict(self.hints), feeds, dict(self.after)
         graph = dict(self.stream.sums), dict(self.stream.reach)
-        return (*found, set(self.normalised), set(self.inputs), *graph)
+        sets = set(self.normalised), set(self.normed), set(self.inputs)
+        return (*found, dict(self.factors), *sets, *graph)
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Goes back to what `save` returned."""
         self.records, self.hints, self.feeds, *rest = saved
-        self.after, self.normalised, self.inputs, *graph = rest
+        self.after, self.factors, *rest = rest
+        self.normalised, self.normed, self.inputs, *graph = rest
         self.stream.sums, self.stream.reach = graph
 
     def token(self, number: int, site: Site | None = None) -> frozenset[int]:
@@ -193,6 +199,11 @@ class Trace:
         return any(
             record.certain for (_, seen), record in self.records.items() if seen == leaf
         )
+
+    def is_table(self, leaf: int) -> bool:
+        """Whether a leaf has only been an embedding so far."""
+        kinds = [r.use.kind for (_, seen), r in self.records.items() if seen == leaf]
+        return bool(kinds) and all(kind == "embedding" for kind in kinds)
 
     def settle(self, value: Value, reason: str = "") -> Value:
         """The value as activations alone, with the uses of its leaves recorded.

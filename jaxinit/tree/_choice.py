@@ -44,10 +44,12 @@ def choose(
     gain: Gain | None = None,
     *,
     abstract: bool = True,
+    announce: bool = True,
 ) -> dict[str, Choice]:
     """The choice for each layer by its path, in the order of `found`.
 
-    With `abstract`, leaves that have shapes alone must be drawn.
+    With `abstract`, leaves that have shapes alone must be drawn. With `announce`, those
+    that a scheme for every kernel cannot tell are named.
 
     Raises:
         ValueError: a rule's pattern matches nothing, a scheme needs a fan that the
@@ -71,7 +73,38 @@ def choose(
         _check_abstract(leaves, choices)
     for choice in choices.values():
         _tell_equalised(choice)
+    if announce:
+        _tell_passed_over(scheme, chosen, choices)
     return choices
+
+
+def _tell_passed_over(
+    scheme: Scheme, chosen: Mapping[str, object], choices: Mapping[str, Choice]
+) -> None:
+    """Name the leaves that may be kernels, where a scheme draws every kernel."""
+    if isinstance(scheme, Rules) or any(
+        choice.init is None and choice.layer.kind in KERNELS
+        for choice in choices.values()
+    ):
+        return
+    left = [
+        choice.layer
+        for path, choice in choices.items()
+        if choice.layer.kind == "unknown"
+        and path not in chosen
+        and jnp.issubdtype(choice.layer.dtype, jnp.inexact)
+    ]
+    if not left:
+        return
+    told = " ".join(f"{layer.path}: {layer.reason}" for layer in left[:5])
+    more = f" And {len(left) - 5} more, which describe names." if left[5:] else ""
+    warnings.warn(
+        f"reinit: {scheme!r} passes over {len(left)} of the leaves, whose use does not "
+        f"say what they are. {told}{more} They keep their values; draw them, or keep "
+        "them by None, by rules over the scheme: tree.combined([scheme, "
+        f"tree.rules([({left[0].path!r}, None)])]).",
+        stacklevel=4,
+    )
 
 
 def _check_shared(

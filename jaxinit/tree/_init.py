@@ -18,6 +18,7 @@ from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
+from jaxinit.tree._module import tell_plain
 from jaxinit.tree._reinit import Shardings, draw, reinit
 
 
@@ -78,25 +79,24 @@ def init(
     own, keys = keys_of(key, "init")
     adapted = as_model(model, whole=True)
     given = jax.tree.map(_number, Inputs(inputs, named))
+
+    def apply(params: Any, state: Any, x: Inputs) -> Any:
+        return adapted.apply(params, state, x, jax.random.key(0), None)[0]
+
     if adapted.finished:
         params, state = adapted.init(keys, given)
-
-        def call(params: Any, x: Inputs) -> Any:
-            return adapted.apply(params, state, x, jax.random.key(0), None)[0]
-
+        tell_plain(params, state, apply, (given,))
+        call = lambda params, x: apply(params, state, x)  # noqa: E731
         new = reinit(
             own, params, scheme, call, (given,), gain=gain, out_shardings=out_shardings
         )
         return adapted.join(new, state)
     program = _Program(adapted, keys, given)
     params, state = program.shapes
+    tell_plain(params, state, apply, (given,))
     leaves, rebuild = leaves_of(params)
     found = program.layers([leaf.path for leaf in leaves])
     if found is None:
-
-        def apply(params: Any, state: Any, x: Inputs) -> Any:
-            return adapted.apply(params, state, x, jax.random.key(0), None)[0]
-
         if _arrays(jax.tree.leaves(given)):
             found = layers_of(leaves, params, apply, (state, given))
         else:
