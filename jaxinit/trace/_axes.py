@@ -124,7 +124,7 @@ class Labels:
         stacked: those along which there are separate layers, if nothing sums over them:
             a later kernel has one for each place, or they stand before the examples.
         summed: those that a later kernel sums over, or convolves.
-        averaged: those along which weights that sum to 1 stand.
+        averaged: those along which weights stand that mix kernels.
     """
 
     def __init__(self) -> None:
@@ -176,11 +176,10 @@ class Labels:
                         self._number[label] for label in found if label.leaf == leaf
                     }
 
-    def weigh(self, weights: Layout | None) -> None:
-        """Notes the axes of weights that sum to 1, and are repeated along others."""
-        own = [dim for dim in weights or () if not only_repeats([dim])]
-        if len(own) < len(weights or ()):
-            for dim in own:
+    def weigh(self, weights: Layout | None, others: Sequence[Layout | None]) -> None:
+        """Notes the axes of weights along which all that they weigh is repeated."""
+        for k, dim in enumerate(weights or ()):
+            if all(layout and only_repeats([layout[k]]) for layout in others):
                 self.averaged |= labels_of(dim) - {DATA}
 
     def is_average(self, data: Layout | None, place: int) -> bool:

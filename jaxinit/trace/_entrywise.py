@@ -308,9 +308,10 @@ def _join(trace: Trace, name: str, data: Sequence[Value]) -> Info:
         sources, reach = parts[True]
         if len(sources) == len(reach) == 1:  # and nothing was added to its output
             trace.normed |= sources
-    for info in infos:
-        if gated and info.is_gate and info.act == "softmax":
-            trace.labels.weigh(info.layout)
+    for info in infos if gated else ():
+        if info.is_gate and info.act in ("softmax", "sigmoid"):
+            others = [other.layout for other in infos if other is not info]
+            trace.labels.weigh(info.layout, others)
     return join_infos(infos, trace.site, gated=gated, entrywise=True)
 
 

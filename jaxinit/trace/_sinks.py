@@ -135,6 +135,7 @@ def _contract(
         roles[dim] = IN
     for dim in batch[side]:
         roles[dim] = BATCH
+    data = trace.settle(data)
     assert data.info is not None
     met = [*zip(contract[1 - side], contract[side], strict=True)]
     mean = [pair for pair in met if trace.labels.is_average(data.info.layout, pair[0])]

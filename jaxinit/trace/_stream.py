@@ -260,7 +260,7 @@ class Stream:
 
 
 def _product(turns: Iterable[int | None]) -> int:
-    """How often loops of so many turns do a thing; those of unknown length do it once."""
+    """How often loops of so many turns do a thing: once if their length is unknown."""
     return math.prod(count or 1 for count in turns)
 
 

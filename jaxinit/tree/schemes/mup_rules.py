@@ -226,10 +226,10 @@ def _bearers(kernel: Layer, model: Structure) -> list[str]:
         return [kernel.path, *biases]
     if "scale" not in kinds:
         raise ValueError(
-            f"tree.mup: a normalization right behind {kernel.path} undoes what it would "
-            "be multiplied with, and has no scale of its own that could be in its "
-            "place; give it one, or multiply in the model, and say attention=False for "
-            "a query or leave depth= out for the end of a branch."
+            f"tree.mup: a normalization right behind {kernel.path} undoes what the "
+            "kernel would be multiplied with, and has no scale of its own to bear it; "
+            "give it one, or multiply in the model, and say attention=False for a "
+            "query or leave depth= out for the end of a branch."
         )
     first = kinds.index("scale")
     biases = (x.path for x in behind[first:] if x.kind == "bias")
