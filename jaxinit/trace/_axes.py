@@ -41,6 +41,14 @@ def merged(dim: Dim, size: int) -> Dim:
     return Dim((Factor(tuple(labels), size),), size)
 
 
+def resized(layout: Layout | None, shape: Sequence[int]) -> Layout | None:
+    """The layout of as many dimensions of other sizes; None if they are not as many."""
+    if layout is None or len(layout) != len(shape):
+        return None
+    pairs = zip(layout, shape, strict=True)
+    return tuple(dim if dim.size == n else merged(dim, n) for dim, n in pairs)
+
+
 def overlay(layouts: Iterable[Layout | None]) -> Layout | None:
     """The layout of a function, entry by entry, of arrays of one shape."""
     known: list[Layout] = []

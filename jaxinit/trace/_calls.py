@@ -12,7 +12,17 @@ from jaxinit._compat import body
 from . import _axes, _view
 from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
 from ._layer import KERNELS
-from ._value import ANY, CONST, Value, choose, join_infos, join_views, renew, with_act
+from ._value import (
+    ANY,
+    CONST,
+    Value,
+    choose,
+    join_infos,
+    join_views,
+    one_leaf,
+    renew,
+    with_act,
+)
 from ._view import View
 from ._walk import Trace, mixed, number_of, rule, shape_of, unreadable
 
@@ -84,7 +94,8 @@ def _cond(trace: Trace, eqn: JaxprEqn, index: Value, *values: Value) -> list[Val
         trace.site = outer
     trace.stream.switches.add(trace.site)
     outs = [
-        _join(trace, _alternatives(trace, outs), k)
+        one_leaf([out for out in outs if not out.is_const], trace.site)
+        or _join(trace, _alternatives(trace, outs), k)
         for k, outs in enumerate(zip(*results, strict=True))
     ]
     chosen = Value(info=index.info)

@@ -8,7 +8,17 @@ from jax.extend.core import JaxprEqn
 from . import _axes
 from ._activations import BENDS, COMPARISONS, curve_name
 from ._roles import entry_use
-from ._value import CONST, Info, Value, choose, cut, join_infos, join_views, with_act
+from ._value import (
+    CONST,
+    Info,
+    Value,
+    choose,
+    cut,
+    join_infos,
+    join_views,
+    one_leaf,
+    with_act,
+)
 from ._view import View, blur, stretch
 from ._walk import Trace, rule, shape_of
 
@@ -137,6 +147,9 @@ def _select(trace: Trace, eqn: JaxprEqn, which: Value, *cases: Value) -> list[Va
         if all(case.is_const for case in cases):
             return [which if which.info else CONST]
         return [entrywise(trace, "select_n", cases)]
+    told = [case for case in cases if not case.is_const]
+    if (same := one_leaf(told, trace.site)) is not None:
+        return [same]
     data = [case for case in cases if case.info]
     if not data:
         # A mask made from activations or random numbers multiplies the leaves.

@@ -9,7 +9,7 @@ import math
 
 from jax.extend.core import JaxprEqn, Literal
 
-from . import _view
+from . import _axes, _view
 from ._layout import move
 from ._value import Info, Value, join_infos, renew, with_act
 from ._view import View
@@ -108,10 +108,14 @@ def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:
 
 @rule("gather")
 def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Value]:
-    if not table.is_param:
+    state = table.info if table.is_modulated else None
+    if not table.is_param and state is None:
         if table.is_const:
             return [mixed(trace, (index,))]
-        return [steered(trace, mixed(trace, (table,)), index)]
+        picked = mixed(trace, (table,)).info
+        assert picked is not None and table.info is not None
+        layout = _axes.moved(table.info.layout, lambda v: _index_view(v, eqn, True))
+        return [steered(trace, Value(info=picked._replace(layout=layout)), index)]
     numbers = eqn.params["dimension_numbers"]
     places = shape_of(eqn.invars[1])[:-1]
     shared = numbers.start_indices_batching_dims
@@ -130,4 +134,6 @@ def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Val
         if eqn.params["slice_sizes"][k] < shape_of(eqn.invars[0])[k]
         or k in numbers.collapsed_slice_dims
     ]
-    return [lookup(trace, picked, table, dims, index.info or Info(base=trace.site))]
+    infos = [info for info in (index.info, state) if info] or [Info(base=trace.site)]
+    info = infos[0] if len(infos) == 1 else join_infos(infos, trace.site)
+    return [lookup(trace, picked, table, dims, info)]

@@ -165,6 +165,8 @@ def _scatter(
     if value.is_param and index.is_const and update.is_const:
         # A few entries are overwritten, such as the row of a padding token.
         return [value]
+    if eqn.primitive.name == "scatter-add" and value.info and update.info:
+        trace.add(value, update)  # to some of the places
     if (value.info or update.info) and index.info:
         return [steered(trace, mixed(trace, (value, update)), index)]
     return unreadable(trace, eqn, value, index, update)

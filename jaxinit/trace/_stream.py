@@ -26,6 +26,7 @@ class Addition(NamedTuple):
         skip: the nodes that the trunk holds as they are.
         trunk: all that it holds.
         branch: the nodes that the branch holds, each with the gate that let it through.
+        reach: all that the branch is made of with no kernel on the way.
         scaled: whether a leaf scales the trunk.
     """
 
@@ -33,6 +34,7 @@ class Addition(NamedTuple):
     skip: frozenset[int]
     trunk: frozenset[int]
     branch: tuple[tuple[int, Gate], ...]
+    reach: frozenset[int]
     scaled: bool
 
 
@@ -97,8 +99,8 @@ class Stream:
                 waiting.extend(self.reach.get(node, ()))
         return False
 
-    def ends(self) -> dict[int, End]:
-        """The leaves that end residual branches.
+    def ends(self, gates: Set[int] = frozenset()) -> dict[int, End]:
+        """The leaves that end residual branches, given those of which gates are made.
 
         Turns of a loop count each if the stream goes from turn to turn. Ends side by
         side of which a gate chooses, or that share a leaf, share an addition, as do
@@ -106,7 +108,7 @@ class Stream:
         """
         # Through loops from their start: a skip may go around a stack of layers.
         past = _closure({**self.reach, **self.starts})
-        found = self._found(past)
+        found = self._found(past, gates)
         found = [pair for pair in found if not self._is_local(*pair, found, past)]
         sites = [addition.site for addition, _ in found]
         written = {node for _, nodes in found for node in nodes}
@@ -133,6 +135,19 @@ class Stream:
                     end.uncounted or None in turns,
                 )
         return ends
+
+    def pieces(self) -> dict[int, set[Site]]:
+        """Where products with one leaf are, whose outputs are summed."""
+        found: dict[int, set[Site]] = {}
+        past = _closure(self.reach)
+        for addition in self.sums.values():
+            for node in (n for n, gate in addition.branch if not gate and n in past):
+                for other in addition.skip & past.keys():
+                    deeper = past[node] >> other & 1 or past[other] >> node & 1
+                    if self.leaf(other) == self.leaf(node) and not deeper:
+                        sites = self._key[node][0], self._key[other][0]
+                        found.setdefault(self.leaf(node), set()).update(sites)
+        return found
 
     def windows(self) -> dict[int, int]:
         """Leaves of which several products are summed into one, and how many.
@@ -163,8 +178,15 @@ class Stream:
                         counts[leaf] = self.loops[loop] or 1
         return counts | {leaf: len(found) for leaf, found in places.items()}
 
-    def _found(self, long: Mapping[int, int]) -> list[tuple[Addition, dict[int, Gate]]]:
-        """The additions to the stream, each with its ends and their gates."""
+    def _found(
+        self, long: Mapping[int, int], gates: Set[int]
+    ) -> list[tuple[Addition, dict[int, Gate]]]:
+        """The additions to the stream, each with its ends and their gates.
+
+        A branch began from the trunk itself, by its gate if not by what it lets
+        through; or from what a shortcut of one kernel began from, unless a gate is made
+        of their sum, as in a recurrent cell.
+        """
         near = {node: _bits(reach) for node, reach in self.reach.items()}
         past = _closure(self.reach)
         seen = set[int]()
@@ -174,11 +196,15 @@ class Stream:
             for root in addition.skip:
                 projected |= near.get(root, 0)
             nodes: dict[int, Gate] = {}
+            weighed = 0
+            for node in addition.reach:
+                weighed |= long.get(node, 0)
             for node, gate in addition.branch:
                 if node in addition.trunk or node in seen or node not in near:
                     continue
-                deeper = past[node] & ~near[node]
-                if skip & long[node] or projected & deeper:
+                deeper = 0 if self.leaf(node) in gates else past[node] & ~near[node]
+                begun = long[node] | (weighed if gate else 0)
+                if skip & begun or projected & deeper:
                     seen.add(node)
                     nodes[node] = gate
             if nodes:

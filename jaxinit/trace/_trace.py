@@ -13,7 +13,7 @@ from jaxinit._types import is_array
 # Imported for the rules they enter.
 from . import _axes, _calls, _entrywise, _index, _layout, _sinks, _sums  # noqa: F401
 from ._layer import KERNELS, Layer, Use
-from ._value import CONST, Info, Value
+from ._value import CONST, GATES, Info, Value
 from ._view import whole_leaf
 from ._walk import Record, Trace, number_of, shape_of
 
@@ -182,7 +182,9 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     for order, ((_, leaf), record) in enumerate(trace.records.items()):
         of_leaf.setdefault(leaf, []).append((order, record))
     placed: list[tuple[int, Layer]] = []
-    ends, windows = trace.stream.ends(), trace.stream.windows()
+    gates = {leaf for leaf, (_, name) in trace.after.items() if name in GATES}
+    ends, windows = trace.stream.ends(gates), trace.stream.windows()
+    pieces = trace.stream.pieces()
     learned = {
         leaf
         for leaf, found in of_leaf.items()
@@ -206,6 +208,8 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
             own = (f for tables, f in trace.factors.values() if leaf in tables)
             factor = math.prod(own, start=uses[0].multiplier)
             uses[0] = replace(uses[0], multiplier=factor)
+        if leaf in pieces:
+            uses[0] = _pieced(uses[0], [r for _, r in found if r.site in pieces[leaf]])
         if leaf in windows:
             uses[0] = _window(uses[0], trace.shapes[leaf], windows[leaf])
         if leaf in ends:
@@ -254,6 +258,14 @@ def _window(use: Use, shape: Sequence[int], places: int) -> Use:
         fan_in=use.fan_in * places,
         fan_out=use.fan_out * places,
     )
+
+
+def _pieced(use: Use, records: Sequence[Record]) -> Use:
+    """A kernel whose parts meet parts of an input, and are summed, as the whole."""
+    apart = sum(record.fraction for record in records) < 1 + 1e-6
+    if not apart or len(records) < 2 or any(r.use.batch_axes for r in records):
+        return use
+    return replace(use, fan_in=sum(record.use.fan_in for record in records))
 
 
 def _in_turn(use: Use, shape: Sequence[int], additions: float) -> Use:

@@ -113,6 +113,23 @@ class Value(NamedTuple):
 CONST = Value()
 
 
+def one_leaf(values: Sequence[Value], site: Site) -> Value | None:
+    """What is one of several arrays of the same leaves, some of which state changed.
+
+    None if they are not: a kernel that a flag says to round is the kernel.
+    """
+    changed = [value for value in values if value.is_modulated]
+    own = [value for value in values if value.is_param]
+    infos = [value.info for value in changed if value.info]
+    places = {
+        frozenset((view.leaf, view.dims) for view in value.views if not view.reason)
+        for value in (*changed, *own)
+    }
+    if not changed or len(places) > 1 or len(changed) + len(own) < len(values):
+        return None
+    return Value(changed[0].views, join_infos(infos, site, entrywise=True))
+
+
 def join_acts(acts: Iterable[str | None]) -> str | None:
     """The nonlinearity of a sum: the one that all terms share."""
     distinct = set(acts)

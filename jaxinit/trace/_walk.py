@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from ._axes import Labels, of_input
+from ._axes import Labels, of_input, resized
 from ._layer import Use
 from ._roles import entry_use
 from ._stream import NONE, Addition, Stream
@@ -270,7 +270,7 @@ class Trace:
                 }
             whole = trunk.roots.union(node for node, _ in trunk.gated)
             self.stream.sums[self.site, side] = Addition(
-                self.site, trunk.roots, whole, tuple(held.items()), scaled
+                self.site, trunk.roots, whole, tuple(held.items()), branch.reach, scaled
             )
 
     def kernel(self, view: View, use: Use, info: Info, *, certain: bool) -> int:
@@ -302,13 +302,9 @@ def unreadable(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     out = mixed(trace, values, reason)
     data = [k for k, value in enumerate(values) if value.info]
     if len(data) == 1 and out.info and (info := values[data[0]].info):
-        # What keeps the shape, such as a cumulated sum, keeps the axes in place.
-        kept = out.info._replace(layout=info.layout)
-        shape = shape_of(eqn.invars[data[0]])
-        return [
-            Value(info=kept if shape_of(var) == shape else out.info)
-            for var in eqn.outvars
-        ]
+        # What keeps the dimensions, such as a cumulated sum, keeps the axes in place.
+        layouts = (resized(info.layout, shape_of(var)) for var in eqn.outvars)
+        return [Value(info=out.info._replace(layout=layout)) for layout in layouts]
     return [out] * outs
 
 
