@@ -93,6 +93,8 @@ def _tell_passed_over(
         if choice.layer.kind == "unknown"
         and path not in chosen
         and jnp.issubdtype(choice.layer.dtype, jnp.inexact)
+        # What is not used, or known by name alone, is no kernel if it is no matrix.
+        and (choice.layer.uses or len(choice.layer.shape) > 1)
     ]
     if not left:
         return

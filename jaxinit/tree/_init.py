@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from jaxinit._models import Inputs, Keys, Model, as_model, keys_of
@@ -193,6 +194,8 @@ class _Program:
 
 def _number(leaf: Any) -> Any:
     """A number with a fraction, such as a time, as an array; all else as it is."""
+    if isinstance(leaf, np.generic) and not np.issubdtype(leaf.dtype, np.inexact):
+        return leaf.item()  # NumPy's flags and integers are such as Python's
     return jnp.asarray(leaf) if isinstance(leaf, (float, complex)) else leaf
 
 

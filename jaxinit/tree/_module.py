@@ -63,7 +63,8 @@ def tell_plain(
     if not plain:
         return
 
-    def used(arrays: dict[str, Any], params: Any, rest: list[Any], *x: Any) -> Any:
+    def used(leaves: tuple[dict[str, Any], Any], rest: list[Any], *x: Any) -> Any:
+        arrays, params = leaves
         for path, place in plain.items():
             rest[place] = arrays[path]
         return apply(params, tree.unflatten(rest), *x)
@@ -71,9 +72,12 @@ def tell_plain(
     values = [leaf for _, leaf in flat]
     arrays = {path: values[place] for path, place in plain.items()}
     rest = [None if k in plain.values() else leaf for k, leaf in enumerate(values)]
-    for layer in kernels(layers(used, arrays, params, rest, *inputs)):
+    for layer in kernels(layers(used, (arrays, params), rest, *inputs)):
+        number, _, path = layer.path.partition("/")
+        if number == "1":
+            continue  # a parameter
         warnings.warn(
-            f"{layer.path}: a plain array of an NNX module is used as a kernel; it is "
+            f"{path}: a plain array of an NNX module is used as a kernel; it is "
             "no parameter there, so that no scheme draws it and no optimizer trains "
             "it; wrap it in nnx.Param(...).",
             stacklevel=4,

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxinit._checks import is_traced
+from jaxinit._models import Keys, keys_of
 from jaxinit._types import Key
 from jaxinit.tree._choice import Choice, choose
 from jaxinit.tree._combine import SchemeLike, as_scheme
@@ -24,7 +25,7 @@ Shardings: TypeAlias = Any
 
 
 def reinit(
-    key: Key,
+    key: Keys,
     params: Any,
     scheme: SchemeLike,
     apply: Callable[..., Any] | None = None,
@@ -41,7 +42,7 @@ def reinit(
     one compiled program.
 
     Args:
-        key: one PRNG key.
+        key: one PRNG key, or as in `jaxinit.init`.
         params: any pytree of arrays or `jax.ShapeDtypeStruct`s: a Linen dictionary,
             with metadata boxes or without, an NNX state or module, a module of
             Equinox, parameters of Haiku.
@@ -86,6 +87,7 @@ def reinit(
         >>> new["head"]["bias"].tolist()
         [0.0, 0.0]
     """
+    key, _ = keys_of(key, "reinit")
     params, apply, join = opened(params, apply, inputs)
     check_gain("reinit", gain)
     if gain is not None and apply is None:
