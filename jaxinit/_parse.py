@@ -12,9 +12,8 @@ def parse(text: str) -> Any:
     """The scheme that a text such as `he_normal(in_axis=-2)` names.
 
     The inverse of `repr`. The text is a name, or a call of a name with literal
-    arguments (numbers, texts, tuples, lists, True, False, None, inf), further calls, or
-    functions of modules that have been imported, as `function('module:name')`; nothing
-    else is accepted and nothing is evaluated.
+    arguments (numbers, texts, tuples, lists, True, False, None, inf) or further calls;
+    nothing else is accepted and nothing is evaluated.
 
     Args:
         text: the text; a name alone stands for a call without arguments.

@@ -7,7 +7,7 @@ import difflib
 import math
 from typing import Any
 
-from jaxinit._value import REGISTRY, Value, function_at
+from jaxinit._value import REGISTRY, Value
 
 _CONSTANTS = {"inf": math.inf}
 
@@ -16,8 +16,8 @@ def read(text: str) -> Any:
     """The scheme that a text names, of those whose modules have been imported.
 
     Args:
-        text: a name, or a call of a name with literals, `inf`, further schemes and
-            functions, as `function('module:name')`, for arguments.
+        text: a name, or a call of a name with literals, `inf` and further schemes as
+            arguments.
 
     Returns:
         What the builder of that name returns.
@@ -60,11 +60,8 @@ def _scheme(node: ast.expr, text: str) -> Any:
 def _value(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Name) and node.id in _CONSTANTS:
         return _CONSTANTS[node.id]
-    match node:
-        case ast.Call(ast.Name("function"), [ast.Constant(str(place))], []):
-            return function_at(place)
-        case ast.Call() | ast.Name() | ast.Attribute():
-            return _scheme(node, text)
+    if isinstance(node, (ast.Call, ast.Name, ast.Attribute)):
+        return _scheme(node, text)
     if isinstance(node, (ast.Tuple, ast.List)):
         elements = [_value(element, text) for element in node.elts]
         return tuple(elements) if isinstance(node, ast.Tuple) else elements

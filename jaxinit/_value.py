@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import operator
-import sys
 import textwrap
 import typing
 from collections.abc import Callable, Mapping
@@ -350,26 +348,11 @@ def _text(value: Any) -> str:
 
 
 def _called(function: Any) -> str:
-    """The text of a function: where it is imported from, if it can be."""
-    module = getattr(function, "__module__", None)
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    with contextlib.suppress(ValueError):
-        if function_at(f"{module}:{name}") is function:
-            return f"function('{module}:{name}')"
-    return f"<function {name} of {module}>"
+    """Where a function is imported from; of a callable object its type.
 
-
-def function_at(place: str) -> Any:
-    """The function at "module:name", of the modules that have been imported.
-
-    Raises:
-        ValueError: there is none.
+    It names the function to a reader; `parse`, which never runs code, does not read it.
     """
-    module, _, name = place.partition(":")
-    try:
-        return operator.attrgetter(name)(sys.modules[module])
-    except (KeyError, AttributeError):
-        raise ValueError(
-            f"function({place!r}) is not found; write 'module:name', and import the "
-            "module first."
-        ) from None
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"

@@ -50,7 +50,7 @@ def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         out = with_act(renew(bent, trace.site), name)
         same = shape_of(eqn.outvars[0]) == shape_of(eqn.invars[0])
         return [Value(info=out if same else out._replace(layout=None))]
-    info = info._replace(ops=info.ops | {name})
+    info = info._replace(ops=info.ops | {name}, factor=1.0)
     return [Value(info=trace.bend(info, curve_name(info.ops)))]
 
 

@@ -1,6 +1,8 @@
 """Rules of the operations that work entry by entry, and of reductions."""
 
-from collections.abc import Sequence
+import contextlib
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.extend.core import JaxprEqn
@@ -40,6 +42,14 @@ _BINARY = (
 _ROUND = frozenset("round floor ceil sign".split())
 _KINDS = {"mul": "scale", "div": "scale", "add": "bias", "sub": "bias"}
 _KINDS["add_any"] = "bias"
+_ARITHMETIC: dict[str, Callable[..., float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "max": max,
+    "min": min,
+}
 
 
 @rule(*_LINEAR)
@@ -63,7 +73,7 @@ def _bend(trace: Trace, info: Info, ops: frozenset[str]) -> Info:
     """Activations after further operations on the same base."""
     if info.reduced:
         ops -= {"max", "min", "clamp", "select_n", "zero"}
-    info = info._replace(ops=info.ops | ops)
+    info = info._replace(ops=info.ops | ops, factor=1.0)
     return trace.bend(info, curve_name(info.ops)) if ops else info
 
 
@@ -179,7 +189,7 @@ def _same(one: Info, other: Info) -> bool:
 def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     """The value that an operation makes of arrays of one shape, entry by entry."""
     if all(value.is_const for value in values):
-        return CONST
+        return Value(scalar=_number(name, [value.scalar for value in values]))
     if not any(value.info for value in values):
         merged = _merge(trace, name, [value for value in values if value.views])
         return _multiplied(name, merged, values)
@@ -207,6 +217,15 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     return Value(_kept(name, data), _join(trace, name, data))
 
 
+def _number(name: str, numbers: Sequence[float | None]) -> float | None:
+    """What an operation makes of two numbers, if they are known."""
+    if name not in _ARITHMETIC or len(numbers) != 2 or None in numbers:
+        return None
+    with contextlib.suppress(ArithmeticError, ValueError):
+        return float(_ARITHMETIC[name](*numbers))
+    return None
+
+
 def _is_updated(trace: Trace, value: Value) -> bool:
     """Whether a value is a kernel to which something of its own shape was added."""
     return bool(value.views) and all(
@@ -232,17 +251,19 @@ def _factor(name: str, constants: Sequence[Value]) -> float:
 
 def _times(trace: Trace, name: str, value: Value, values: Sequence[Value]) -> Value:
     """Activations times a constant: they stay what they are, tables have a factor."""
-    factor = _factor(name, [each for each in values if each is not value])
-    sources = value.info.sources if value.info else frozenset[int]()
-    if sources and all(map(trace.is_table, sources)):
-        trace.factors[trace.site] = sources, factor
+    factor, info = _factor(name, [each for each in values if each is not value]), None
+    if value.info is not None and not value.info.reduced:  # as by a mean
+        info = value.info._replace(factor=value.info.factor * factor)
+        if len(info.reach) == 1 or all(map(trace.is_table, info.sources)):
+            trace.factors |= dict.fromkeys(info.sources, info.factor)
     return value._replace(
+        info=info or value.info,
         views=tuple(
             view._replace(factor=view.factor * factor)
             if view.pending == "embedding"
             else view
             for view in value.views
-        )
+        ),
     )
 
 

@@ -51,10 +51,11 @@ class Use:
         dilation: a convolution's kernel dilation.
         acts_on: for a scale or a bias, the paths of the kernels and embeddings whose
             outputs it meets.
-        multiplier: the number that the program multiplies a kernel with before its
-            product, and an embedding's entries with before they meet a kernel; 1 if
-            there is none or it is not known. About the gain over `sqrt(fan_in)` where
-            learning rates are equalised, `sqrt(features)` for a transformer's table.
+        multiplier: the number that the program multiplies the output of a kernel or an
+            embedding with, be it by its own entries or what goes in, before another
+            kernel; 1 if there is none or it is not known. It is the gain over
+            `sqrt(fan_in)` where learning rates are equalised, `sqrt(features)` for a
+            transformer's table.
         activation_before: the last nonlinearity on the input's way here ("relu",
             "tanh", "gelu", "silu", "softmax", ...), None if there is none.
         reason: why the kind is "unknown", a sentence; empty otherwise.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jax.extend.core import JaxprEqn
 
@@ -279,6 +280,7 @@ def _apply(
             continue
         before = None if info.act == "mask" else info.act
         use = kernel_use(view, shape, kind, roles, before=before, **geometry)
+        use = replace(use, multiplier=use.multiplier * info.factor)
         if info.act == "one_hot" and kind == "dense":
             looked = view._replace(looked=use.in_axes)
             use = entry_use(_without(looked, roles), shape, "embedding")

@@ -204,9 +204,10 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         if not uses:
             reason = trace.hints.get(leaf, "It is never used.")
             uses = [Use("unknown", reason=reason)]
-        if uses[0].kind == "embedding":
-            own = (f for tables, f in trace.factors.values() if leaf in tables)
-            factor = math.prod(own, start=uses[0].multiplier)
+        after = trace.after.get(leaf) if leaf in learned else None
+        if leaf in learned and not (after and after[1] == "softmax"):
+            # Queries have a factor for the size of their heads.
+            factor = uses[0].multiplier * trace.factors.get(leaf, 1.0)
             uses[0] = replace(uses[0], multiplier=factor)
         if leaf in pieces:
             uses[0] = _pieced(uses[0], [r for _, r in found if r.site in pieces[leaf]])
@@ -217,7 +218,6 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         first = {field.name: getattr(uses[0], field.name) for field in fields(Use)}
         fed = trace.feeds.get(leaf, {}) if leaf in learned else {}
         fed = sorted(fed.keys() & learned, key=lambda k: order_of_kernel.get(k, 0))
-        after = trace.after.get(leaf) if leaf in learned else None
         layer = Layer(
             **first,
             path=name,

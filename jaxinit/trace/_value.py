@@ -41,6 +41,7 @@ class Info(NamedTuple):
         reach: all the nodes that it is made of with no kernel on the way, gates too.
         reduced: whether it is a statistic, such as a variance that a threshold guards.
         centred: whether it is noise around zero, and no mask.
+        factor: the number that has multiplied it since its last other operation.
         layout: the axes of leaves and inputs that its dimensions run along; None where
             that cannot be told.
         spans: where the outputs of kernels that were joined side by side lie: tuples
@@ -57,6 +58,7 @@ class Info(NamedTuple):
     reach: frozenset[int] = frozenset()
     reduced: bool = False
     centred: bool = False
+    factor: float = 1.0
     layout: Layout | None = None
     spans: tuple[Span, ...] = ()
 

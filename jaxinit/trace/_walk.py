@@ -90,7 +90,7 @@ class Trace:
         after: for each leaf the first nonlinearity its output meets, and at which base.
         normalised: leaves divided by a function of their own products.
         normed: leaves whose outputs are divided by a statistic of themselves.
-        factors: by site the number that multiplies what tables alone hold.
+        factors: for leaves the number that multiplies their outputs alone.
         stream: the graph of kernels, and the sums of activations.
         labels: the axes of leaves that activations run along.
         narrow: uses of kernels that have one output.
@@ -108,7 +108,7 @@ class Trace:
         self.after: dict[int, tuple[Site, str]] = {}
         self.normalised: set[int] = set()
         self.normed: set[int] = set()
-        self.factors: dict[Site, tuple[frozenset[int], float]] = {}
+        self.factors: dict[int, float] = {}
         self.stream = Stream()
         self.labels = Labels()
         self.narrow: set[int] = set()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxinit import meanfield
 from jaxinit._initializer import Initializer
 from jaxinit.trace import KERNELS, Layer
 from jaxinit.tree._combine import SchemeLike, as_scheme
@@ -122,13 +123,20 @@ def _check_shared(
         )
 
 
+_GAINS = (1.0, 2**0.5, 5 / 3, (2 / 1.04) ** 0.5)
+"""What equalised learning rates are made with: for no activation, ReLU, tanh, leaky."""
+
+
 def _tell_equalised(choice: Choice) -> None:
     """Say that the program has the gain already, where it has."""
     layer = choice.layer
     if choice.init is None or layer.kind not in KERNELS or layer.multiplier == 1:
         return
     gain = abs(layer.multiplier) * layer.fan_in**0.5
-    if layer.fan_in > 1 and 0.5 < gain < 3 and choice.init.needs_fan:
+    name = layer.activation_before
+    own = meanfield.gain(name) if name in meanfield.ACTIVATIONS else 1.0
+    equalised = any(abs(gain / known - 1) < 0.01 for known in (*_GAINS, own))
+    if layer.fan_in > 1 and equalised and choice.init.needs_fan:
         warnings.warn(
             f"{layer.path or 'The leaf'}: the program multiplies it by "
             f"{layer.multiplier:.3g}, {gain:.3g} over the root of its fan-in, as for "
