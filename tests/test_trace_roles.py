@@ -685,6 +685,25 @@ TAKEN = {
         )[0],
         {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
     ),
+    "summed by the number of a turn": (
+        lambda p, x: jax.lax.fori_loop(
+            0, 3, lambda k, total: total + x[:, k] @ p["w"][k], jnp.zeros((2, 5))
+        ),
+        {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
+    ),
+    "in blocks": (
+        lambda p, x: jax.lax.fori_loop(
+            0, 4, lambda k, total: total + jax.lax.dynamic_slice_in_dim(x, 2 * k, 2, 2)
+            @ jax.lax.dynamic_slice_in_dim(p["w"], 2 * k, 2, 0), jnp.zeros((2, 9, 5)),
+        ),
+        {"w": (8, 5)}, SERIES, ("dense", "io", 8, 5),
+    ),
+    "members summed": (
+        lambda p, x: jax.lax.scan(
+            lambda total, w: (total + x @ w, None), jnp.zeros((2, 9, 5)), p["w"]
+        )[0],
+        {"w": (3, 8, 5)}, SERIES, ("dense", "bio", 8, 5),
+    ),
     "in parts": (
         lambda p, x: x[..., :4] @ p["w"][:4] + x[..., 4:] @ p["w"][4:],
         {"w": (8, 5)}, SERIES, ("dense", "io", 8, 5),

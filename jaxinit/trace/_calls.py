@@ -194,15 +194,14 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     active = _settle_active(trace, values)
     consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
 
-    (part,) = trace.token(0, (*trace.site, -1))
-    trace.stream.slices[trace.site] = part
+    part = trace.enter_loop()
 
     def first(value: Value) -> Value:
         views = (v if v.reason else _view.drop(v, (0,)) for v in value.views)
         info = value.info
         if info is not None:
             layout = _axes.moved(info.layout, lambda v: _view.drop(v, (0,)))
-            info = info._replace(layout=layout, reach=info.reach | {part})
+            info = info._replace(layout=layout, reach=info.reach | part)
         return value._replace(views=tuple(views), info=info)
 
     slices = [first(value) for value in active[n_consts + n_carry :]]
@@ -241,6 +240,7 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     carry = active[n_test + n_body :]
     turns = _count(body(test), body(turn), test_consts, carry)
     outer = trace.inside(0)
+    trace.enter_loop()
     current, kept = _fixed_point(trace, carry, step, turns)
     outs = step(current)
     outs = [current[k] if k in kept else out for k, out in enumerate(outs)]

@@ -41,7 +41,11 @@ def _dynamic_slice(
 
     infos = [start.info for start in starts if start.info]
     if value.info is not None or not infos:
-        return [move(trace, value, cut)]
+        moved = move(trace, value, cut)
+        if len(known) < len(shape) and moved.info is not None:
+            reach = moved.info.reach | trace.part()  # by the number of a turn
+            moved = moved._replace(info=moved.info._replace(reach=reach))
+        return [moved]
     # Activations say which part: a row of an embedding, or one of several kernels.
     info = join_infos(infos, trace.site)
     cut_dims = [k for k, (s, n) in enumerate(zip(sizes, shape, strict=True)) if s < n]

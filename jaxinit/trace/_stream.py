@@ -52,6 +52,18 @@ class End(NamedTuple):
     uncounted: bool = False
 
 
+class Window(NamedTuple):
+    """Products with parts of one leaf that are summed.
+
+    Attributes:
+        count: how many.
+        parts: whether they are with parts, or shifts, of one input.
+    """
+
+    count: int
+    parts: bool
+
+
 class Stream:
     """The graph of one trace.
 
@@ -59,7 +71,7 @@ class Stream:
         reach: for each use of a kernel the nodes that its input is made of.
         starts: for each carry of a loop those that it starts from.
         sums: the additions, by site and side.
-        slices: nodes that stand for what a loop takes one place of at each turn.
+        slices: by loop the node that stands for what each turn takes a place of.
         loops: the sites of loops, with their numbers of turns, None if unknown.
         switches: the sites of branches of the program.
     """
@@ -70,7 +82,7 @@ class Stream:
         self.reach: dict[int, frozenset[int]] = {}
         self.starts: dict[int, frozenset[int]] = {}
         self.sums: dict[tuple[Site, int], Addition] = {}
-        self.slices: dict[Site, int] = {}
+        self.slices: dict[Site, frozenset[int]] = {}
         self.loops: dict[Site, int | None] = {}
         self.switches: set[Site] = set()
 
@@ -149,14 +161,14 @@ class Stream:
                         found.setdefault(self.leaf(node), set()).update(sites)
         return found
 
-    def windows(self) -> dict[int, int]:
-        """Leaves of which several products are summed into one, and how many.
+    def windows(self) -> dict[int, Window]:
+        """Leaves of which several products are summed into one.
 
-        They are with one input, as of shifts; or with each turn's part of what a loop
-        goes through, into a sum that began from nothing.
+        They are with one input, as of shifts; or a loop makes one each turn, into a sum
+        that began from nothing.
         """
         places: dict[int, set[int]] = {}
-        counts: dict[int, int] = {}
+        found: dict[int, Window] = {}
         past = _closure(self.reach)
         for addition in self.sums.values():
             for node, gate in addition.branch:
@@ -167,16 +179,12 @@ class Stream:
                     same = self.leaf(other) == leaf
                     if same and self.reach[node] == self.reach.get(other):
                         places.setdefault(leaf, set()).update((node, other))
-                    loop = self._key[other][0]
-                    part = self.slices.get(loop)
-                    summed = not self.starts.get(other, NONE | {other})
-                    if (
-                        summed
-                        and part in self.reach[node]
-                        and not past[node] >> other & 1
-                    ):
-                        counts[leaf] = self.loops[loop] or 1
-        return counts | {leaf: len(found) for leaf, found in places.items()}
+                    nothing = self.starts.get(other) == NONE
+                    if nothing and not past[node] >> other & 1:
+                        loop = self._key[other][0]
+                        parts = not self.slices[loop].isdisjoint(self.reach[node])
+                        found[leaf] = Window(self.loops[loop] or 1, parts)
+        return found | {k: Window(len(nodes), True) for k, nodes in places.items()}
 
     def _found(
         self, long: Mapping[int, int], gates: Set[int]

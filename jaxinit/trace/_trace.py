@@ -13,6 +13,7 @@ from jaxinit._types import is_array
 # Imported for the rules they enter.
 from . import _axes, _calls, _entrywise, _index, _layout, _sinks, _sums  # noqa: F401
 from ._layer import KERNELS, Layer, Use
+from ._stream import Window
 from ._value import CONST, GATES, Info, Value
 from ._view import whole_leaf
 from ._walk import Record, Trace, number_of, shape_of
@@ -245,9 +246,14 @@ def _count(records: list[Record]) -> int:
     return max(1, round(sum(record.fraction for record in records)))
 
 
-def _window(use: Use, shape: Sequence[int], places: int) -> Use:
-    """A kernel whose slices meet shifted inputs, and are summed, as a convolution."""
-    if use.kind != "dense" or [shape[a] for a in use.layer_axes] != [places]:
+def _window(use: Use, shape: Sequence[int], window: Window) -> Use:
+    """A kernel whose slices are summed: a convolution, or a product in blocks."""
+    count = window.count
+    if use.kind != "dense" or count == 1:
+        return use
+    if math.prod(shape[axis] for axis in use.in_axes) == use.fan_in * count:
+        return replace(use, fan_in=use.fan_in * count)
+    if not window.parts or [shape[axis] for axis in use.layer_axes] != [count]:
         return use
     return replace(
         use,
@@ -255,8 +261,8 @@ def _window(use: Use, shape: Sequence[int], places: int) -> Use:
         layer_axes=(),
         batch_axes=tuple(a for a in use.batch_axes if a not in use.layer_axes),
         receptive_axes=use.layer_axes,
-        fan_in=use.fan_in * places,
-        fan_out=use.fan_out * places,
+        fan_in=use.fan_in * count,
+        fan_out=use.fan_out * count,
     )
 
 

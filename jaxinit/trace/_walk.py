@@ -178,6 +178,18 @@ class Trace:
         at = self.site if site is None else site
         return frozenset({self.stream.node(at, -1 - number)})
 
+    def enter_loop(self) -> frozenset[int]:
+        """Notes a loop here; the node stands for what each turn takes a place of."""
+        part = self.token(0, (*self.site, -1))
+        self.stream.slices[self.site] = part
+        return part
+
+    def part(self) -> frozenset[int]:
+        """The node of what a turn of the innermost loop takes a place of, if any."""
+        around = (self.site[:k] for k in range(len(self.site), 0, -1))
+        slices = self.stream.slices
+        return next((slices[site] for site in around if site in slices), frozenset())
+
     def record(
         self, view: View, use: Use, site: Site | None = None, certain: bool = False
     ) -> None:
