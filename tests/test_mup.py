@@ -244,6 +244,17 @@ def test_the_default_of_flax_is_found():
             assert std == pytest.approx(1 / 8, rel=0.1), (name, width)
 
 
+def test_a_base_of_variables_or_of_parameters():
+    model = nets.GPT(layers=1, width=64, tied=False)
+    base = shapes_of(nets.GPT(layers=1, width=32, tied=False))
+    with jax.numpy_rank_promotion("allow"):
+        made = [
+            ji.init(model, KEY, TOKENS, scheme=tree.mup(each))
+            for each in (base, {"params": base})
+        ]
+    jax.tree.map(np.testing.assert_array_equal, *made)
+
+
 def test_coordinates_hold_behind_an_embedding():
     tokens = jax.random.randint(jax.random.key(3), (32, 4), 0, 300)
     with jax.numpy_dtype_promotion("standard"):

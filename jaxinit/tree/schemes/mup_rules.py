@@ -69,7 +69,10 @@ class Rules:
 
     def base_shape(self, layer: Layer) -> tuple[int, ...]:
         """The layer's shape in the base model, or one sentence."""
-        base = self.shapes.get(layer.path, self.shapes.get(numberless(layer.path)))
+        # Linen's variables have the parameters one level deeper.
+        paths = (layer.path, layer.path.removeprefix("params/"), f"params/{layer.path}")
+        names = (name for path in paths for name in (path, numberless(path)))
+        base = next((self.shapes[n] for n in names if n in self.shapes), None)
         if base is None or len(base) != len(layer.shape):
             raise ValueError(
                 f"tree.mup: {layer.path} has shape {layer.shape}, but {base} in the "
