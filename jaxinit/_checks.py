@@ -19,7 +19,7 @@ def is_traced(value: Any) -> bool:
 
 def one_key(owner: str, key: Any) -> None:
     """Raise unless `key` is one PRNG key, typed or raw, concrete or not."""
-    dtype = getattr(key, "dtype", None)
+    dtype: Any = getattr(key, "dtype", None)
     array = isinstance(key, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
     typed = array and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and not (array and dtype == np.uint32):

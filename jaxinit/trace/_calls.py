@@ -261,7 +261,7 @@ def _count(
         return None
     (eqn,) = test.eqns
     before, after = turn.invars[len(turn.invars) - len(carry) :], turn.outvars
-    steps = {
+    steps: dict[Any, tuple[Any, float | None]] = {
         new: (eqn.invars[0], number_of(eqn.invars[1].val))
         for eqn in turn.eqns
         if eqn.primitive.name == "add" and isinstance(eqn.invars[1], Literal)
@@ -279,19 +279,17 @@ def _count(
         start = carry[place].scalar
         if new is old:
             return start, 0.0
-        counter, step = steps.get(new, (None, None))
-        return start, step if counter is old else None
+        moved = None if isinstance(new, Literal) else steps.get(new)
+        return start, moved[1] if moved and moved[0] is old else None
 
     (start, step), (stop, still) = map(known, eqn.invars)
     if start is None or stop is None or not step or step < 0 or still != 0:
         return None
-    past = eqn.primitive.name == "le"
-    return max(
-        0,
-        math.floor((stop - start) / step) + 1
-        if past
-        else math.ceil((stop - start) / step),
-    )
+    turns = (stop - start) / step
+    if not math.isfinite(turns):
+        return None
+    last = eqn.primitive.name == "le"
+    return max(0, math.floor(turns) + 1 if last else math.ceil(turns))
 
 
 @rule("custom_linear_solve")

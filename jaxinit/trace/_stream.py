@@ -56,11 +56,11 @@ class Window(NamedTuple):
     """Products with parts of one leaf that are summed.
 
     Attributes:
-        count: how many.
+        number: how many.
         parts: whether they are with parts, or shifts, of one input.
     """
 
-    count: int
+    number: int
     parts: bool
 
 

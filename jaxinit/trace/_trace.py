@@ -248,7 +248,7 @@ def _count(records: list[Record]) -> int:
 
 def _window(use: Use, shape: Sequence[int], window: Window) -> Use:
     """A kernel whose slices are summed: a convolution, or a product in blocks."""
-    count = window.count
+    count = window.number
     if use.kind != "dense" or count == 1:
         return use
     if math.prod(shape[axis] for axis in use.in_axes) == use.fan_in * count:
