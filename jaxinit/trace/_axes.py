@@ -168,15 +168,13 @@ class Labels:
         """Notes the axes of kernels that stand before the examples.
 
         An ensemble whose members see one input puts the members first, then the
-        examples, then the members' own outputs.
+        examples, then the members' own outputs. So do heads, which a later kernel sums
+        over.
         """
         dims = [dim for dim in layout or () if dim.size > 1]
         of_dims = [{self._label[a] for a in labels_of(dim)} for dim in dims]
         for k, found in enumerate(of_dims):
-            leaves = {label.leaf for label in found if label.leaf >= 0}
-            if not leaves:
-                return
-            for leaf in leaves:
+            for leaf in {label.leaf for label in found if label.leaf >= 0}:
                 inside = [any(x.leaf == leaf for x in y) for y in of_dims[k + 1 :]]
                 other = inside.index(False) if False in inside else len(inside)
                 if any(inside[other:]):

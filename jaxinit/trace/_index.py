@@ -119,7 +119,9 @@ def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Val
         picked = mixed(trace, (table,)).info
         assert picked is not None and table.info is not None
         layout = _axes.moved(table.info.layout, lambda v: _index_view(v, eqn, True))
-        return [steered(trace, Value(info=picked._replace(layout=layout)), index)]
+        turn = trace.part() if index.is_const else frozenset[int]()
+        picked = picked._replace(layout=layout, reach=picked.reach | turn)
+        return [steered(trace, Value(info=picked), index)]
     numbers = eqn.params["dimension_numbers"]
     places = shape_of(eqn.invars[1])[:-1]
     shared = numbers.start_indices_batching_dims

@@ -125,10 +125,10 @@ class Stream:
         sites = [addition.site for addition, _ in found]
         written = {node for _, nodes in found for node in nodes}
         groups: dict[int, list[int]] = {}
-        latest: dict[tuple[int, Gate], list[int]] = {}
-        for _, nodes in found:
+        latest: dict[tuple[int, Gate, Site], list[int]] = {}
+        for addition, nodes in found:
             for node, gate in nodes.items():
-                key = (-1 if gate else self.leaf(node), gate)
+                key = (-1 if gate else self.leaf(node), gate, self._branch(addition))
                 group = latest.get(key, [])
                 if any(past[node] >> other & 1 for other in group):
                     group = []
@@ -152,7 +152,7 @@ class Stream:
         """Where products with one leaf are, whose outputs are summed."""
         found: dict[int, set[Site]] = {}
         past = _closure(self.reach)
-        for addition in self.sums.values():
+        for addition in self._one_branch():
             for node in (n for n, gate in addition.branch if not gate and n in past):
                 for other in addition.skip & past.keys():
                     deeper = past[node] >> other & 1 or past[other] >> node & 1
@@ -170,7 +170,7 @@ class Stream:
         places: dict[int, set[int]] = {}
         found: dict[int, Window] = {}
         past = _closure(self.reach)
-        for addition in self.sums.values():
+        for addition in self._one_branch():
             for node, gate in addition.branch:
                 if gate or node not in self.reach:
                     continue
@@ -282,6 +282,23 @@ class Stream:
                 around.add(loop)
             waiting.extend(self.starts[node])
         return [self.loops[loop] for loop in around]
+
+    def _branch(self, addition: Addition) -> Site:
+        """The branch of the program that an addition is in; nothing if in none."""
+        site = addition.site
+        around = (k for k in range(len(site) - 1, -1, -1) if site[:k] in self.switches)
+        return next((site[: k + 1] for k in around), ())
+
+    def _one_branch(self) -> list[Addition]:
+        """The additions, of each leaf's in several branches those in the first."""
+        first: dict[int, Site] = {}
+        found: list[Addition] = []
+        for addition in self.sums.values():
+            place = self._branch(addition)
+            leaves = [self.leaf(node) for node, _ in addition.branch]
+            if all(first.setdefault(leaf, place) == place for leaf in leaves):
+                found.append(addition)
+        return found
 
     def _alternatives(self, site: Site, sites: Sequence[Site]) -> int:
         """How many branches of the program, of which one runs, share an addition."""
