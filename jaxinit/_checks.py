@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -13,6 +15,24 @@ from jax.core import Tracer
 def is_traced(value: Any) -> bool:
     """Whether `value` is known only when the program runs."""
     return isinstance(value, Tracer)
+
+
+def one_key(owner: str, key: Any) -> None:
+    """Raise unless `key` is one PRNG key, typed or raw, concrete or not."""
+    dtype: Any = getattr(key, "dtype", None)
+    array = isinstance(key, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    typed = array and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and not (array and dtype == np.uint32):
+        short = key is None or isinstance(key, (int, float, str, np.generic))
+        said = repr(key) if short else type(key).__name__
+        raise TypeError(
+            f"{owner}: key={said} is no PRNG key; pass one such as jax.random.key(0)."
+        )
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(
+            f"{owner}: key has shape {key.shape}, but one key is needed; use jax.vmap "
+            "to draw for a batch of keys."
+        )
 
 
 def choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypedDict, Unpack, cast, overload
+from typing import Any, ParamSpec, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ class Initializer(Value):
     def __call__(
         self,
         key: Key | None,
-        shape: Shape,
+        shape: Shape | None = None,
         dtype: Any = None,
         out_sharding: OutSharding = None,
     ) -> Array:
@@ -69,7 +69,8 @@ class Initializer(Value):
 
         Args:
             key: a PRNG key, typed or raw; schemes without randomness ignore it.
-            shape: the shape of the array, known when the program is traced.
+            shape: the shape of the array, known when the program is traced; must be
+                given.
             dtype: dtype of the array; by default the scheme's own `dtype`, else
                 JAX's default float. Below 32 bits the draw is made in float32 and
                 then cast.
@@ -91,7 +92,7 @@ class Initializer(Value):
         )
         shape = _checked_shape(owner, shape)
         if self.random:
-            _check_key(owner, key)
+            _checks.one_key(owner, key)
         if out_sharding is not None:
             return _sharded(self, key, shape, dtype, out_sharding)
         if self.traced or _checks.is_traced(key) or not self._trait("compiled"):
@@ -377,6 +378,8 @@ def _checked_dtype(owner: str, dtype: Any, inexact: bool) -> np.dtype:
 
 
 def _checked_shape(owner: str, shape: Any) -> tuple[int, ...]:
+    if shape is None:
+        raise TypeError(f"{owner}: shape is missing; call it as init(key, shape).")
     try:
         sizes = tuple(map(operator.index, shape))
     except (TypeError, jax.errors.TracerIntegerConversionError):
@@ -387,23 +390,6 @@ def _checked_shape(owner: str, shape: Any) -> tuple[int, ...]:
     if any(size < 0 for size in sizes):
         raise ValueError(f"{owner}: shape={sizes} has a negative size.")
     return sizes
-
-
-def _check_key(owner: str, key: Any) -> None:
-    """Raise unless `key` is one PRNG key, typed or raw."""
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(
-        key.dtype, jax.dtypes.prng_key
-    )
-    raw = isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32
-    if not typed and not raw:
-        raise TypeError(
-            f"{owner}: key={key!r} is no PRNG key; pass one such as jax.random.key(0)."
-        )
-    if cast(Array, key).ndim != (0 if typed else 1):
-        raise ValueError(
-            f"{owner}: key has shape {cast(Array, key).shape}, but one key is needed; "
-            "use jax.vmap to draw for a batch of keys."
-        )
 
 
 def _work_dtype(dtype: np.dtype) -> Any:

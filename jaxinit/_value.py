@@ -339,9 +339,20 @@ def _text(value: Any) -> str:
         return repr(value.name)
     if isinstance(value, np.ndarray):
         return repr(value.tolist())
-    if inspect.isfunction(value):
-        return value.__qualname__
+    if callable(value) and not isinstance(value, Value):
+        return _called(value)
     if isinstance(value, tuple):
         inside = ", ".join(map(_text, value))
         return f"({inside},)" if len(value) == 1 else f"({inside})"
     return repr(value)
+
+
+def _called(function: Any) -> str:
+    """Where a function is imported from; of a callable object its type.
+
+    It names the function to a reader; `parse`, which never runs code, does not read it.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"

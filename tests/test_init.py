@@ -197,7 +197,8 @@ TOLD = {"nnx": lambda: ToldNNX, "equinox": told_equinox, "pair": told_pair}
 def test_flags_sizes_and_texts_by_position(name, train):
     made = ji.init(TOLD[name](), KEY, X, 3, "tanh", train, scheme=WIDE)
     all_drawn(made, 3)
-    less = drawn(ji.init(TOLD[name](), KEY, X, 2, "tanh", train, scheme=WIDE))
+    with pytest.warns(UserWarning, match="2.*: It is never used"):
+        less = drawn(ji.init(TOLD[name](), KEY, X, 2, "tanh", train, scheme=WIDE))
     assert sorted(less.values()) == [False, True, True]  # the third layer is not used
 
 
@@ -269,6 +270,10 @@ def test_a_stream_that_is_used_twice_gives_two_models():
     ("key", "error", "words"),
     [
         (0, TypeError, "key=0 must be a PRNG key.* pass jax.random.key.0."),
+        (np.int32(3), TypeError, "must be a PRNG key.* pass jax.random.key.3."),
+        (jnp.int32(3), TypeError, "is no PRNG key; pass one such as jax.random.key"),
+        (jax.random.split(KEY), ValueError, "shape .2,., but one key is needed"),
+        ({"params": 0}, TypeError, "key=0 is no PRNG key"),
         ("seed", TypeError, "key='seed' must be a PRNG key"),
         (
             {"dropout": KEY},
@@ -280,6 +285,8 @@ def test_a_stream_that_is_used_twice_gives_two_models():
 def test_what_is_no_key(key, error, words):
     with pytest.raises(error, match=words):
         ji.init(nn.Dense(5), key, X, scheme=WIDE)
+    with pytest.raises(error, match=words):
+        ji.reinit(key, {"kernel": X}, WIDE)
 
 
 def test_streams_are_for_flax():
@@ -463,7 +470,8 @@ def test_plain_arrays_of_nnx(finished):
     with pytest.raises(ValueError, match="no parameters of NNX: w; wrap them in nnx"):
         ji.init(model, KEY, X, scheme=WIDE)
     model = HalfPlain(nnx.Rngs(0)) if finished else HalfPlain
-    module = ji.init(model, KEY, X, scheme=WIDE)
+    with pytest.warns(UserWarning, match="^fixed/w: a plain array .* wrap it in nnx"):
+        module = ji.init(model, KEY, X, scheme=WIDE)
     all_drawn(module, 1)
     assert isinstance(module.fixed.w, jax.Array) and module.fixed.w.std() < 1.5
     assert jax.jit(lambda module, x: module(x))(module, X).shape == (6, 5)

@@ -60,6 +60,12 @@ def without_queries(p, x, memory):
     return (x + weights @ memory @ p["o"]) @ p["head"]
 
 
+def without_outputs(p, x, memory):
+    """Attention whose averages are added as they are."""
+    weights = jax.nn.softmax((x @ p["q"]) @ (memory @ p["k"]).T)
+    return (weights @ (memory @ p["v"]) + x) @ p["head"]
+
+
 def two_memories(p, x, one, two):
     for name, memory in (("a", one), ("b", two)):
         q, k, v = x @ p[name + "q"], memory @ p[name + "k"], memory @ p[name + "v"]
@@ -148,6 +154,12 @@ CROSS = {
     "no queries": (
         lambda: (without_queries, shapes(k=(6, 6), o=(6, 6), head=(6, 2)), X, X),
         {"o": 1.0},
+    ),
+    "no outputs": (
+        lambda: (
+            without_outputs, shapes(q=(6, 6), k=(6, 6), v=(6, 6), head=(6, 2)), X, X
+        ),
+        {"v": 1.0},
     ),
     "two memories": (
         lambda: (
@@ -287,6 +299,16 @@ def looped(p, x):
     return jax.lax.fori_loop(0, 2, turn, x) @ p["head"]
 
 
+def counted_up(p, x):
+    turn = lambda c: (block(p, c[0]), c[1] + 2)  # noqa: E731
+    return jax.lax.while_loop(lambda c: c[1] <= 7, turn, (x, 1))[0] @ p["head"]
+
+
+def carried_limit(p, x):
+    turn = lambda c: (c[0] + 1, c[1], block(p, c[2]))  # noqa: E731
+    return jax.lax.while_loop(lambda c: c[0] < c[1], turn, (0, 4, x))[2] @ p["head"]
+
+
 SHARED = {
     "list": listed,
     "scan": scanned,
@@ -294,6 +316,8 @@ SHARED = {
     "scan of two": nested,
     "remat": rematerialised,
     "loop in a loop": looped,
+    "while": counted_up,
+    "while, by a limit that it carries": carried_limit,
 }  # fmt: skip
 
 
@@ -302,6 +326,32 @@ def test_shared_blocks_count_each_pass(name):
     model = SHARED[name], shapes(**BLOCK), X
     assert additions(*model) == {"b": 4.0, "d": 4.0}
     assert Structure(layers(*model)).depth == 8
+
+
+UNCOUNTED = {
+    "input": lambda p, x, n: jax.lax.fori_loop(0, n, lambda _, x: block(p, x), x),
+    "tolerance": lambda p, x, n: jax.lax.while_loop(
+        lambda x: abs(x).max() > 1, lambda x: block(p, x), x
+    ),
+    "also a test": lambda p, x, n: jax.lax.while_loop(
+        lambda c: (c[1] < 4) & (c[0].sum() > 0), lambda c: (block(p, c[0]), c[1] + 1),
+        (x, 0),
+    )[0],
+    "scanned": lambda p, x, n: jax.lax.scan(
+        lambda x, _: (UNCOUNTED["input"](p, x, n), None), x, None, 1
+    )[0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_a_loop_of_unknown_length_is_announced(name):
+    apply = lambda p, x, n: UNCOUNTED[name](p, x, n) @ p["head"]  # noqa: E731
+    model = apply, shapes(**BLOCK), X, jnp.int32(3)
+    assert additions(*model) == {"b": 1.0, "d": 1.0}
+    assert {x.path for x in layers(*model) if x.uncounted} == {"b", "d"}
+    with pytest.warns(UserWarning, match="^b, d: a while loop whose number of turns"):
+        drawn(tree.gpt2(), *model)
+    drawn(tree.gpt2(branches=6), *model)  # says nothing
 
 
 @pytest.mark.parametrize("how", ["list", "scan", "fori"])
@@ -441,9 +491,16 @@ def side_by_side(p, x):
     return x + (jax.nn.softmax(x @ p["r"]).T[:, :, None] * y).sum(0)
 
 
+def some_tokens(p, x):
+    """A mixture of depths: the branch is for the tokens that a router picks."""
+    weights, index = jax.lax.top_k((x @ p["r"])[:, 0], 2)
+    y = jnp.tanh(x[index] @ p["up"][0]) @ p["down"][0]
+    return x.at[index].add(weights[:, None] * y)
+
+
 MIXTURES = [
     masked, selected, rectified, one_by_one, vmapped, ragged, unsorted, dispatched,
-    by_sigmoids, experts_choose, side_by_side,
+    by_sigmoids, experts_choose, side_by_side, some_tokens,
 ]  # fmt: skip
 
 
@@ -532,6 +589,15 @@ GATED = {
             shapes(gate=(6, 6), value=(6, 6)), X,
         ),
         {"value": 1.0},
+    ),
+    "a recurrent cell over the stream": (
+        lambda: (
+            lambda p, x: x * (z := jax.nn.sigmoid(
+                (y := jnp.tanh(x @ p["a"]) @ p["b"]) @ p["y"] + x @ p["x"]
+            )) + (1 - z) * y,
+            shapes(a=(6, 8), b=(8, 6), y=(6, 6), x=(6, 6)), X,
+        ),
+        {},
     ),
     "squeeze and excite": (
         lambda: (

@@ -125,12 +125,20 @@ ENSEMBLES = {
         lambda w, x: jnp.einsum("bd,mdf->mbf", x, w), jnp.ones((10, 8, 16)), X
     ),
     "experts that see every token": soft_mixture,
+    "kernels with members last": lambda: (
+        lambda w, x: jax.vmap(lambda w: jnp.tanh(x @ w.T))(w), jnp.ones((10, 16, 8)), X
+    ),
+    "tables looked up by one index": lambda: (
+        lambda p, x: jax.vmap(lambda e, w: e[x] @ w)(p["e"], p["w"]),
+        {"e": jnp.ones((10, 50, 8)), "w": jnp.ones((10, 8, 4))}, jnp.arange(6),
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
 def test_members_of_an_ensemble_are_separate_kernels(name):
-    found = ji.trace.kernels(layers(*ENSEMBLES[name]()))
+    found = layers(*ENSEMBLES[name]())
+    found = [layer for layer in found if layer.kind not in ("bias", "scale")]
     assert found
     for kernel in found:
         if kernel.path == "router":
@@ -238,6 +246,13 @@ CHANGED = {
     "vmapped": lambda w, x, s: jax.vmap(lambda x: x @ rounded(w, s))(x),
     "scanned": lambda w, x, s: jax.lax.map(lambda x: x @ rounded(w, s), x),
     "masked by state": lambda w, x, s: x @ (w * (jnp.ones((8, 5)) * s)),
+    "rounded if a flag says so": lambda w, x, s: x @ jnp.where(s > 0, rounded(w, s), w),
+    "rounded on a condition": lambda w, x, s: x @ jax.lax.cond(
+        s > 0, lambda w: rounded(w, s), lambda w: w, w
+    ),
+    "one of two roundings": lambda w, x, s: x @ jax.lax.switch(
+        s.astype(int), [lambda w: rounded(w, s), lambda w: rounded(w, 2 * s)], w
+    ),
     "noise of a fixed key": lambda w, x, s: x @ (
         w + s * jax.random.normal(jax.random.key(7), w.shape)
     ),
@@ -276,6 +291,17 @@ def test_float8_of_flax(name):
 
     found = by_path(apply, params, X, variables)
     assert (found["kernel"].kind, found["kernel"].fan_in) == ("dense", 8)
+
+
+@pytest.mark.parametrize("changed", [rounded, lambda w, s: w * jnp.sign(s)])
+def test_a_table_that_state_changes(changed):
+    def apply(p, tokens, step):
+        return changed(p["table"], step)[tokens] @ changed(p["w"], step)
+
+    params = {"table": jnp.ones((20, 8)), "w": W}
+    found = by_path(apply, params, jnp.arange(6), STEP)
+    assert (found["table"].kind, found["table"].in_axes) == ("embedding", (0,))
+    assert (found["w"].kind, found["w"].fan_in) == ("dense", 8)
 
 
 def test_a_learned_step_is_a_scale():
@@ -621,6 +647,10 @@ TAKEN = {
         lambda p, x: jnp.einsum("bi,be,eio->bo", x, jax.nn.softmax(x @ p["r"]), p["w"]),
         EXPERTS, X, ("dense", "bio", 8, 5),
     ),
+    "mixed by sigmoids in one product": (
+        lambda p, x: jnp.einsum("bi,be,eio->bo", x, jax.nn.sigmoid(x @ p["r"]), p["w"]),
+        EXPERTS, X, ("dense", "bio", 8, 5),
+    ),
     "mixed for one example": (
         lambda p, x: x[0] @ jnp.tensordot(jax.nn.softmax(x[0] @ p["r"]), p["w"], 1),
         EXPERTS, X, ("dense", "bio", 8, 5),
@@ -647,6 +677,52 @@ TAKEN = {
     "rolled": (
         lambda p, x: sum(jnp.roll(x, k, 1) @ p["w"][k] for k in range(3)),
         {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
+    ),
+    "summed turn by turn": (
+        lambda p, x: jax.lax.scan(
+            lambda total, at: (total + at[0] @ at[1], None),
+            jnp.zeros((2, 5)), (x[:, :3].swapaxes(0, 1), p["w"]),
+        )[0],
+        {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
+    ),
+    "summed by the number of a turn": (
+        lambda p, x: jax.lax.fori_loop(
+            0, 3, lambda k, total: total + x[:, k] @ p["w"][k], jnp.zeros((2, 5))
+        ),
+        {"w": (3, 8, 5)}, SERIES, ("conv", "wio", 24, 15),
+    ),
+    "in blocks": (
+        lambda p, x: jax.lax.fori_loop(
+            0, 4, lambda k, total: total + jax.lax.dynamic_slice_in_dim(x, 2 * k, 2, 2)
+            @ jax.lax.dynamic_slice_in_dim(p["w"], 2 * k, 2, 0), jnp.zeros((2, 9, 5)),
+        ),
+        {"w": (8, 5)}, SERIES, ("dense", "io", 8, 5),
+    ),
+    "members summed": (
+        lambda p, x: jax.lax.scan(
+            lambda total, w: (total + x @ w, None), jnp.zeros((2, 9, 5)), p["w"]
+        )[0],
+        {"w": (3, 8, 5)}, SERIES, ("dense", "bio", 8, 5),
+    ),
+    "in parts": (
+        lambda p, x: x[..., :4] @ p["w"][:4] + x[..., 4:] @ p["w"][4:],
+        {"w": (8, 5)}, SERIES, ("dense", "io", 8, 5),
+    ),
+    "in parts, of two inputs": (
+        lambda p, x: x[..., :3] @ p["w"][:3] + jnp.tanh(x)[..., 3:] @ p["w"][3:],
+        {"w": (8, 5)}, SERIES, ("dense", "io", 8, 5),
+    ),
+    "by index": (
+        lambda p, x: jnp.tanh(x @ p["w"][0]) @ p["w"][-1],
+        {"w": (2, 8, 8)}, SERIES, ("dense", "bio", 8, 8),
+    ),
+    "by an index of the last axis": (
+        lambda p, x: jnp.tanh(x @ p["w"][..., 0]) @ p["w"][..., 1],
+        {"w": (8, 8, 2)}, SERIES, ("dense", "iob", 8, 8),
+    ),
+    "by the number of a turn": (
+        lambda p, x: jax.lax.fori_loop(0, 3, lambda k, x: jnp.tanh(x @ p["w"][k]), x),
+        {"w": (3, 8, 8)}, SERIES, ("dense", "bio", 8, 8),
     ),
     "shifts stacked": (
         lambda p, x: jnp.einsum(
@@ -741,16 +817,39 @@ def test_gpt2_draws_learned_positions():
     assert not drawn["head"]["bias"].any()
 
 
+EQUALISED = {
+    "kernel": lambda w, x, c: x @ (w * c),
+    "divided": lambda w, x, c: x @ (w / (1 / c)),
+    "output": lambda w, x, c: (x @ w) * c,
+    "input": lambda w, x, c: (c * x) @ w,
+    "output, and shifted": lambda w, x, c: jax.nn.relu(c * (x @ w) + 1.0),
+    "in two steps": lambda w, x, c: (x @ (w * (c * 8**0.5))) / 8**0.5,
+    "in the program": lambda w, x, c: (x @ w) * (jnp.float32(c) * jnp.sqrt(1.0)),
+    "vmapped": lambda w, x, c: jax.vmap(lambda x: x @ w * c)(x),
+    "scanned": lambda w, x, c: jax.lax.map(lambda x: x @ (c * w), x),
+}
+
+
 @pytest.mark.parametrize("gain", [2**0.5, 1.0, 5 / 3])
-def test_an_equalised_learning_rate_is_announced(gain):
+@pytest.mark.parametrize("name", EQUALISED)
+def test_an_equalised_learning_rate_is_announced(name, gain):
     factor = gain / 8**0.5
-
-    def apply(p, x):
-        return x @ (p["w"] * factor)
-
+    apply = jax.jit(lambda p, x: EQUALISED[name](p["w"], x, factor))
     (layer,) = layers(apply, {"w": W}, X)
     assert (layer.kind, layer.fan_in) == ("dense", 8)
     assert layer.multiplier == pytest.approx(factor)
     with pytest.warns(UserWarning, match="^w: the program multiplies it by"):
         ji.reinit(KEY, {"w": W}, ji.he_normal(), apply, (X,))
     ji.reinit(KEY, {"w": W}, ji.normal(1.0), apply, (X,))  # says nothing
+
+
+def test_other_factors_are_no_equalised_learning_rate():
+    x = jnp.ones((2, 6, 8))
+
+    def attend(p, x):  # heads of 4, by queries that are divided by its root
+        q, k = x @ p["q"] / 4**0.5, x @ p["k"]
+        weights = jax.nn.softmax(q @ k.swapaxes(1, 2) * 2**-0.5)
+        return (weights @ x).mean(1) / 8**0.5 @ p["head"] * 30.0
+
+    params = {"q": jnp.ones((8, 4)), "k": jnp.ones((8, 4)), "head": jnp.ones((8, 2))}
+    ji.reinit(KEY, params, ji.he_normal(), attend, (x,))  # says nothing

@@ -483,3 +483,106 @@ def test_one_sentence(call, error, words, key):
     with pytest.raises(error, match=re.escape(words)) as caught:
         call(key, params)
     assert "\n" not in str(caught.value)
+
+
+# --- leaves that a scheme passes over -------------------------------------------------
+
+
+def circulant(p, x):
+    return x @ p["w"] @ jnp.stack([jnp.roll(p["c"], k) for k in range(16)])
+
+
+def low_rank(p, x):
+    return x @ (p["w"] + p["a"] @ p["b"])
+
+
+def unused(p, x):
+    return x @ p["w"]
+
+
+ROUND = {"w": jnp.ones((16, 16)), "bias": jnp.ones(16), "n": jnp.ones((2, 2), int)}
+PASSED = {
+    "circulant": (circulant, {"c": jnp.ones(16)}, r"1 of the leaves.* c: It is \w+"),
+    "low rank": (
+        low_rank,
+        {"a": jnp.ones((16, 2)), "b": jnp.ones((2, 16))},
+        "2 of the leaves.* a: It is multiplied with another .* b: It is multiplied",
+    ),
+    "unused": (unused, {"aux": jnp.ones((16, 4))}, "aux: It is never used"),
+}
+WHOLE = [
+    "he_normal",
+    "tree.spectral",
+    "tree.by_kind(he_normal())",
+    "tree.combined(['glorot_normal', 'orthogonal'])",
+    (ji.he_normal(), ji.zeros),
+]
+
+
+@pytest.mark.parametrize("scheme", WHOLE, ids=repr)
+@pytest.mark.parametrize("name", PASSED)
+def test_leaves_that_a_scheme_passes_over_are_named(name, scheme, key):
+    apply, more, words = PASSED[name]
+    params = ROUND | more
+    with pytest.warns(UserWarning, match=words) as caught:
+        new = ji.reinit(key, params, scheme, apply, (jnp.ones((2, 16)),))
+    (warned,) = caught
+    assert not re.search(r"\b(bias|n|w): ", str(warned.message))
+    assert all(new[path] is params[path] for path in more)
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_leaves_that_are_kept_on_purpose_are_not_named(name, key):
+    apply, more, _ = PASSED[name]
+    x, params = jnp.ones((2, 16)), ROUND | more
+    kept = ji.tree.rules([(path, None) for path in more])
+    over = ji.tree.combined(["he_normal", kept])
+    for scheme in (over, [("w", "he_normal")], "tree.by_kind(bias=zeros())"):
+        ji.reinit(key, params, scheme, apply, (x,))
+    ji.describe(params, "he_normal", apply, (x,))  # names them in its table
+
+
+def test_leaves_whose_names_say_nothing_are_named(key):
+    params = {"kernel": jnp.ones((4, 4)), "mixing": jnp.ones((4, 4))}
+    with pytest.warns(UserWarning, match="mixing: Its name says no role; pass apply="):
+        ji.reinit(key, params, "he_normal")
+    ji.reinit(key, params | {"mixing": jnp.ones(4)}, "he_normal")
+
+
+# --- plain arrays of NNX --------------------------------------------------------------
+
+
+class PartlyPlain(nnx.Module):
+    def __init__(self, how, rngs):
+        self.how, self.plain = how, jnp.ones((16, 16))
+        self.head = nnx.Linear(16, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.how(x, self.plain))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (lambda x, w: x @ w, True),
+        (lambda x, w: jnp.einsum("oi,bi->bo", w, x), True),
+        (lambda x, w: jax.vmap(lambda x: w.T @ jnp.tanh(x))(x), True),
+        (lambda x, w: x * jnp.cos(w)[: len(x)], False),
+        (lambda x, w: x + w[: len(x)], False),
+    ],
+)
+def test_plain_arrays_of_nnx_that_are_kernels_are_told(how, told, key):
+    x, call = jnp.ones((2, 16)), lambda module, x: module(x)
+    make = lambda rngs: PartlyPlain(how, rngs)  # noqa: E731
+    for draw in (
+        lambda: ji.init(make, key, x, scheme="he_normal"),
+        lambda: ji.init(make(nnx.Rngs(0)), key, x, scheme="he_normal"),
+        lambda: ji.reinit(key, make(nnx.Rngs(0)), "he_normal", call, (x,)),
+    ):
+        if told:
+            with pytest.warns(UserWarning, match="^plain: a plain array .* wrap it in"):
+                module = draw()
+        else:
+            module = draw()
+        assert float(module.head.kernel[...].std()) == pytest.approx(8**-0.5, rel=0.3)
+        np.testing.assert_array_equal(module.plain, 1.0)

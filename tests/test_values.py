@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import functools
 import multiprocessing
 import pickle
 import re
@@ -286,3 +287,44 @@ def test_an_entrywise_scheme_draws_a_leaf_as_it_lies(key):
     np.testing.assert_array_equal(new, own_schemes.signs(2.0)(own, (3, 5)))
     scaled = ji.reinit(key, params, ji.scaled(own_schemes.signs(), 2.0))["weight"]
     np.testing.assert_array_equal(new, scaled)
+
+
+def shifted(x):
+    return jnp.tanh(x) + 0.1
+
+
+class Slope:
+    def __call__(self, x):
+        return 0.5 * x
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (shifted, f"{__name__}:shifted"),
+        (jnp.arctan, f"{jnp.arctan.__module__}:arctan"),
+        (functools.partial(shifted), f"{__name__}:shifted"),
+        (Slope(), f"{__name__}:Slope"),
+        (jnp.tanh, "'tanh'"),
+    ],
+)
+def test_the_text_of_a_function_is_where_it_comes_from(function, text):
+    scheme = ji.he_normal(activation=function)
+    assert repr(scheme) == f"he_normal(activation={text})"
+    if ":" in text:  # is for readers: no text runs a function
+        with pytest.raises(ValueError, match="no scheme"):
+            ji.parse(repr(scheme))
+
+
+def test_the_text_of_a_rule_for_a_function():
+    rules = ji.tree.rules([(shifted, ji.zeros)])
+    assert repr(rules) == f"tree.rules(pairs=(({__name__}:shifted, zeros()),))"
+
+
+def test_a_scheme_with_rates_of_its_own_is_no_part():
+    mup = ji.tree.mup({"w": jnp.ones((4, 4))})
+    assert mup.has_rates and not ji.tree.skipinit().has_rates
+    with pytest.raises(TypeError, match="has tree.mup, whose learning rates"):
+        ji.tree.combined(["he_normal", mup])
+    with pytest.raises(TypeError, match="has tree.mup, whose learning rates"):
+        ji.tree.with_gain(mup)

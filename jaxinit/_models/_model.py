@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxinit import _checks
 from jaxinit._types import Array, Key, is_array
 
 Params: TypeAlias = Any
@@ -95,13 +97,17 @@ def keys_of(key: Any, owner: str) -> tuple[Key, Keys]:
                 f"{owner}: key has the streams {sorted(key)}; parameters need one "
                 "named params."
             )
+        for stream in key.values():
+            _checks.one_key(owner, stream)
         return first, dict(key)
-    if not is_array(key):
-        remedy = f"jax.random.key({key})" if isinstance(key, int) else "one"
+    if not is_array(key) or isinstance(key, np.generic):
+        number = isinstance(key, (int, np.integer))
+        remedy = f"jax.random.key({key})" if number else "one"
         raise TypeError(
             f"{owner}: key={key!r} must be a PRNG key, a dictionary of keys, or an "
             f"nnx.Rngs; pass {remedy}."
         )
+    _checks.one_key(owner, key)
     return key, key
 
 

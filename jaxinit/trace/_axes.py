@@ -41,6 +41,14 @@ def merged(dim: Dim, size: int) -> Dim:
     return Dim((Factor(tuple(labels), size),), size)
 
 
+def resized(layout: Layout | None, shape: Sequence[int]) -> Layout | None:
+    """The layout of as many dimensions of other sizes; None if they are not as many."""
+    if layout is None or len(layout) != len(shape):
+        return None
+    pairs = zip(layout, shape, strict=True)
+    return tuple(dim if dim.size == n else merged(dim, n) for dim, n in pairs)
+
+
 def overlay(layouts: Iterable[Layout | None]) -> Layout | None:
     """The layout of a function, entry by entry, of arrays of one shape."""
     known: list[Layout] = []
@@ -124,7 +132,7 @@ class Labels:
         stacked: those along which there are separate layers, if nothing sums over them:
             a later kernel has one for each place, or they stand before the examples.
         summed: those that a later kernel sums over, or convolves.
-        averaged: those along which weights that sum to 1 stand.
+        averaged: those along which weights stand that mix kernels.
     """
 
     def __init__(self) -> None:
@@ -160,15 +168,13 @@ class Labels:
         """Notes the axes of kernels that stand before the examples.
 
         An ensemble whose members see one input puts the members first, then the
-        examples, then the members' own outputs.
+        examples, then the members' own outputs. So do heads, which a later kernel sums
+        over.
         """
         dims = [dim for dim in layout or () if dim.size > 1]
         of_dims = [{self._label[a] for a in labels_of(dim)} for dim in dims]
         for k, found in enumerate(of_dims):
-            leaves = {label.leaf for label in found if label.leaf >= 0}
-            if not leaves:
-                return
-            for leaf in leaves:
+            for leaf in {label.leaf for label in found if label.leaf >= 0}:
                 inside = [any(x.leaf == leaf for x in y) for y in of_dims[k + 1 :]]
                 other = inside.index(False) if False in inside else len(inside)
                 if any(inside[other:]):
@@ -176,11 +182,10 @@ class Labels:
                         self._number[label] for label in found if label.leaf == leaf
                     }
 
-    def weigh(self, weights: Layout | None) -> None:
-        """Notes the axes of weights that sum to 1, and are repeated along others."""
-        own = [dim for dim in weights or () if not only_repeats([dim])]
-        if len(own) < len(weights or ()):
-            for dim in own:
+    def weigh(self, weights: Layout | None, others: Sequence[Layout | None]) -> None:
+        """Notes the axes of weights along which all that they weigh is repeated."""
+        for k, dim in enumerate(weights or ()):
+            if all(layout and only_repeats([layout[k]]) for layout in others):
                 self.averaged |= labels_of(dim) - {DATA}
 
     def is_average(self, data: Layout | None, place: int) -> bool:

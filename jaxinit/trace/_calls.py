@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jax.extend.core import JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from jaxinit import _compat
 from jaxinit._compat import body
@@ -12,9 +12,19 @@ from jaxinit._compat import body
 from . import _axes, _view
 from ._activations import ENTRYWISE, OVER_AXIS, activation_name, curve_name
 from ._layer import KERNELS
-from ._value import ANY, CONST, Value, choose, join_infos, join_views, renew, with_act
+from ._value import (
+    ANY,
+    CONST,
+    Value,
+    choose,
+    join_infos,
+    join_views,
+    one_leaf,
+    renew,
+    with_act,
+)
 from ._view import View
-from ._walk import Trace, mixed, rule, shape_of, unreadable
+from ._walk import Trace, mixed, number_of, rule, shape_of, unreadable
 
 
 @rule(*(name for name in _compat.CALLS if name != "jit"))
@@ -40,7 +50,7 @@ def _jit(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
         out = with_act(renew(bent, trace.site), name)
         same = shape_of(eqn.outvars[0]) == shape_of(eqn.invars[0])
         return [Value(info=out if same else out._replace(layout=None))]
-    info = info._replace(ops=info.ops | {name})
+    info = info._replace(ops=info.ops | {name}, factor=1.0)
     return [Value(info=trace.bend(info, curve_name(info.ops)))]
 
 
@@ -84,7 +94,8 @@ def _cond(trace: Trace, eqn: JaxprEqn, index: Value, *values: Value) -> list[Val
         trace.site = outer
     trace.stream.switches.add(trace.site)
     outs = [
-        _join(trace, _alternatives(trace, outs), k)
+        one_leaf([out for out in outs if not out.is_const], trace.site)
+        or _join(trace, _alternatives(trace, outs), k)
         for k, outs in enumerate(zip(*results, strict=True))
     ]
     chosen = Value(info=index.info)
@@ -105,7 +116,7 @@ def _fixed_point(
     trace: Trace,
     carry: Sequence[Value],
     step: Callable[[Sequence[Value]], list[Value]],
-    turns: int,
+    turns: int | None,
 ) -> tuple[list[Value], set[int]]:
     """What is known of a loop's carry at any turn, found by iteration without records.
 
@@ -183,12 +194,14 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     active = _settle_active(trace, values)
     consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
 
+    part = trace.enter_loop()
+
     def first(value: Value) -> Value:
         views = (v if v.reason else _view.drop(v, (0,)) for v in value.views)
         info = value.info
         if info is not None:
             layout = _axes.moved(info.layout, lambda v: _view.drop(v, (0,)))
-            info = info._replace(layout=layout)
+            info = info._replace(layout=layout, reach=info.reach | part)
         return value._replace(views=tuple(views), info=info)
 
     slices = [first(value) for value in active[n_consts + n_carry :]]
@@ -224,8 +237,11 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     def step(current: Sequence[Value]) -> list[Value]:
         return trace.run(body(turn), [*body_consts, *current])
 
+    carry = active[n_test + n_body :]
+    turns = _count(body(test), body(turn), test_consts, carry)
     outer = trace.inside(0)
-    current, kept = _fixed_point(trace, active[n_test + n_body :], step, 1)
+    trace.enter_loop()
+    current, kept = _fixed_point(trace, carry, step, turns)
     outs = step(current)
     outs = [current[k] if k in kept else out for k, out in enumerate(outs)]
     outs = _settle_active(trace, outs)
@@ -235,6 +251,45 @@ def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     trace.site = outer
     pairs = zip(current, outs, strict=True)
     return [_join(trace, pair, k) for k, pair in enumerate(pairs)]
+
+
+def _count(
+    test: Jaxpr, turn: Jaxpr, consts: Sequence[Value], carry: Sequence[Value]
+) -> int | None:
+    """How many turns a loop has that counts up to a number; None if nobody knows."""
+    if [eqn.primitive.name for eqn in test.eqns] not in (["lt"], ["le"]):
+        return None
+    (eqn,) = test.eqns
+    before, after = turn.invars[len(turn.invars) - len(carry) :], turn.outvars
+    steps: dict[Any, tuple[Any, float | None]] = {
+        new: (eqn.invars[0], number_of(eqn.invars[1].val))
+        for eqn in turn.eqns
+        if eqn.primitive.name == "add" and isinstance(eqn.invars[1], Literal)
+        for new in eqn.outvars
+    }
+
+    def known(atom: Any) -> tuple[float | None, float | None]:
+        """What a side of the test starts from, and by how much each turn moves it."""
+        if isinstance(atom, Literal):
+            return number_of(atom.val), 0.0
+        place = test.invars.index(atom) - len(consts)
+        if place < 0:
+            return consts[place].scalar, 0.0
+        old, new = before[place], after[place]
+        start = carry[place].scalar
+        if new is old:
+            return start, 0.0
+        moved = None if isinstance(new, Literal) else steps.get(new)
+        return start, moved[1] if moved and moved[0] is old else None
+
+    (start, step), (stop, still) = map(known, eqn.invars)
+    if start is None or stop is None or not step or step < 0 or still != 0:
+        return None
+    turns = (stop - start) / step
+    if not math.isfinite(turns):
+        return None
+    last = eqn.primitive.name == "le"
+    return max(0, math.floor(turns) + 1 if last else math.ceil(turns))
 
 
 @rule("custom_linear_solve")

@@ -1,6 +1,8 @@
 """Rules of the operations that work entry by entry, and of reductions."""
 
-from collections.abc import Sequence
+import contextlib
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax.extend.core import JaxprEqn
@@ -8,7 +10,17 @@ from jax.extend.core import JaxprEqn
 from . import _axes
 from ._activations import BENDS, COMPARISONS, curve_name
 from ._roles import entry_use
-from ._value import CONST, Info, Value, choose, cut, join_infos, join_views, with_act
+from ._value import (
+    CONST,
+    Info,
+    Value,
+    choose,
+    cut,
+    join_infos,
+    join_views,
+    one_leaf,
+    with_act,
+)
 from ._view import View, blur, stretch
 from ._walk import Trace, rule, shape_of
 
@@ -30,6 +42,14 @@ _BINARY = (
 _ROUND = frozenset("round floor ceil sign".split())
 _KINDS = {"mul": "scale", "div": "scale", "add": "bias", "sub": "bias"}
 _KINDS["add_any"] = "bias"
+_ARITHMETIC: dict[str, Callable[..., float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "max": max,
+    "min": min,
+}
 
 
 @rule(*_LINEAR)
@@ -53,7 +73,7 @@ def _bend(trace: Trace, info: Info, ops: frozenset[str]) -> Info:
     """Activations after further operations on the same base."""
     if info.reduced:
         ops -= {"max", "min", "clamp", "select_n", "zero"}
-    info = info._replace(ops=info.ops | ops)
+    info = info._replace(ops=info.ops | ops, factor=1.0)
     return trace.bend(info, curve_name(info.ops)) if ops else info
 
 
@@ -137,6 +157,9 @@ def _select(trace: Trace, eqn: JaxprEqn, which: Value, *cases: Value) -> list[Va
         if all(case.is_const for case in cases):
             return [which if which.info else CONST]
         return [entrywise(trace, "select_n", cases)]
+    told = [case for case in cases if not case.is_const]
+    if (same := one_leaf(told, trace.site)) is not None:
+        return [same]
     data = [case for case in cases if case.info]
     if not data:
         # A mask made from activations or random numbers multiplies the leaves.
@@ -166,7 +189,7 @@ def _same(one: Info, other: Info) -> bool:
 def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     """The value that an operation makes of arrays of one shape, entry by entry."""
     if all(value.is_const for value in values):
-        return CONST
+        return Value(scalar=_number(name, [value.scalar for value in values]))
     if not any(value.info for value in values):
         merged = _merge(trace, name, [value for value in values if value.views])
         return _multiplied(name, merged, values)
@@ -183,8 +206,8 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
         told = [value for value in data if value.info and not value.info.is_noise]
         data = told if told else data
     if len(data) == 1:
-        if name in ("mul", "div") and values[0] is data[0]:
-            return data[0]
+        if name == "mul" or (name == "div" and values[0] is data[0]):
+            return _times(trace, name, data[0], values)
         return _with_constants(trace, name, data[0], values)
     for value in data:
         if _KINDS.get(name) == "bias" and _is_updated(trace, value):
@@ -192,6 +215,15 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
             infos = [other.info for other in data if other.info]
             return Value(value.views, join_infos(infos, trace.site, entrywise=True))
     return Value(_kept(name, data), _join(trace, name, data))
+
+
+def _number(name: str, numbers: Sequence[float | None]) -> float | None:
+    """What an operation makes of two numbers, if they are known."""
+    if name not in _ARITHMETIC or len(numbers) != 2 or None in numbers:
+        return None
+    with contextlib.suppress(ArithmeticError, ValueError):
+        return float(_ARITHMETIC[name](*numbers))
+    return None
 
 
 def _is_updated(trace: Trace, value: Value) -> bool:
@@ -204,12 +236,35 @@ def _is_updated(trace: Trace, value: Value) -> bool:
 
 def _multiplied(name: str, merged: Value, values: Sequence[Value]) -> Value:
     """Leaves times a constant, if that is one number."""
-    numbers = [value.scalar for value in values if not value.views]
-    if name not in ("mul", "div") or len(numbers) != 1 or not numbers[0]:
-        return merged
-    factor = numbers[0] if name == "mul" else 1 / numbers[0]
+    factor = _factor(name, [value for value in values if not value.views])
     views = (view._replace(factor=view.factor * factor) for view in merged.views)
     return merged._replace(views=tuple(views))
+
+
+def _factor(name: str, constants: Sequence[Value]) -> float:
+    """What a product or quotient multiplies with, 1 if that is not one known number."""
+    number = constants[0].scalar if len(constants) == 1 else None
+    if name not in ("mul", "div") or not number:
+        return 1.0
+    return number if name == "mul" else 1 / number
+
+
+def _times(trace: Trace, name: str, value: Value, values: Sequence[Value]) -> Value:
+    """Activations times a constant: they stay what they are, tables have a factor."""
+    factor, info = _factor(name, [each for each in values if each is not value]), None
+    if value.info is not None and not value.info.reduced:  # as by a mean
+        info = value.info._replace(factor=value.info.factor * factor)
+        if len(info.reach) == 1 or all(map(trace.is_table, info.sources)):
+            trace.factors |= dict.fromkeys(info.sources, info.factor)
+    return value._replace(
+        info=info or value.info,
+        views=tuple(
+            view._replace(factor=view.factor * factor)
+            if view.pending == "embedding"
+            else view
+            for view in value.views
+        ),
+    )
 
 
 def _modified(trace: Trace, name: str, values: Sequence[Value]) -> Value | None:
@@ -244,8 +299,6 @@ def _with_constants(
     trace: Trace, name: str, value: Value, values: Sequence[Value]
 ) -> Value:
     """Activations and constants: thresholds bend, the rest scales and shifts."""
-    if name == "mul":
-        return value
     views = value.views if value.is_modulated else ()
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
@@ -284,9 +337,15 @@ def _join(trace: Trace, name: str, data: Sequence[Value]) -> Info:
     if name in ("add", "sub", "add_any") and len(infos) == 2:
         trace.add(*data)
     gated = name in ("mul", "div")
-    for info in infos:
-        if gated and info.is_gate and info.act == "softmax":
-            trace.labels.weigh(info.layout)
+    parts = {info.reduced: (info.sources, info.reach) for info in infos}
+    if gated and len(parts) == 2 and parts[True] == parts[False]:
+        sources, reach = parts[True]
+        if len(sources) == len(reach) == 1:  # and nothing was added to its output
+            trace.normed |= sources
+    for info in infos if gated else ():
+        if info.is_gate and info.act in ("softmax", "sigmoid"):
+            others = [other.layout for other in infos if other is not info]
+            trace.labels.weigh(info.layout, others)
     return join_infos(infos, trace.site, gated=gated, entrywise=True)
 
 

@@ -9,7 +9,7 @@ import math
 
 from jax.extend.core import JaxprEqn, Literal
 
-from . import _view
+from . import _axes, _view
 from ._layout import move
 from ._value import Info, Value, join_infos, renew, with_act
 from ._view import View
@@ -41,7 +41,11 @@ def _dynamic_slice(
 
     infos = [start.info for start in starts if start.info]
     if value.info is not None or not infos:
-        return [move(trace, value, cut)]
+        moved = move(trace, value, cut)
+        if len(known) < len(shape) and moved.info is not None:
+            reach = moved.info.reach | trace.part()  # by the number of a turn
+            moved = moved._replace(info=moved.info._replace(reach=reach))
+        return [moved]
     # Activations say which part: a row of an embedding, or one of several kernels.
     info = join_infos(infos, trace.site)
     cut_dims = [k for k, (s, n) in enumerate(zip(sizes, shape, strict=True)) if s < n]
@@ -108,10 +112,16 @@ def _index_view(view: View, eqn: JaxprEqn, given: bool) -> View:
 
 @rule("gather")
 def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Value]:
-    if not table.is_param:
+    state = table.info if table.is_modulated else None
+    if not table.is_param and state is None:
         if table.is_const:
             return [mixed(trace, (index,))]
-        return [steered(trace, mixed(trace, (table,)), index)]
+        picked = mixed(trace, (table,)).info
+        assert picked is not None and table.info is not None
+        layout = _axes.moved(table.info.layout, lambda v: _index_view(v, eqn, True))
+        turn = trace.part() if index.is_const else frozenset[int]()
+        picked = picked._replace(layout=layout, reach=picked.reach | turn)
+        return [steered(trace, Value(info=picked), index)]
     numbers = eqn.params["dimension_numbers"]
     places = shape_of(eqn.invars[1])[:-1]
     shared = numbers.start_indices_batching_dims
@@ -130,4 +140,6 @@ def _gather(trace: Trace, eqn: JaxprEqn, table: Value, index: Value) -> list[Val
         if eqn.params["slice_sizes"][k] < shape_of(eqn.invars[0])[k]
         or k in numbers.collapsed_slice_dims
     ]
-    return [lookup(trace, picked, table, dims, index.info or Info(base=trace.site))]
+    infos = [info for info in (index.info, state) if info] or [Info(base=trace.site)]
+    info = infos[0] if len(infos) == 1 else join_infos(infos, trace.site)
+    return [lookup(trace, picked, table, dims, info)]

@@ -51,9 +51,11 @@ class Use:
         dilation: a convolution's kernel dilation.
         acts_on: for a scale or a bias, the paths of the kernels and embeddings whose
             outputs it meets.
-        multiplier: the number that the program multiplies a kernel with before its
-            product, 1 if there is none or it is not known; about the gain over
-            `sqrt(fan_in)` where learning rates are equalised.
+        multiplier: the number that the program multiplies the output of a kernel or an
+            embedding with, be it by its own entries or what goes in, before another
+            kernel; 1 if there is none or it is not known. It is the gain over
+            `sqrt(fan_in)` where learning rates are equalised, `sqrt(features)` for a
+            transformer's table.
         activation_before: the last nonlinearity on the input's way here ("relu",
             "tanh", "gelu", "silu", "softmax", ...), None if there is none.
         reason: why the kind is "unknown", a sentence; empty otherwise.
@@ -96,11 +98,15 @@ class Layer(Use):
             recurrent kernel feeds itself.
         activation_after: the first nonlinearity that the output meets before a
             further kernel, None if there is none.
+        normalized_after: whether its output is divided by a statistic of itself alone,
+            as by a normalization right behind it: its size then makes no difference.
         residual: whether its output ends a residual branch: it is added to what the
             branch began from, on its own or along with other branches' outputs.
         additions: how many additions to the residual stream it makes, 0 if it ends no
             branch. Every use counts, and every turn of a loop that carries the
             stream; kernels that a gate or a condition chooses among share one.
+        uncounted: whether some of these additions are made by a while loop whose number
+            of turns nobody knows; they are then counted as of one turn.
         ends: paths of the last kernels of the residual branches that it is inside of,
             its own included.
         other_uses: the uses after the first: a tied embedding's product with the
@@ -113,8 +119,10 @@ class Layer(Use):
     uses: int = 0
     feeds: tuple[str, ...] = ()
     activation_after: str | None = None
+    normalized_after: bool = False
     residual: bool = False
     additions: float = 0.0
+    uncounted: bool = False
     ends: tuple[str, ...] = ()
     other_uses: tuple[Use, ...] = ()
 

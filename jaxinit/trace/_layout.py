@@ -82,9 +82,13 @@ def _unstack(trace: Trace, eqn: JaxprEqn, value: Value) -> list[Value]:
 
 @rule("stack")
 def _stack(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
-    if any(value.info for value in values):
-        return [mixed(trace, values)]
     axis = eqn.params["axis"]
+    if any(value.info for value in values):
+        out, place = mixed(trace, values).info, _axes.of_input([len(values)])
+        assert out is not None
+        layouts = (v.info.layout for v in values if v.info)
+        stacked = (x and (*x[:axis], *place, *x[axis:]) for x in layouts)
+        return [Value(info=out._replace(layout=_axes.overlay(stacked)))]
     views: list[View] = []
     for k, value in enumerate(values):
         for view in value.views:
@@ -165,6 +169,8 @@ def _scatter(
     if value.is_param and index.is_const and update.is_const:
         # A few entries are overwritten, such as the row of a padding token.
         return [value]
+    if eqn.primitive.name == "scatter-add" and value.info and update.info:
+        trace.add(value, update)  # to some of the places
     if (value.info or update.info) and index.info:
         return [steered(trace, mixed(trace, (value, update)), index)]
     return unreadable(trace, eqn, value, index, update)

@@ -175,4 +175,5 @@ def entry_use(view: View, shape: Sequence[int], kind: str, reason: str = "") -> 
         fan_in=1.0,
         fan_out=float(fan_out * _shards(view, out)) if kind == "embedding" else 1.0,
         place_axes=view.places if kind == "bias" else (),
+        multiplier=view.factor if kind == "embedding" else 1.0,
     )

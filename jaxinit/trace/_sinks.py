@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jax.extend.core import JaxprEqn
 
@@ -135,6 +136,7 @@ def _contract(
         roles[dim] = IN
     for dim in batch[side]:
         roles[dim] = BATCH
+    data = trace.settle(data)
     assert data.info is not None
     met = [*zip(contract[1 - side], contract[side], strict=True)]
     mean = [pair for pair in met if trace.labels.is_average(data.info.layout, pair[0])]
@@ -278,6 +280,7 @@ def _apply(
             continue
         before = None if info.act == "mask" else info.act
         use = kernel_use(view, shape, kind, roles, before=before, **geometry)
+        use = replace(use, multiplier=use.multiplier * info.factor)
         if info.act == "one_hot" and kind == "dense":
             looked = view._replace(looked=use.in_axes)
             use = entry_use(_without(looked, roles), shape, "embedding")

@@ -6,6 +6,7 @@ puts a branch on a trunk. It is one to the stream if the branch began from the t
 and the kernels whose outputs the branch holds are then its ends.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ class Addition(NamedTuple):
         skip: the nodes that the trunk holds as they are.
         trunk: all that it holds.
         branch: the nodes that the branch holds, each with the gate that let it through.
+        reach: all that the branch is made of with no kernel on the way.
         scaled: whether a leaf scales the trunk.
     """
 
@@ -32,6 +34,7 @@ class Addition(NamedTuple):
     skip: frozenset[int]
     trunk: frozenset[int]
     branch: tuple[tuple[int, Gate], ...]
+    reach: frozenset[int]
     scaled: bool
 
 
@@ -41,10 +44,24 @@ class End(NamedTuple):
     Attributes:
         additions: how many additions to the stream it makes.
         inside: the leaves of those branches, its own included.
+        uncounted: whether a loop of unknown length makes some of them.
     """
 
-    additions: float
-    inside: frozenset[int]
+    additions: float = 0.0
+    inside: frozenset[int] = frozenset()
+    uncounted: bool = False
+
+
+class Window(NamedTuple):
+    """Products with parts of one leaf that are summed.
+
+    Attributes:
+        number: how many.
+        parts: whether they are with parts, or shifts, of one input.
+    """
+
+    number: int
+    parts: bool
 
 
 class Stream:
@@ -54,7 +71,8 @@ class Stream:
         reach: for each use of a kernel the nodes that its input is made of.
         starts: for each carry of a loop those that it starts from.
         sums: the additions, by site and side.
-        loops: the sites of loops, with their numbers of turns.
+        slices: by loop the node that stands for what each turn takes a place of.
+        loops: the sites of loops, with their numbers of turns, None if unknown.
         switches: the sites of branches of the program.
     """
 
@@ -64,7 +82,8 @@ class Stream:
         self.reach: dict[int, frozenset[int]] = {}
         self.starts: dict[int, frozenset[int]] = {}
         self.sums: dict[tuple[Site, int], Addition] = {}
-        self.loops: dict[Site, int] = {}
+        self.slices: dict[Site, frozenset[int]] = {}
+        self.loops: dict[Site, int | None] = {}
         self.switches: set[Site] = set()
 
     def node(self, site: Site, number: int) -> int:
@@ -92,8 +111,8 @@ class Stream:
                 waiting.extend(self.reach.get(node, ()))
         return False
 
-    def ends(self) -> dict[int, End]:
-        """The leaves that end residual branches.
+    def ends(self, gates: Set[int] = frozenset()) -> dict[int, End]:
+        """The leaves that end residual branches, given those of which gates are made.
 
         Turns of a loop count each if the stream goes from turn to turn. Ends side by
         side of which a gate chooses, or that share a leaf, share an addition, as do
@@ -101,15 +120,15 @@ class Stream:
         """
         # Through loops from their start: a skip may go around a stack of layers.
         past = _closure({**self.reach, **self.starts})
-        found = self._found(past)
+        found = self._found(past, gates)
         found = [pair for pair in found if not self._is_local(*pair, found, past)]
         sites = [addition.site for addition, _ in found]
         written = {node for _, nodes in found for node in nodes}
         groups: dict[int, list[int]] = {}
-        latest: dict[tuple[int, Gate], list[int]] = {}
-        for _, nodes in found:
+        latest: dict[tuple[int, Gate, Site], list[int]] = {}
+        for addition, nodes in found:
             for node, gate in nodes.items():
-                key = (-1 if gate else self.leaf(node), gate)
+                key = (-1 if gate else self.leaf(node), gate, self._branch(addition))
                 group = latest.get(key, [])
                 if any(past[node] >> other & 1 for other in group):
                     group = []
@@ -117,28 +136,65 @@ class Stream:
                 group.append(node)
         ends: dict[int, End] = {}
         for addition, nodes in found:
-            weight = self._turns(addition) / self._alternatives(addition.site, sites)
+            turns = self._turns(addition)
+            weight = _product(turns) / self._alternatives(addition.site, sites)
             for node in nodes:
                 leaf = self.leaf(node)
-                count, inside = ends.get(leaf, (0.0, frozenset[int]()))
-                inside |= self._inside(node, addition, past, written)
-                ends[leaf] = End(count + weight / len(groups[node]), inside)
+                end = ends.get(leaf, End())
+                ends[leaf] = End(
+                    end.additions + weight / len(groups[node]),
+                    end.inside | self._inside(node, addition, past, written),
+                    end.uncounted or None in turns,
+                )
         return ends
 
-    def windows(self) -> dict[int, int]:
-        """Leaves of which several products with one input are summed, and how many."""
+    def pieces(self) -> dict[int, set[Site]]:
+        """Where products with one leaf are, whose outputs are summed."""
+        found: dict[int, set[Site]] = {}
+        past = _closure(self.reach)
+        for addition in self._one_branch():
+            for node in (n for n, gate in addition.branch if not gate and n in past):
+                for other in addition.skip & past.keys():
+                    deeper = past[node] >> other & 1 or past[other] >> node & 1
+                    if self.leaf(other) == self.leaf(node) and not deeper:
+                        sites = self._key[node][0], self._key[other][0]
+                        found.setdefault(self.leaf(node), set()).update(sites)
+        return found
+
+    def windows(self) -> dict[int, Window]:
+        """Leaves of which several products are summed into one.
+
+        They are with one input, as of shifts; or a loop makes one each turn, into a sum
+        that began from nothing.
+        """
         places: dict[int, set[int]] = {}
-        for addition in self.sums.values():
+        found: dict[int, Window] = {}
+        past = _closure(self.reach)
+        for addition in self._one_branch():
             for node, gate in addition.branch:
+                if gate or node not in self.reach:
+                    continue
                 leaf = self.leaf(node)
-                for other in addition.skip if not gate else ():
-                    same = self.leaf(other) == leaf and node in self.reach
+                for other in addition.skip:
+                    same = self.leaf(other) == leaf
                     if same and self.reach[node] == self.reach.get(other):
                         places.setdefault(leaf, set()).update((node, other))
-        return {leaf: len(found) for leaf, found in places.items()}
+                    nothing = self.starts.get(other) == NONE
+                    if nothing and not past[node] >> other & 1:
+                        loop = self._key[other][0]
+                        parts = not self.slices[loop].isdisjoint(self.reach[node])
+                        found[leaf] = Window(self.loops[loop] or 1, parts)
+        return found | {k: Window(len(nodes), True) for k, nodes in places.items()}
 
-    def _found(self, long: Mapping[int, int]) -> list[tuple[Addition, dict[int, Gate]]]:
-        """The additions to the stream, each with its ends and their gates."""
+    def _found(
+        self, long: Mapping[int, int], gates: Set[int]
+    ) -> list[tuple[Addition, dict[int, Gate]]]:
+        """The additions to the stream, each with its ends and their gates.
+
+        A branch began from the trunk itself, by its gate if not by what it lets
+        through; or from what a shortcut of one kernel began from, unless a gate is made
+        of their sum, as in a recurrent cell.
+        """
         near = {node: _bits(reach) for node, reach in self.reach.items()}
         past = _closure(self.reach)
         seen = set[int]()
@@ -148,11 +204,15 @@ class Stream:
             for root in addition.skip:
                 projected |= near.get(root, 0)
             nodes: dict[int, Gate] = {}
+            weighed = 0
+            for node in addition.reach:
+                weighed |= long.get(node, 0)
             for node, gate in addition.branch:
                 if node in addition.trunk or node in seen or node not in near:
                     continue
-                deeper = past[node] & ~near[node]
-                if skip & long[node] or projected & deeper:
+                deeper = 0 if self.leaf(node) in gates else past[node] & ~near[node]
+                begun = long[node] | (weighed if gate else 0)
+                if skip & begun or projected & deeper:
                     seen.add(node)
                     nodes[node] = gate
             if nodes:
@@ -172,7 +232,7 @@ class Stream:
         only a kernel takes the sum, and what that puts out goes to the stream.
         """
         plain = any(_bits(addition.skip) & past[node] for node in nodes)
-        if (plain and not addition.scaled) or self._turns(addition) > 1:
+        if (plain and not addition.scaled) or _product(self._turns(addition)) > 1:
             return False
         others = [pair for pair in found if pair[0].site != addition.site]
         stays = any(not other.trunk.isdisjoint(nodes) for other, _ in others)
@@ -208,9 +268,9 @@ class Stream:
                     waiting.append(node)
         return frozenset(map(self.leaf, inside))
 
-    def _turns(self, addition: Addition) -> int:
-        """How often a loop makes the addition to the one stream that it carries."""
-        waiting, met, turns = list(addition.skip), set[int](), 1
+    def _turns(self, addition: Addition) -> list[int | None]:
+        """The turns of the loops that carry the one stream which it adds to."""
+        waiting, met = list(addition.skip), set[int]()
         around: set[Site] = set()
         while waiting:
             node = waiting.pop()
@@ -221,9 +281,24 @@ class Stream:
             if addition.site[: len(loop)] == loop:
                 around.add(loop)
             waiting.extend(self.starts[node])
-        for loop in around:
-            turns *= self.loops[loop]
-        return turns
+        return [self.loops[loop] for loop in around]
+
+    def _branch(self, addition: Addition) -> Site:
+        """The branch of the program that an addition is in; nothing if in none."""
+        site = addition.site
+        around = (k for k in range(len(site) - 1, -1, -1) if site[:k] in self.switches)
+        return next((site[: k + 1] for k in around), ())
+
+    def _one_branch(self) -> list[Addition]:
+        """The additions, of each leaf's in several branches those in the first."""
+        first: dict[int, Site] = {}
+        found: list[Addition] = []
+        for addition in self.sums.values():
+            place = self._branch(addition)
+            leaves = [self.leaf(node) for node, _ in addition.branch]
+            if all(first.setdefault(leaf, place) == place for leaf in leaves):
+                found.append(addition)
+        return found
 
     def _alternatives(self, site: Site, sites: Sequence[Site]) -> int:
         """How many branches of the program, of which one runs, share an addition."""
@@ -233,6 +308,11 @@ class Stream:
                 beside = (at for at in sites if at[:depth] == site[:depth])
                 count *= len({at[depth] for at in beside})
         return count
+
+
+def _product(turns: Iterable[int | None]) -> int:
+    """How often loops of so many turns do a thing: once if their length is unknown."""
+    return math.prod(count or 1 for count in turns)
 
 
 def _bits(nodes: Iterable[int]) -> int:

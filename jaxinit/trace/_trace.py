@@ -13,7 +13,8 @@ from jaxinit._types import is_array
 # Imported for the rules they enter.
 from . import _axes, _calls, _entrywise, _index, _layout, _sinks, _sums  # noqa: F401
 from ._layer import KERNELS, Layer, Use
-from ._value import CONST, Info, Value
+from ._stream import Window
+from ._value import CONST, GATES, Info, Value
 from ._view import whole_leaf
 from ._walk import Record, Trace, number_of, shape_of
 
@@ -182,7 +183,9 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     for order, ((_, leaf), record) in enumerate(trace.records.items()):
         of_leaf.setdefault(leaf, []).append((order, record))
     placed: list[tuple[int, Layer]] = []
-    ends, windows = trace.stream.ends(), trace.stream.windows()
+    gates = {leaf for leaf, (_, name) in trace.after.items() if name in GATES}
+    ends, windows = trace.stream.ends(gates), trace.stream.windows()
+    pieces = trace.stream.pieces()
     learned = {
         leaf
         for leaf, found in of_leaf.items()
@@ -202,6 +205,13 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         if not uses:
             reason = trace.hints.get(leaf, "It is never used.")
             uses = [Use("unknown", reason=reason)]
+        after = trace.after.get(leaf) if leaf in learned else None
+        if leaf in learned and not (after and after[1] == "softmax"):
+            # Queries have a factor for the size of their heads.
+            factor = uses[0].multiplier * trace.factors.get(leaf, 1.0)
+            uses[0] = replace(uses[0], multiplier=factor)
+        if leaf in pieces:
+            uses[0] = _pieced(uses[0], [r for _, r in found if r.site in pieces[leaf]])
         if leaf in windows:
             uses[0] = _window(uses[0], trace.shapes[leaf], windows[leaf])
         if leaf in ends:
@@ -209,7 +219,6 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
         first = {field.name: getattr(uses[0], field.name) for field in fields(Use)}
         fed = trace.feeds.get(leaf, {}) if leaf in learned else {}
         fed = sorted(fed.keys() & learned, key=lambda k: order_of_kernel.get(k, 0))
-        after = trace.after.get(leaf) if leaf in learned else None
         layer = Layer(
             **first,
             path=name,
@@ -218,8 +227,10 @@ def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
             uses=_count([record for _, record in found]),
             feeds=tuple(names[k] for k in fed),
             activation_after=after[1] if after else None,
+            normalized_after=leaf in trace.normed,
             residual=leaf in ends,
             additions=ends[leaf].additions if leaf in ends else 0.0,
+            uncounted=leaf in ends and ends[leaf].uncounted,
             ends=tuple(names[k] for k, end in ends.items() if leaf in end.inside),
             other_uses=tuple(uses[1:]),
         )
@@ -235,9 +246,14 @@ def _count(records: list[Record]) -> int:
     return max(1, round(sum(record.fraction for record in records)))
 
 
-def _window(use: Use, shape: Sequence[int], places: int) -> Use:
-    """A kernel whose slices meet shifted inputs, and are summed, as a convolution."""
-    if use.kind != "dense" or [shape[a] for a in use.layer_axes] != [places]:
+def _window(use: Use, shape: Sequence[int], window: Window) -> Use:
+    """A kernel whose slices are summed: a convolution, or a product in blocks."""
+    count = window.number
+    if use.kind != "dense" or count == 1:
+        return use
+    if math.prod(shape[axis] for axis in use.in_axes) == use.fan_in * count:
+        return replace(use, fan_in=use.fan_in * count)
+    if not window.parts or [shape[axis] for axis in use.layer_axes] != [count]:
         return use
     return replace(
         use,
@@ -245,9 +261,17 @@ def _window(use: Use, shape: Sequence[int], places: int) -> Use:
         layer_axes=(),
         batch_axes=tuple(a for a in use.batch_axes if a not in use.layer_axes),
         receptive_axes=use.layer_axes,
-        fan_in=use.fan_in * places,
-        fan_out=use.fan_out * places,
+        fan_in=use.fan_in * count,
+        fan_out=use.fan_out * count,
     )
+
+
+def _pieced(use: Use, records: Sequence[Record]) -> Use:
+    """A kernel whose parts meet parts of an input, and are summed, as the whole."""
+    apart = sum(record.fraction for record in records) < 1 + 1e-6
+    if not apart or len(records) < 2 or any(r.use.batch_axes for r in records):
+        return use
+    return replace(use, fan_in=sum(record.use.fan_in for record in records))
 
 
 def _in_turn(use: Use, shape: Sequence[int], additions: float) -> Use:

@@ -41,6 +41,7 @@ class Info(NamedTuple):
         reach: all the nodes that it is made of with no kernel on the way, gates too.
         reduced: whether it is a statistic, such as a variance that a threshold guards.
         centred: whether it is noise around zero, and no mask.
+        factor: the number that has multiplied it since its last other operation.
         layout: the axes of leaves and inputs that its dimensions run along; None where
             that cannot be told.
         spans: where the outputs of kernels that were joined side by side lie: tuples
@@ -57,6 +58,7 @@ class Info(NamedTuple):
     reach: frozenset[int] = frozenset()
     reduced: bool = False
     centred: bool = False
+    factor: float = 1.0
     layout: Layout | None = None
     spans: tuple[Span, ...] = ()
 
@@ -111,6 +113,23 @@ class Value(NamedTuple):
 
 
 CONST = Value()
+
+
+def one_leaf(values: Sequence[Value], site: Site) -> Value | None:
+    """What is one of several arrays of the same leaves, some of which state changed.
+
+    None if they are not: a kernel that a flag says to round is the kernel.
+    """
+    changed = [value for value in values if value.is_modulated]
+    own = [value for value in values if value.is_param]
+    infos = [value.info for value in changed if value.info]
+    places = {
+        frozenset((view.leaf, view.dims) for view in value.views if not view.reason)
+        for value in (*changed, *own)
+    }
+    if not changed or len(places) > 1 or len(changed) + len(own) < len(values):
+        return None
+    return Value(changed[0].views, join_infos(infos, site, entrywise=True))
 
 
 def join_acts(acts: Iterable[str | None]) -> str | None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from ._axes import Labels, of_input
+from ._axes import Labels, of_input, resized
 from ._layer import Use
 from ._roles import entry_use
 from ._stream import NONE, Addition, Stream
@@ -89,6 +89,8 @@ class Trace:
         feeds: for each leaf, in order, the kernels its output reaches.
         after: for each leaf the first nonlinearity its output meets, and at which base.
         normalised: leaves divided by a function of their own products.
+        normed: leaves whose outputs are divided by a statistic of themselves.
+        factors: for leaves the number that multiplies their outputs alone.
         stream: the graph of kernels, and the sums of activations.
         labels: the axes of leaves that activations run along.
         narrow: uses of kernels that have one output.
@@ -105,6 +107,8 @@ class Trace:
         self.feeds: dict[int, dict[int, None]] = {}
         self.after: dict[int, tuple[Site, str]] = {}
         self.normalised: set[int] = set()
+        self.normed: set[int] = set()
+        self.factors: dict[int, float] = {}
         self.stream = Stream()
         self.labels = Labels()
         self.narrow: set[int] = set()
@@ -159,18 +163,32 @@ class Trace:
         feeds = {leaf: dict(fed) for leaf, fed in self.feeds.items()}
         found = dict(self.records), dict(self.hints), feeds, dict(self.after)
         graph = dict(self.stream.sums), dict(self.stream.reach)
-        return (*found, set(self.normalised), set(self.inputs), *graph)
+        sets = set(self.normalised), set(self.normed), set(self.inputs)
+        return (*found, dict(self.factors), *sets, *graph)
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Goes back to what `save` returned."""
         self.records, self.hints, self.feeds, *rest = saved
-        self.after, self.normalised, self.inputs, *graph = rest
+        self.after, self.factors, *rest = rest
+        self.normalised, self.normed, self.inputs, *graph = rest
         self.stream.sums, self.stream.reach = graph
 
     def token(self, number: int, site: Site | None = None) -> frozenset[int]:
         """The node that stands for an input, a table, or a carry of the loop here."""
         at = self.site if site is None else site
         return frozenset({self.stream.node(at, -1 - number)})
+
+    def enter_loop(self) -> frozenset[int]:
+        """Notes a loop here; the node stands for what each turn takes a place of."""
+        part = self.token(0, (*self.site, -1))
+        self.stream.slices[self.site] = part
+        return part
+
+    def part(self) -> frozenset[int]:
+        """The node of what a turn of the innermost loop takes a place of, if any."""
+        around = (self.site[:k] for k in range(len(self.site), 0, -1))
+        slices = self.stream.slices
+        return next((slices[site] for site in around if site in slices), frozenset())
 
     def record(
         self, view: View, use: Use, site: Site | None = None, certain: bool = False
@@ -193,6 +211,11 @@ class Trace:
         return any(
             record.certain for (_, seen), record in self.records.items() if seen == leaf
         )
+
+    def is_table(self, leaf: int) -> bool:
+        """Whether a leaf has only been an embedding so far."""
+        kinds = [r.use.kind for (_, seen), r in self.records.items() if seen == leaf]
+        return bool(kinds) and all(kind == "embedding" for kind in kinds)
 
     def settle(self, value: Value, reason: str = "") -> Value:
         """The value as activations alone, with the uses of its leaves recorded.
@@ -259,7 +282,7 @@ class Trace:
                 }
             whole = trunk.roots.union(node for node, _ in trunk.gated)
             self.stream.sums[self.site, side] = Addition(
-                self.site, trunk.roots, whole, tuple(held.items()), scaled
+                self.site, trunk.roots, whole, tuple(held.items()), branch.reach, scaled
             )
 
     def kernel(self, view: View, use: Use, info: Info, *, certain: bool) -> int:
@@ -291,13 +314,9 @@ def unreadable(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     out = mixed(trace, values, reason)
     data = [k for k, value in enumerate(values) if value.info]
     if len(data) == 1 and out.info and (info := values[data[0]].info):
-        # What keeps the shape, such as a cumulated sum, keeps the axes in place.
-        kept = out.info._replace(layout=info.layout)
-        shape = shape_of(eqn.invars[data[0]])
-        return [
-            Value(info=kept if shape_of(var) == shape else out.info)
-            for var in eqn.outvars
-        ]
+        # What keeps the dimensions, such as a cumulated sum, keeps the axes in place.
+        layouts = (resized(info.layout, shape_of(var)) for var in eqn.outvars)
+        return [Value(info=out.info._replace(layout=layout)) for layout in layouts]
     return [out] * outs
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxinit import meanfield
 from jaxinit._initializer import Initializer
 from jaxinit.trace import KERNELS, Layer
 from jaxinit.tree._combine import SchemeLike, as_scheme
@@ -44,10 +45,12 @@ def choose(
     gain: Gain | None = None,
     *,
     abstract: bool = True,
+    announce: bool = True,
 ) -> dict[str, Choice]:
     """The choice for each layer by its path, in the order of `found`.
 
-    With `abstract`, leaves that have shapes alone must be drawn.
+    With `abstract`, leaves that have shapes alone must be drawn. With `announce`, those
+    that a scheme for every kernel cannot tell are named.
 
     Raises:
         ValueError: a rule's pattern matches nothing, a scheme needs a fan that the
@@ -71,7 +74,40 @@ def choose(
         _check_abstract(leaves, choices)
     for choice in choices.values():
         _tell_equalised(choice)
+    if announce:
+        _tell_passed_over(scheme, chosen, choices)
     return choices
+
+
+def _tell_passed_over(
+    scheme: Scheme, chosen: Mapping[str, object], choices: Mapping[str, Choice]
+) -> None:
+    """Name the leaves that may be kernels, where a scheme draws every kernel."""
+    if isinstance(scheme, Rules) or any(
+        choice.init is None and choice.layer.kind in KERNELS
+        for choice in choices.values()
+    ):
+        return
+    left = [
+        choice.layer
+        for path, choice in choices.items()
+        if choice.layer.kind == "unknown"
+        and path not in chosen
+        and jnp.issubdtype(choice.layer.dtype, jnp.inexact)
+        # What is not used, or known by name alone, is no kernel if it is no matrix.
+        and (choice.layer.uses or len(choice.layer.shape) > 1)
+    ]
+    if not left:
+        return
+    told = " ".join(f"{layer.path}: {layer.reason}" for layer in left[:5])
+    more = f" And {len(left) - 5} more, which describe names." if left[5:] else ""
+    warnings.warn(
+        f"reinit: {scheme!r} passes over {len(left)} of the leaves, whose use does not "
+        f"say what they are. {told}{more} They keep their values; draw them, or keep "
+        "them by None, by rules over the scheme: tree.combined([scheme, "
+        f"tree.rules([({left[0].path!r}, None)])]).",
+        stacklevel=4,
+    )
 
 
 def _check_shared(
@@ -87,13 +123,20 @@ def _check_shared(
         )
 
 
+_GAINS = (1.0, 2**0.5, 5 / 3, (2 / 1.04) ** 0.5)
+"""What equalised learning rates are made with: for no activation, ReLU, tanh, leaky."""
+
+
 def _tell_equalised(choice: Choice) -> None:
     """Say that the program has the gain already, where it has."""
     layer = choice.layer
     if choice.init is None or layer.kind not in KERNELS or layer.multiplier == 1:
         return
     gain = abs(layer.multiplier) * layer.fan_in**0.5
-    if layer.fan_in > 1 and 0.5 < gain < 3 and choice.init.needs_fan:
+    name = layer.activation_before
+    own = meanfield.gain(name) if name in meanfield.ACTIVATIONS else 1.0
+    equalised = any(abs(gain / known - 1) < 0.01 for known in (*_GAINS, own))
+    if layer.fan_in > 1 and equalised and choice.init.needs_fan:
         warnings.warn(
             f"{layer.path or 'The leaf'}: the program multiplies it by "
             f"{layer.multiplier:.3g}, {gain:.3g} over the root of its fan-in, as for "

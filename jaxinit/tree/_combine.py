@@ -51,15 +51,15 @@ def is_pair(scheme: Any) -> TypeGuard[tuple[Initializer, Initializer]]:
 def _alone(owner: str, name: str, value: Any) -> Scheme:
     """What stands for a scheme that may be part of another."""
     scheme = as_scheme(value)
-    if hasattr(scheme, "transform"):
-        raise TypeError(
-            f"{owner}: {name} has {scheme.name}, whose learning rates "  # type: ignore[attr-defined]
-            "belong to its own values; use it by itself."
-        )
     if not isinstance(scheme, (Initializer, TreeScheme)):
         raise TypeError(
             f"{owner}: {name} has {scheme!r}, which is no value; make it one by "
             "jaxinit.tree.tree_scheme."
+        )
+    if isinstance(scheme, TreeScheme) and scheme.has_rates:
+        raise TypeError(
+            f"{owner}: {name} has {scheme.name}, whose learning rates belong to its "
+            "own values; use it by itself."
         )
     return scheme
 

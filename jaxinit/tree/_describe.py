@@ -19,7 +19,7 @@ from jaxinit.tree._draw import draw_leaf, spot_of
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
-from jaxinit.tree._reinit import is_nnx_module, split_module
+from jaxinit.tree._module import opened
 
 
 class Row(NamedTuple):
@@ -108,12 +108,11 @@ def describe(
         path  shape    kind   fan in  fan out  after  scheme          std
         w     512x512  dense     512      512  relu   he_normal()  0.0625
     """
-    if is_nnx_module(params):
-        params, apply, _ = split_module(params, apply)
+    params, apply, _ = opened(params, apply, inputs)
     leaves, _ = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
     values = {leaf.path: leaf.value for leaf in leaves}
-    choices = choose(leaves, found, scheme, gain, abstract=False)
+    choices = choose(leaves, found, scheme, gain, abstract=False, announce=False)
     return Description(_row(choice, values[path]) for path, choice in choices.items())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from jaxinit._models import Inputs, Keys, Model, as_model, keys_of
@@ -18,6 +19,7 @@ from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
+from jaxinit.tree._module import tell_plain
 from jaxinit.tree._reinit import Shardings, draw, reinit
 
 
@@ -78,25 +80,24 @@ def init(
     own, keys = keys_of(key, "init")
     adapted = as_model(model, whole=True)
     given = jax.tree.map(_number, Inputs(inputs, named))
+
+    def apply(params: Any, state: Any, x: Inputs) -> Any:
+        return adapted.apply(params, state, x, jax.random.key(0), None)[0]
+
     if adapted.finished:
         params, state = adapted.init(keys, given)
-
-        def call(params: Any, x: Inputs) -> Any:
-            return adapted.apply(params, state, x, jax.random.key(0), None)[0]
-
+        tell_plain(params, state, apply, (given,))
+        call = lambda params, x: apply(params, state, x)  # noqa: E731
         new = reinit(
             own, params, scheme, call, (given,), gain=gain, out_shardings=out_shardings
         )
         return adapted.join(new, state)
     program = _Program(adapted, keys, given)
     params, state = program.shapes
+    tell_plain(params, state, apply, (given,))
     leaves, rebuild = leaves_of(params)
     found = program.layers([leaf.path for leaf in leaves])
     if found is None:
-
-        def apply(params: Any, state: Any, x: Inputs) -> Any:
-            return adapted.apply(params, state, x, jax.random.key(0), None)[0]
-
         if _arrays(jax.tree.leaves(given)):
             found = layers_of(leaves, params, apply, (state, given))
         else:
@@ -193,6 +194,8 @@ class _Program:
 
 def _number(leaf: Any) -> Any:
     """A number with a fraction, such as a time, as an array; all else as it is."""
+    if isinstance(leaf, np.generic) and not np.issubdtype(leaf.dtype, np.inexact):
+        return leaf.item()  # NumPy's flags and integers are such as Python's
     return jnp.asarray(leaf) if isinstance(leaf, (float, complex)) else leaf
 
 

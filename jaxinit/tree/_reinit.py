@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxinit._checks import is_traced
+from jaxinit._models import Keys, keys_of
 from jaxinit._types import Key
 from jaxinit.tree._choice import Choice, choose
 from jaxinit.tree._combine import SchemeLike, as_scheme
@@ -18,13 +18,14 @@ from jaxinit.tree._draw import draw_leaf, spot_of
 from jaxinit.tree._gain import Gain, check_gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import Leaf, leaves_of
+from jaxinit.tree._module import opened
 
 Shardings: TypeAlias = Any
 """None, a mesh, a pair of a mesh and names or rules, or a tree like the parameters."""
 
 
 def reinit(
-    key: Key,
+    key: Keys,
     params: Any,
     scheme: SchemeLike,
     apply: Callable[..., Any] | None = None,
@@ -41,7 +42,7 @@ def reinit(
     one compiled program.
 
     Args:
-        key: one PRNG key.
+        key: one PRNG key, or as in `jaxinit.init`.
         params: any pytree of arrays or `jax.ShapeDtypeStruct`s: a Linen dictionary,
             with metadata boxes or without, an NNX state or module, a module of
             Equinox, parameters of Haiku.
@@ -86,19 +87,8 @@ def reinit(
         >>> new["head"]["bias"].tolist()
         [0.0, 0.0]
     """
-    if is_nnx_module(params):
-        params, apply, join = split_module(params, apply)
-        return join(
-            reinit(
-                key,
-                params,
-                scheme,
-                apply,
-                inputs,
-                gain=gain,
-                out_shardings=out_shardings,
-            )
-        )
+    key, _ = keys_of(key, "reinit")
+    params, apply, join = opened(params, apply, inputs)
     check_gain("reinit", gain)
     if gain is not None and apply is None:
         raise ValueError(
@@ -108,7 +98,7 @@ def reinit(
     leaves, rebuild = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
     choices = choose(leaves, found, scheme, gain)
-    return rebuild(draw(key, leaves, choices, scheme, out_shardings))
+    return join(rebuild(draw(key, leaves, choices, scheme, out_shardings)))
 
 
 def draw(
@@ -144,30 +134,6 @@ def draw(
         by_path.update(made)
         return list(by_path.values())
     return drawn
-
-
-def is_nnx_module(params: Any) -> bool:
-    """Whether it is a module of Flax NNX, which need not be installed."""
-    nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(params, nnx.Module)
-
-
-def split_module(
-    module: Any, apply: Callable[..., Any] | None
-) -> tuple[Any, Callable[..., Any] | None, Callable[[Any], Any]]:
-    """The parameters of an NNX module, `apply` on them, and the way back."""
-    nnx = sys.modules["flax.nnx"]
-    graph, params, rest = nnx.split(module, nnx.Param, ...)
-
-    def join(params: Any) -> Any:
-        own = jax.tree.map(lambda x: x, rest)  # variables of the trace we are in
-        return nnx.merge(graph, params, own)
-
-    def on_params(params: Any, *inputs: Any) -> Any:
-        assert apply is not None
-        return apply(join(params), *inputs)
-
-    return params, None if apply is None else on_params, join
 
 
 def _shardings(leaves: Sequence[Leaf], asked: Shardings) -> list[NamedSharding | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import (
     Any,
+    ClassVar,
     NamedTuple,
     ParamSpec,
     Protocol,
@@ -72,10 +73,13 @@ class TreeScheme(Value):
     Attributes:
         name: its name, "tree." included for the library's.
         arguments: a read-only mapping from parameter names to values.
+        has_rates: whether learning rates go with what it draws, as for `mup`, so that
+            it cannot be part of another scheme.
     """
 
     __slots__ = ("_parts",)
 
+    has_rates: ClassVar[bool] = False
     _parts: Parts
 
     def __init__(

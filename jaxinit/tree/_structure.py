@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -140,7 +141,16 @@ class Structure:
 
 def additions(branches: Iterable[Branch]) -> int:
     """How many additions to the residual stream branches make."""
-    return round(sum(branch.end.additions for branch in branches))
+    ends = [branch.end for branch in branches]
+    uncounted = [end.path for end in ends if end.uncounted]
+    if uncounted:
+        warnings.warn(
+            f"{', '.join(uncounted)}: a while loop whose number of turns nobody knows "
+            "adds to the residual stream, and is counted as one turn; loop by scan, or "
+            "by fori_loop between numbers, if the depth shall count.",
+            stacklevel=3,
+        )
+    return round(sum(end.additions for end in ends))
 
 
 def copies(layer: Layer) -> int:

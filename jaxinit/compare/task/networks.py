@@ -103,12 +103,16 @@ class ResNet(linen.Module):
     @linen.compact
     def __call__(self, x: Any) -> Any:
         """Map inputs (batch, height, width, channels) to outputs (batch, outputs)."""
-        activation = ACTIVATIONS[self.activation]
         x = linen.Conv(self.width, (3, 3), 2)(x)
         for _ in range(self.depth):
-            branch = activation(linen.Conv(self.width, (3, 3))(x))
-            x = x + linen.Conv(self.width, (3, 3))(branch)
-        return linen.Dense(self.outputs)(activation(x).mean(axis=(1, 2)))
+            x = x + self.branch(x)
+        x = ACTIVATIONS[self.activation](x)
+        return linen.Dense(self.outputs)(x.mean(axis=(1, 2)))
+
+    def branch(self, x: Any) -> Any:
+        """What a block adds."""
+        hidden = ACTIVATIONS[self.activation](linen.Conv(self.width, (3, 3))(x))
+        return linen.Conv(self.width, (3, 3))(hidden)
 
 
 class Scale(linen.Module):
@@ -137,37 +141,21 @@ class Shift(linen.Module):
         return x + self.param("bias", linen.initializers.zeros, ())
 
 
-class ScaledResNet(linen.Module):
+class ScaledResNet(ResNet):
     """A residual network whose branches have multipliers, as Fixup and SkipInit ask.
 
     Blocks are x + scale * conv(activation(conv(x + b) + b) + b) + b, scale and every b
     one number each; beside them it is a `ResNet`.
-
-    Attributes:
-        depth: number of blocks.
-        width: channels.
-        outputs: number of outputs.
-        activation: name of the activation.
     """
 
-    depth: int
-    width: int
-    outputs: int
-    activation: str
-
-    @linen.compact
-    def __call__(self, x: Any) -> Any:
-        """Map inputs (batch, height, width, channels) to outputs (batch, outputs)."""
-        activation = ACTIVATIONS[self.activation]
+    def branch(self, x: Any) -> Any:
+        """What a block adds."""
 
         def convolved(x: Any) -> Any:
             return linen.Conv(self.width, (3, 3), use_bias=False)(Shift()(x))
 
-        x = linen.Conv(self.width, (3, 3), 2)(x)
-        for _ in range(self.depth):
-            branch = convolved(activation(Shift()(convolved(x))))
-            x = x + Shift()(Scale()(branch))
-        return linen.Dense(self.outputs)(activation(x).mean(axis=(1, 2)))
+        hidden = ACTIVATIONS[self.activation](Shift()(convolved(x)))
+        return Shift()(Scale()(convolved(hidden)))
 
 
 class LSTM(linen.Module):

@@ -14,7 +14,8 @@ from jaxinit._types import Array, Key
 from jaxinit.trace import Layer
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
-from jaxinit.tree._reinit import is_nnx_module, reinit, split_module
+from jaxinit.tree._module import opened
+from jaxinit.tree._reinit import reinit
 from jaxinit.tree._scheme import Assign, Finish, TreeScheme, tree_scheme
 from jaxinit.tree._structure import Structure
 from jaxinit.tree.schemes.mup_rules import DEPTH_POWER, Multipliers, Rules, numberless
@@ -28,6 +29,8 @@ class MuP(TreeScheme):
     """The parametrization of a model against a narrower one; see `mup`."""
 
     __slots__ = ()
+
+    has_rates = True
 
     def init(
         self, key: Key, params: Any, apply: Callable[..., Any], inputs: Sequence[Any]
@@ -51,9 +54,7 @@ class MuP(TreeScheme):
         self, params: Any, apply: Callable[..., Any], inputs: Sequence[Any]
     ) -> Any:
         """The `Multipliers` of each leaf, a tree like the parameters."""
-        if is_nnx_module(params):
-            params, on_params, _ = split_module(params, apply)
-            apply = on_params or apply
+        params, apply, _ = opened(params, apply, inputs)
         leaves, rebuild = leaves_of(params)
         by_path = self.by_path(layers_of(leaves, params, apply, inputs))
         return rebuild([by_path[leaf.path] for leaf in leaves])
@@ -147,9 +148,8 @@ def _shapes(owner: str, name: str, base: Any) -> tuple[Any, ...]:
     """
     pairs = tuple(base.items()) if isinstance(base, Mapping) else base
     if not isinstance(pairs, (tuple, list)) or not all(map(_is_shape, pairs)):
-        if is_nnx_module(base):
-            base, _, _ = split_module(base, None)
-        pairs = [(leaf.path, leaf.value.shape) for leaf in leaves_of(base)[0]]
+        own, _, _ = opened(base)
+        pairs = [(leaf.path, leaf.value.shape) for leaf in leaves_of(own)[0]]
     alike: dict[str, dict[str, tuple[int, ...]]] = {}
     for path, shape in pairs:
         alike.setdefault(numberless(path), {})[path] = tuple(shape)
@@ -206,7 +206,13 @@ def mup(
     through their last kernels by $m_L^{-1/2}$ ("sqrt", depth-muP, with Adam's rate of
     what is inside, norms included, times $m_L^{-1/2}$) or $m_L^{-1}$ ("complete",
     CompleteP, rates unchanged); `MuP.adamw` also follows CompleteP's rules for epsilon
-    and weight decay. A normalization right behind those kernels undoes the factor.
+    and weight decay.
+
+    What these kernels are multiplied with goes to the scale of a normalization that is
+    right behind one, if it begins at 1, since the kernel's size makes no difference
+    there; a normalized query is not drawn zero. Other random biases than those named
+    stay as they are, as do embeddings that the program multiplies by the root of their
+    features, whose rates have $1 / \sqrt{r_o}$ for it.
 
     Args:
         base: the parameters of the same model at the base width, concrete or abstract;
@@ -277,6 +283,6 @@ def mup(
     def finish(
         key: Key, values: Mapping[str, Array], model: Structure
     ) -> Mapping[str, Array]:
-        return rules.finish(values, model)
+        return rules.finish(key, values, model)
 
     return rules.initializers, finish

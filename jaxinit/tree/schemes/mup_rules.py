@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from jaxinit._initializer import Initializer
 from jaxinit._layout import Spot
-from jaxinit._types import Array
-from jaxinit.initializers import lecun_normal, scaled, zeros
+from jaxinit._types import Array, Key
+from jaxinit.initializers import lecun_normal, scaled, uniform, zeros
 from jaxinit.trace import KERNELS, Layer
-from jaxinit.tree._draw import spot_of
+from jaxinit.tree._draw import path_key, spot_of
 from jaxinit.tree._structure import Structure
 
 DEPTH_POWER = {None: 0.0, "sqrt": 0.5, "complete": 1.0}
@@ -69,7 +69,10 @@ class Rules:
 
     def base_shape(self, layer: Layer) -> tuple[int, ...]:
         """The layer's shape in the base model, or one sentence."""
-        base = self.shapes.get(layer.path, self.shapes.get(numberless(layer.path)))
+        # Linen's variables have the parameters one level deeper.
+        paths = (layer.path, layer.path.removeprefix("params/"), f"params/{layer.path}")
+        names = (name for path in paths for name in (path, numberless(path)))
+        base = next((self.shapes[n] for n in names if n in self.shapes), None)
         if base is None or len(base) != len(layer.shape):
             raise ValueError(
                 f"tree.mup: {layer.path} has shape {layer.shape}, but {base} in the "
@@ -105,7 +108,7 @@ class Rules:
         for kernel in model.kernels:
             growth = self.growth(kernel)
             output = kernel in model.heads or growth.inputs != 1 == growth.outputs
-            query = kernel.path in queries
+            query = kernel.path in queries and not kernel.normalized_after
             if (output and self.zero_readout) or (query and self.zero_query):
                 chosen[kernel.path] = zeros
                 continue
@@ -122,51 +125,44 @@ class Rules:
         return chosen
 
     def finish(
-        self, values: Mapping[str, Array], model: Structure
+        self, key: Key, values: Mapping[str, Array], model: Structure
     ) -> Mapping[str, Array]:
-        """Embeddings and biases at the size that they have in the base model.
+        """Embeddings, biases and scales at the size that they have in the base model.
 
-        Those of the model's own initialization stay as they are, unless it makes them
-        smaller with the width: embeddings of mean square 1 / features, and biases
-        within 1 / sqrt(fan-in).
+        Those of the model's own initialization stay as they are, unless it is one that
+        makes them smaller with the width, or of a known size that a factor is due to:
+        embeddings of mean square 1 / features, biases within 1 / sqrt(fan-in), scales
+        of 1. What has been brought to its size is of none of these, or has the same
+        distribution when it is again.
         """
         factors = function_factors(self, model)
         made: dict[str, Array] = {}
         for layer in model.layers:
-            value = values[layer.path]
+            value, factor = values[layer.path], factors.get(layer.path, 1.0)
             if not jnp.issubdtype(layer.dtype, jnp.inexact):
                 continue  # a quantised table
             if layer.kind == "embedding":
-                factor = self._embedding_factor(layer, value)
+                outputs = self.growth(layer).outputs
+                if outputs != 1 and layer.in_axes and not is_scaled(layer):
+                    shrinks = _has_mean_square(value, 1 / _features(layer))
+                    factor = jnp.asarray(outputs**0.5, value.dtype)
+                    made[layer.path] = jnp.where(shrinks, value * factor, value)
             elif layer.kind == "bias":
-                factor = factors.get(layer.path, 1.0)
-                factor *= self._bias_factor(layer, value, model)
-            else:
-                continue
-            if not isinstance(factor, float) or factor != 1:
-                made[layer.path] = value * jnp.asarray(factor, value.dtype)
+                kernels = [model.by_path[path] for path in layer.acts_on]
+                for kernel in (each for each in kernels if each.kind in KERNELS):
+                    inputs = self.growth(kernel).inputs
+                    if inputs != 1 or factor != 1:
+                        bound = kernel.fan_in**-0.5
+                        own_bound = bound * inputs**0.5 * factor
+                        draw = uniform(minval=-own_bound, maxval=own_bound)
+                        own_key = path_key(key, layer.path)
+                        new = draw(own_key, layer.shape, layer.dtype)
+                        own = made.get(layer.path, value)
+                        made[layer.path] = jnp.where(_fills(value, bound), new, own)
+            elif layer.kind == "scale" and factor != 1:
+                new = jnp.asarray(factor, value.dtype)
+                made[layer.path] = jnp.where(value == 1, new, value)
         return made
-
-    def _embedding_factor(self, layer: Layer, value: Array) -> float | Array:
-        """What brings a table of mean square 1 / features to the base's size."""
-        outputs = self.growth(layer).outputs
-        if outputs == 1 or not layer.in_axes:  # nothing is looked up, as in a token
-            return 1.0
-        features = math.prod(layer.shape[axis] for axis in layer.out_axes)
-        shrinks = _has_mean_square(value, 1 / features)
-        return jnp.where(shrinks, outputs**0.5, 1.0)
-
-    def _bias_factor(
-        self, layer: Layer, value: Array, model: Structure
-    ) -> float | Array:
-        """What brings a bias within 1 / sqrt(fan-in) to the base's size."""
-        factor: float | Array = 1.0
-        for kernel in (model.by_path[path] for path in layer.acts_on):
-            inputs = self.growth(kernel).inputs
-            if inputs != 1:
-                shrinks = _fills(value, kernel.fan_in**-0.5)
-                factor = jnp.where(shrinks, inputs**0.5, factor)
-        return factor
 
     def multipliers(self, model: Structure) -> dict[str, Multipliers]:
         """What the settings of each leaf's optimizer are multiplied with, by path."""
@@ -205,17 +201,51 @@ def function_factors(rules: Rules, model: Structure) -> dict[str, float]:
     """What layers' outputs are multiplied with through their parameters, by path.
 
     The last kernels of branches shrink with the depth, and queries turn the model's
-    1 / sqrt(size) attention into 1 / size; a bias goes with its kernel.
+    1 / sqrt(size) attention into 1 / size; a bias goes with its kernel. Where a
+    normalization is right behind the kernel, its scale bears the factor. A table that
+    the program multiplies by the root of its features is smaller by that.
     """
     depth = float(rules.deeper(model) ** -DEPTH_POWER[rules.depth])
-    factors: dict[str, float] = dict.fromkeys(model.ends, depth)
+    outputs: dict[str, float] = dict.fromkeys(model.ends, depth)
     for query in queries_of(model) if rules.attention is not False else ():
         path = query.kernel.path
-        factors[path] = factors.get(path, 1.0) * size_growth(rules, query) ** -0.5
+        outputs[path] = outputs.get(path, 1.0) * size_growth(rules, query) ** -0.5
+    factors: dict[str, float] = {}
+    for path, factor in outputs.items():
+        if factor != 1:
+            factors.update(dict.fromkeys(_bearers(model.by_path[path], model), factor))
     for layer in model.layers:
-        if layer.kind == "bias" and len(layer.acts_on) == 1:
-            factors[layer.path] = factors.get(layer.acts_on[0], 1.0)
+        if layer.kind == "embedding" and is_scaled(layer):
+            factors[layer.path] = rules.growth(layer).outputs ** -0.5
     return factors
+
+
+def _bearers(kernel: Layer, model: Structure) -> list[str]:
+    """Paths of what multiplies a kernel's outputs if it is multiplied itself."""
+    behind = [x for x in model.layers if x.acts_on == (kernel.path,)]
+    kinds = [layer.kind for layer in behind]
+    if not kernel.normalized_after:
+        biases = (x.path for x in behind if x.kind == "bias")
+        return [kernel.path, *biases]
+    if "scale" not in kinds:
+        raise ValueError(
+            f"tree.mup: a normalization right behind {kernel.path} undoes what the "
+            "kernel would be multiplied with, and has no scale of its own to bear it; "
+            "give it one, or multiply in the model, and say attention=False for a "
+            "query or leave depth= out for the end of a branch."
+        )
+    first = kinds.index("scale")
+    biases = (x.path for x in behind[first:] if x.kind == "bias")
+    return [behind[first].path, *biases]
+
+
+def is_scaled(layer: Layer) -> bool:
+    """Whether the program multiplies a table by the root of its features."""
+    return abs(layer.multiplier / _features(layer) ** 0.5 - 1) < 0.01
+
+
+def _features(layer: Layer) -> int:
+    return math.prod(layer.shape[axis] for axis in layer.out_axes)
 
 
 class Query(NamedTuple):

@@ -229,7 +229,7 @@ def spectral():
     r"""Spectral norms of $\sqrt{\text{out} / \text{in}}$ everywhere.
 
     Kernels by `jaxinit.spectral`, embeddings N(0, 1): an entry looked up is a row,
-    of norm $\sqrt{\text{out}}$.
+    of norm $\sqrt{\text{out}}$. What the program multiplies a table with is taken off.
 
     Returns:
         A `TreeScheme`.
@@ -246,7 +246,8 @@ def spectral():
         chosen = {kernel.path: initializers.spectral() for kernel in model.kernels}
         for layer in model.layers:
             if layer.kind == "embedding":
-                chosen[layer.path] = initializers.normal(1.0)
+                stddev = 1 / abs(layer.multiplier)
+                chosen[layer.path] = initializers.normal(stddev)
         return chosen
 
     return assign
