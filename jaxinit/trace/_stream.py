@@ -100,6 +100,8 @@ class Stream:
 
     def begins(self, nodes: frozenset[int], reaches: Iterable[frozenset[int]]) -> bool:
         """Whether something was computed from one of the nodes."""
+        if not nodes:
+            return False
         waiting = [node for reach in reaches for node in reach]
         met = set[int]()
         while waiting:
