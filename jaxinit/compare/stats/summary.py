@@ -116,6 +116,13 @@ def tuned(sweep: Sweep) -> list[SchemeSummary]:
     Args:
         sweep: over one task, with `tuning_seeds`.
 
+    A rate that is chosen too poorly makes a scheme slower than it is, and two schemes
+    that are alike then differ. In simulated sweeps (`benchmarks/inference.py`) with a
+    grid of factors 3, two seeds choose rates that take 4 to 5 % longer than the best,
+    and 18 seeds that score call one of two alike schemes faster in 8 to 23 % of sweeps.
+    With a run-off of six of the 18 the rates take 1 to 2 % longer and the calls are 3
+    to 7 %; a factor of 1.27 is shown in 77 to 82 %.
+
     Returns:
         The schemes with their steps and losses on the scoring seeds, the fastest
         first; divergence counts all of a scheme's runs.
