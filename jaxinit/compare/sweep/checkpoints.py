@@ -6,9 +6,13 @@ Finished runs are the store's matter; what is here may be lost at the price of t
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
+import json
 import logging
+import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
@@ -17,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxinit.compare import cluster
+from jaxinit.compare import cluster, files
 from jaxinit.compare.train.engine import Snapshot
 from jaxinit.compare.train.trainer import Metrics
 
@@ -31,11 +35,13 @@ class Unfinished(NamedTuple):
         names: their names, (runs,).
         points: their curves so far, (points, runs) each.
         snapshot: where they are.
+        seconds: wall-clock that they took so far.
     """
 
     names: Sequence[str]
     points: Metrics
     snapshot: Snapshot
+    seconds: float
 
     def of(self, names: Collection[str]) -> Unfinished:
         """Those runs alone."""
@@ -51,11 +57,35 @@ class Unfinished(NamedTuple):
             jax.tree.map(cut, self.snapshot.metrics),
         )
         points = jax.tree.map(cut, self.points)
-        return Unfinished([self.names[i] for i in kept], points, snapshot)
+        seconds = self.seconds * len(kept) / max(1, len(self.names))
+        return Unfinished([self.names[i] for i in kept], points, snapshot, seconds)
+
+    def digest(self) -> str:
+        """Of all that it holds."""
+        step = self.snapshot.step
+        found = hashlib.sha256(
+            json.dumps([list(self.names), step, self.seconds]).encode()
+        )
+        arrays = (self.points, self.snapshot.metrics, self.snapshot.runs)
+        for array in jax.tree.leaves((arrays, self.snapshot.state)):
+            array = np.ascontiguousarray(array)
+            found.update(f"{array.dtype.name}{array.shape}".encode())
+            found.update(array.tobytes())
+        return found.hexdigest()
+
+
+_OURS = re.compile(r"[0-9a-f]{16}-[0-9]+")
+"""The name of a checkpoint: its chunk, and the steps done."""
+
+_BEGUN = re.compile(_OURS.pattern + r"\.orbax-checkpoint-tmp.*")
+"""The name of one that was not written to its end."""
 
 
 class Checkpoints:
-    """The checkpoints of a store; of several processes, the first writes them."""
+    """The checkpoints of a store; of several processes, the first writes them.
+
+    Whatever else is in their folder is left alone.
+    """
 
     def __init__(self, out: pathlib.Path) -> None:
         """Of the store `out`; a folder appears with the first checkpoint."""
@@ -88,7 +118,7 @@ class Checkpoints:
         """Write a checkpoint of the chunk, and only then remove the one before."""
         if cluster.index() > 0:
             return
-        before = list(self._folder.glob(f"{chunk}-*"))
+        before = [path for path in self._named(_OURS) if path.name.startswith(chunk)]
         path = self._folder / f"{chunk}-{runs.snapshot.step}"
         arrays: dict[str, Any] = {
             "step": np.int64(runs.snapshot.step),
@@ -103,7 +133,13 @@ class Checkpoints:
             path,
             self._ocp.args.Composite(
                 arrays=self._ocp.args.PyTreeSave(arrays),
-                runs=self._ocp.args.JsonSave({"names": list(runs.names)}),
+                runs=self._ocp.args.JsonSave(
+                    {
+                        "names": list(runs.names),
+                        "seconds": runs.seconds,
+                        "digest": runs.digest(),
+                    }
+                ),
             ),
             force=True,
         )
@@ -112,23 +148,59 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def found(self) -> list[Unfinished]:
-        """All that can be read, the most advanced first, and none that cannot."""
+        """All that are whole, the most advanced first.
+
+        A damaged one is set aside, and its runs begin anew.
+
+        Raises:
+            OSError: one cannot be read now, as for want of a permission.
+        """
         checkpoints = []
-        for path in sorted(self._folder.glob("*-*")):
-            if "orbax-checkpoint-tmp" in path.name:
-                continue
+        for path in self._named(_OURS):
             try:
+                _check_readable(path)
                 checkpoints.append(self._read(path))
+            except MemoryError:
+                raise
+            except _Passing as error:
+                raise OSError(
+                    f"{path} cannot be read now ({error}); mend that to go on from "
+                    "there, or remove it to begin its runs anew."
+                ) from error
             except Exception as error:  # whatever Orbax says of damaged files
-                reason = type(error).__name__
-                LOG.warning("%s cannot be read (%s); its runs begin anew", path, reason)
-                shutil.rmtree(path, ignore_errors=True)
+                if "RESOURCE_EXHAUSTED" in str(error):
+                    raise MemoryError(f"{path} does not fit in memory.") from error
+                self._set_aside(path, type(error).__name__)
         return sorted(checkpoints, key=lambda each: -each.snapshot.step)
 
+    def _set_aside(self, path: pathlib.Path, reason: str) -> None:
+        if cluster.index() == 0 and (aside := files.set_aside(path)) is not None:
+            LOG.warning(
+                "%s is damaged (%s) and set aside as %s; its runs begin anew",
+                path,
+                reason,
+                aside.name,
+            )
+
+    def _named(self, form: re.Pattern[str]) -> list[pathlib.Path]:
+        """The folders, and no links to any, whose names are of a form of ours."""
+        try:
+            names = sorted(os.listdir(self._folder))
+        except FileNotFoundError:
+            return []
+        paths = [self._folder / name for name in names if form.fullmatch(name)]
+        return [path for path in paths if path.is_dir() and not path.is_symlink()]
+
     def clear(self) -> None:
-        """Remove all, for no run is unfinished."""
-        if cluster.index() == 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove all checkpoints, for no run is unfinished."""
+        if cluster.index() > 0:
+            return
+        for path in (*self._named(_OURS), *self._named(_BEGUN)):
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            self._folder.rmdir()
+        except OSError:
+            pass  # there is none, or it holds something else
 
     def _read(self, path: pathlib.Path) -> Unfinished:
         found = self._disk.restore(
@@ -139,7 +211,7 @@ class Checkpoints:
         )
         arrays = found["arrays"]
         state = arrays.get("state", {})
-        return Unfinished(
+        runs = Unfinished(
             found["runs"]["names"],
             Metrics(**arrays["points"]),
             Snapshot(
@@ -148,4 +220,34 @@ class Checkpoints:
                 [state[name] for name in sorted(state)],
                 Metrics(**arrays["metrics"]),
             ),
+            found["runs"]["seconds"],
         )
+        if runs.digest() != found["runs"]["digest"]:
+            raise ValueError("its numbers are not those that were written")
+        return runs
+
+
+class _Passing(Exception):
+    """What hinders now and may not later."""
+
+
+def _check_readable(path: pathlib.Path) -> None:
+    """Read all files of a folder, for Orbax does not tell why it cannot.
+
+    Raises:
+        _Passing: one of them cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    try:
+        for folder, _, names in os.walk(path, onerror=stop):
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    while file.read(1 << 24):
+                        pass
+    except FileNotFoundError:
+        pass  # it is damaged, which Orbax will find
+    except OSError as error:
+        raise _Passing(error.strerror or error) from error
