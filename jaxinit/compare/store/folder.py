@@ -332,6 +332,7 @@ def merge(
         signals = {**read_signals(folder), **signals}
     whole = claim(out, whole)
     write_runs(out, sorted_runs(together, whole.schemes))
+    signals = {name: signals[name] for name in whole.schemes if name in signals}
     if signals:
         write_signals(out, signals)
     return Sweep(read_runs(out), whole, seconds(out), signals)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import json
 import logging
 import os
 import pathlib
@@ -60,22 +59,12 @@ class Unfinished(NamedTuple):
         seconds = self.seconds * len(kept) / max(1, len(self.names))
         return Unfinished([self.names[i] for i in kept], points, snapshot, seconds)
 
-    def digest(self) -> str:
-        """Of all that it holds."""
-        step = self.snapshot.step
-        found = hashlib.sha256(
-            json.dumps([list(self.names), step, self.seconds]).encode()
-        )
-        arrays = (self.points, self.snapshot.metrics, self.snapshot.runs)
-        for array in jax.tree.leaves((arrays, self.snapshot.state)):
-            array = np.ascontiguousarray(array)
-            found.update(f"{array.dtype.name}{array.shape}".encode())
-            found.update(array.tobytes())
-        return found.hexdigest()
-
 
 _OURS = re.compile(r"[0-9a-f]{16}-[0-9]+")
 """The name of a checkpoint: its chunk, and the steps done."""
+
+_DIGEST = "jaxinit.sha256"
+"""In each checkpoint the digest of all else, written last."""
 
 _BEGUN = re.compile(_OURS.pattern + r"\.orbax-checkpoint-tmp.*")
 """The name of one that was not written to its end."""
@@ -134,15 +123,12 @@ class Checkpoints:
             self._ocp.args.Composite(
                 arrays=self._ocp.args.PyTreeSave(arrays),
                 runs=self._ocp.args.JsonSave(
-                    {
-                        "names": list(runs.names),
-                        "seconds": runs.seconds,
-                        "digest": runs.digest(),
-                    }
+                    {"names": list(runs.names), "seconds": runs.seconds}
                 ),
             ),
             force=True,
         )
+        files.write(path / _DIGEST, _digest(path))
         for old in before:
             if old != path:
                 shutil.rmtree(old, ignore_errors=True)
@@ -150,37 +136,34 @@ class Checkpoints:
     def found(self) -> list[Unfinished]:
         """All that are whole, the most advanced first.
 
-        A damaged one is set aside, and its runs begin anew.
+        Others are set aside, and their runs begin anew.
 
         Raises:
             OSError: one cannot be read now, as for want of a permission.
+            MemoryError: one does not fit.
         """
         checkpoints = []
         for path in self._named(_OURS):
             try:
-                _check_readable(path)
-                checkpoints.append(self._read(path))
-            except MemoryError:
-                raise
-            except _Passing as error:
+                written = (path / _DIGEST).read_text()
+                whole = written == _digest(path)
+            except (FileNotFoundError, ValueError):
+                whole = False
+            except OSError as error:
                 raise OSError(
-                    f"{path} cannot be read now ({error}); mend that to go on from "
-                    "there, or remove it to begin its runs anew."
+                    f"{path} cannot be read now ({error.strerror or error}); mend that "
+                    "to go on from there, or remove it to begin its runs anew."
                 ) from error
-            except Exception as error:  # whatever Orbax says of damaged files
-                if "RESOURCE_EXHAUSTED" in str(error):
-                    raise MemoryError(f"{path} does not fit in memory.") from error
-                self._set_aside(path, type(error).__name__)
+            if whole:
+                checkpoints.append(self._read(path))
+            elif cluster.index() == 0 and (aside := files.set_aside(path)) is not None:
+                LOG.warning(
+                    "%s is damaged or was not finished; it is set aside as %s, and its "
+                    "runs begin anew",
+                    path,
+                    aside.name,
+                )
         return sorted(checkpoints, key=lambda each: -each.snapshot.step)
-
-    def _set_aside(self, path: pathlib.Path, reason: str) -> None:
-        if cluster.index() == 0 and (aside := files.set_aside(path)) is not None:
-            LOG.warning(
-                "%s is damaged (%s) and set aside as %s; its runs begin anew",
-                path,
-                reason,
-                aside.name,
-            )
 
     def _named(self, form: re.Pattern[str]) -> list[pathlib.Path]:
         """The folders, and no links to any, whose names are of a form of ours."""
@@ -211,7 +194,7 @@ class Checkpoints:
         )
         arrays = found["arrays"]
         state = arrays.get("state", {})
-        runs = Unfinished(
+        return Unfinished(
             found["runs"]["names"],
             Metrics(**arrays["points"]),
             Snapshot(
@@ -222,32 +205,26 @@ class Checkpoints:
             ),
             found["runs"]["seconds"],
         )
-        if runs.digest() != found["runs"]["digest"]:
-            raise ValueError("its numbers are not those that were written")
-        return runs
 
 
-class _Passing(Exception):
-    """What hinders now and may not later."""
-
-
-def _check_readable(path: pathlib.Path) -> None:
-    """Read all files of a folder, for Orbax does not tell why it cannot.
+def _digest(path: pathlib.Path) -> str:
+    """Of the names and bytes of all files in a folder, that of the digest left out.
 
     Raises:
-        _Passing: one of them cannot be read.
+        OSError: one of them cannot be read.
     """
 
     def stop(error: OSError) -> None:
         raise error
 
-    try:
-        for folder, _, names in os.walk(path, onerror=stop):
-            for name in names:
-                with open(os.path.join(folder, name), "rb") as file:
-                    while file.read(1 << 24):
-                        pass
-    except FileNotFoundError:
-        pass  # it is damaged, which Orbax will find
-    except OSError as error:
-        raise _Passing(error.strerror or error) from error
+    found = hashlib.sha256()
+    for folder, inner, names in os.walk(path, onerror=stop):
+        inner.sort()
+        for name in sorted(names):
+            file = pathlib.Path(folder, name)
+            if file == path / _DIGEST:
+                continue
+            with open(file, "rb") as opened:
+                each = hashlib.file_digest(opened, "sha256").hexdigest()
+            found.update(f"{file.relative_to(path)} {each}\n".encode())
+    return found.hexdigest()
