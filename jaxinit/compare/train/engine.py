@@ -110,8 +110,9 @@ class Engine:
         runs = len(hparams.learning_rate)
         # Neighbours in the grid, which diverge together, go to different devices.
         block = self._runner.block
-        unit = self._devices * block
-        padded = -(-(runs if block > 1 else max(runs, width)) // unit) * unit
+        # An array of one run is compiled to other rounding than one of several.
+        least = runs if block > 1 else max(runs, width, 2 * self._devices)
+        padded = -(-least // (self._devices * block)) * self._devices * block
         slots = np.arange(padded).reshape(-1, self._devices).T.ravel()
         slots = np.where(slots < runs, slots, -1)
         arguments = (params, model_state, keys, hparams)

@@ -166,16 +166,16 @@ class _Mesh:
         return jax.tree.map(lambda x: jax.device_put(x, self._runs), runs)
 
     def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
-        slots = len(arguments[-1].learning_rate)
-        blocks = self._blocks(np.arange(slots).reshape(self._mesh.size, -1))
-        if not self._at_once or len(blocks) == 1:
+        slots = np.arange(len(arguments[-1].learning_rate))
+        each = slots.reshape(self._mesh.size, -1)
+        if not self._at_once:
             carry = self._start(data, *self._placed(arguments))
         else:
             parts = []
-            for block in blocks:
+            for block in self._blocks(each):
                 part = jax.tree.map(lambda x: x[block], arguments)  # noqa: B023
                 parts.append(self._start(data, *self._placed(part)))
-            carry = self._join((), *parts)
+            carry = parts[0] if len(parts) == 1 else self._join((), *parts)
         return carry, jax.tree.map(np.asarray, carry[1])
 
     def _blocks(self, order: np.ndarray) -> list[np.ndarray]:
