@@ -13,9 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sweeps import FAST, SLOW, of_rows, result, settings, store_of, sweep
+from flax import linen as nn
+from sweeps import FAST, SLOW, TRAIN, VALID, of_rows, result, settings, store_of, sweep
 
-from jaxinit.compare import cli, files, load_result, machine
+import jaxinit as ji
+from jaxinit.compare import cli, compare, files, load_result, machine, make_task
 from jaxinit.compare.report import result as report
 from jaxinit.compare.report import table as tables
 from jaxinit.compare.report.study import load_results
@@ -23,6 +25,7 @@ from jaxinit.compare.store import folder
 from jaxinit.compare.sweep import make
 from jaxinit.compare.sweep.checkpoints import Checkpoints, Unfinished
 from jaxinit.compare.train.engine import Snapshot
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Metrics
 
 WRITE = report.Result.write
@@ -662,3 +665,58 @@ def test_a_sweep_that_grows_is_not_said_to_be_unsettled(tmp_path):
     assert grown.settings.settled is None
     assert folder.read_settings(out).settled is None
     assert not any("settled" in note for note in load_result(out).notes())
+
+
+# --- Bits -----------------------------------------------------------------------------
+
+
+def numbers(runs):
+    """All of each run but its seconds, as they are stored."""
+    return {
+        row["run_id"]: repr({k: v for k, v in row.items() if "seconds" not in k})
+        for row in runs.to_pylist()
+    }
+
+
+class Orthogonal(nn.Module):
+    """A model whose own initialization is kept by a scheme that is a function."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(7, kernel_init=ji.orthogonal())(x))
+        return nn.Dense(3, kernel_init=ji.orthogonal())(x)
+
+
+def as_it_is(key, params, apply, batch):
+    return params
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_parts_and_growth_give_the_bits_of_the_whole(strategy, tmp_path):
+    given = {"rates": [0.01, 0.1, 1e30], "strategy": strategy}
+    whole = sweep(seeds=4, out=tmp_path / "whole", **given)
+    assert whole.sweep.diverged.any()
+    for i in range(3):
+        sweep(seeds=4, out=tmp_path / str(i), shard=(i, 3), **given)
+    parts = folder.merge([tmp_path / str(i) for i in range(3)], tmp_path / "all")
+    assert numbers(parts.runs) == numbers(whole.runs)
+    one = sweep(["normal(1)"], [0.1], 1, strategy=strategy)
+    assert numbers(one.runs).items() <= numbers(whole.runs).items()
+    sweep(["normal(1)"], [0.1], 1, out=tmp_path / "grown", strategy=strategy)
+    grown = sweep(seeds=4, out=tmp_path / "grown", **given)
+    assert numbers(grown.runs) == numbers(whole.runs)
+
+
+def test_a_models_own_initialization_is_that_of_its_seed_alone():
+    task = make_task(Orthogonal(), TRAIN, VALID, target=0.9)
+    options = {"steps": 4, "eval_every": 2, "batch_size": 16, "quiet": True}
+    found = [
+        numbers(compare(task, schemes, [0.1], seeds, **options).runs)
+        for schemes, seeds in (
+            ([as_it_is], 1),
+            ([as_it_is], 5),
+            ([as_it_is, "zeros"], 2),
+        )
+    ]
+    assert found[0].items() <= found[2].items()
+    assert found[0].items() <= found[1].items()
