@@ -308,7 +308,7 @@ def test_no_integer_wraps(kind, way, tmp_path):
             np.savez(path, x_train=x, y_train=y, x_valid=x_valid, y_valid=y_valid)
             data_task(str(path))
         else:
-            train = (x, y) if way == "arrays" else [(x, y)]
+            train = (x, y) if way == "arrays" else lambda: [(x, y)]
             make_task(nn.Dense(3), train, valid, target=0.9)
     message = str(caught.value)
     assert words in message and "\n" not in message and message.endswith("as floats.")
