@@ -15,6 +15,7 @@ from flax import nnx
 from sweeps import Net, X, Y
 
 from jaxinit.compare import Config, Hparams, make_task
+from jaxinit.compare.train import engine as engines
 from jaxinit.compare.train import strategy as choice
 from jaxinit.compare.train.engine import Engine
 from jaxinit.compare.train.runners import STRATEGIES
@@ -104,12 +105,10 @@ def test_runs_that_are_over_are_trained_no_further(strategy):
     task = task_of()
     rates = np.array([1e30] * 6 + [0.01, 1e30], np.float32)
     training = engine(task, strategy).train(*arguments(task, rates))
-    widths, goings = [], []
+    goings = []
     for _ in training:
-        widths.append(len(training._slots))
         goings.append(int(training.going.sum()))
     assert goings[0] == 8 and goings[-1] == 1
-    assert widths[-1] == (2 if strategy == "vmap" else 8)  # one a device
     _, alone = curves(
         engine(task, strategy).train(
             *jax.tree.map(lambda x: x[6:7], arguments(task, rates))
@@ -277,3 +276,67 @@ def test_every_strategy_is_measured_by_the_step_of_a_run(monkeypatch):
     for strategy in STRATEGIES:
         spent = choice._seconds_a_step(task, CONFIG, run, strategy)
         assert spent == pytest.approx(1 / 10 / runs)
+
+
+@each_strategy
+def test_a_run_has_the_same_bits_whatever_the_others(strategy):
+    task, many = task_of(), 21
+    rates = np.linspace(0.01, 0.3, many).astype(np.float32)
+    every = arguments(task, rates)
+    of = lambda places: jax.tree.map(lambda x: x[np.array(places)], every)  # noqa: E731
+    made = engine(task, strategy)
+    whole = curves(made.train(*every))[1]
+    for places in ([7], range(8, 4, -1), [7] * 17, range(1, 21)):
+        found = curves(made.train(*of(places)))[1]
+        for at, place in enumerate(places):
+            assert found[:, at].tobytes() == whole[:, place].tobytes()
+
+
+@each_strategy
+def test_a_run_has_the_same_bits_when_others_diverge_or_go_on_from_elsewhere(strategy):
+    task, many = task_of(Noisy), 21
+    rates = np.linspace(0.01, 0.3, many).astype(np.float32)
+    made = engine(task, strategy)
+    whole = curves(made.train(*arguments(task, rates)))[1]
+    wild = np.where(np.arange(many) % 5 == 2, rates, 1e30).astype(np.float32)
+    training = made.train(*arguments(task, wild))
+    points, snapshot = [], None
+    for step, metrics in training:
+        points.append(np.stack(metrics))
+        if step == 10:
+            snapshot = training.snapshot()
+    stayed = np.flatnonzero(wild == rates)
+    found = np.stack(points, axis=-1)
+    assert found[:, stayed].tobytes() == whole[:, stayed].tobytes()
+    rest = made.train(*arguments(task, wild), snapshot=snapshot)
+    tail = curves(rest)[1]
+    assert tail[:, stayed].tobytes() == whole[:, stayed, 3:].tobytes()
+
+
+def test_only_as_many_blocks_are_trained_as_hold_what_goes_on():
+    task = task_of()
+    rates = np.array([0.01] * 3 + [1e30] * 13, np.float32)
+    config = CONFIG._replace(steps=15)
+    made = Engine(
+        make_trainer(task, config), config, source_of(task, config), "vmap", block=2
+    )
+    sizes, real = [], made._runner._segment
+
+    def segment(data, state, *rest):
+        sizes.append(len(state.step))
+        return real(data, state, *rest)
+
+    made._runner._segment = segment
+    training = made.train(*arguments(task, rates))
+    done = [(step, len(sizes)) for step, _ in training]
+    # Two devices with eight slots each: four blocks, and then the one that is left.
+    assert done == [(0, 0), (5, 4), (10, 5), (15, 6)] and set(sizes) == {4}
+
+
+@each_strategy
+def test_what_goes_at_once_is_a_matter_of_the_program_alone(strategy, monkeypatch):
+    run = jax.tree.map(lambda x: x[0], arguments(task_of()))
+    made = engine(task_of(), strategy)
+    assert made.block(run) == (8 if strategy == "vmap" else 1)
+    monkeypatch.setattr(engines, "WORK", 1)
+    assert made.block(run) == 1

@@ -40,6 +40,7 @@ ROOMS = [
     "_parse",
     "_catalogue",
     "compare.extra",
+    "compare.files",
     "compare.machine",
     "compare.cluster",
     "compare.task",

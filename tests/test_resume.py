@@ -18,6 +18,7 @@ from jaxinit.compare.report import result as report
 from jaxinit.compare.stats import summary
 from jaxinit.compare.store import folder
 from jaxinit.compare.sweep import chunks as room
+from jaxinit.compare.sweep import make
 from jaxinit.compare.train import engine
 from jaxinit.compare.train import strategy as choice
 from jaxinit.compare.train.runners import STRATEGIES
@@ -28,7 +29,7 @@ WRITE = report.Result.write
 @pytest.fixture(autouse=True)
 def own_cache_two_devices_and_no_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(report.Result, "write", lambda *_: None)
-    monkeypatch.setattr(room.Runs, "signals", lambda self: {})
+    monkeypatch.setattr(make, "signal_of", lambda *_: {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     two = jax.devices()[:2]  # a program a device to compile
     monkeypatch.setattr(jax, "local_devices", lambda: two)
@@ -183,13 +184,16 @@ def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whol
 
 
 def test_a_damaged_checkpoint_is_left_out(tmp_path, whole, caplog):
-    folder = tmp_path / "out" / "checkpoints" / "0123-10"
+    folder = tmp_path / "out" / "checkpoints" / "0123456789abcdef-10"
     folder.mkdir(parents=True)
     (folder / "_CHECKPOINT_METADATA").write_text("{")
     sweep(["he_normal"], seeds=3, out=tmp_path / "none")
     (tmp_path / "none" / "sweep.json").rename(tmp_path / "out" / "sweep.json")
     same(sweep(seeds=3, out=tmp_path / "out").runs, whole)
     assert "its runs begin anew" in caplog.text
+    (aside,) = folder.parent.iterdir()
+    assert aside.name == "0123456789abcdef-10.corrupt"
+    assert (aside / "_CHECKPOINT_METADATA").read_text() == "{"
 
 
 def test_the_strategy_is_recorded_and_kept(tmp_path, whole):
@@ -243,7 +247,7 @@ def test_merge_refuses_what_disagrees(tmp_path):
     folder.write_runs(
         tmp_path / "d", table.set_column(column, table.schema.field(column), [losses])
     )
-    with pytest.raises(ValueError, match="twice with different losses"):
+    with pytest.raises(ValueError, match="twice with different train_loss"):
         folder.merge([tmp_path / "a", tmp_path / "d"], tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -258,7 +262,7 @@ def test_a_damaged_file_is_set_aside_and_its_runs_made_again(damage, tmp_path, w
     file.write_bytes(
         {"truncated": content[:200], "garbage": b"x" * 500, "empty": b""}[damage]
     )
-    with pytest.warns(UserWarning, match="cannot be read .* set aside as"):
+    with pytest.warns(UserWarning, match="is damaged.* set aside as"):
         repaired = sweep(seeds=3, out=out)
     same(repaired.runs, whole)
     assert file.with_suffix(".corrupt").exists()

@@ -24,7 +24,7 @@ OTHER = {
     "schemes": ("c",), "learning_rates": (0.3,), "seeds": 7, "rounds": 3,
     "targets": (0.5,), "extend_grid": True, "until_sure": 4, "strategy": "vmap",
     "settled": True, "made_for": 0.95, "target_of": "a", "versions": {"jax": "1"},
-    "device": "1 x gpu", "code": "commit 1a2b",
+    "device": "1 x gpu", "machine": "one", "block": 8, "code": "commit 1a2b",
 }  # fmt: skip
 """Another value of each setting."""
 

@@ -280,6 +280,47 @@ def test_bad_files_in_one_sentence(tmp_path):
         data_task(str(path))
 
 
+BEYOND = {
+    "labels over": ("labels", [0, 1, 2**32], "train labels hold 4294967296, beyond"),
+    "labels under": ("labels", [0, 1, -(2**31) - 1], "hold -2147483649, beyond"),
+    "unsigned labels": ("labels", np.array([0, 1, 2**64 - 1], np.uint64), "hold 1844"),
+    "labels of 32 bits": ("labels", np.array([0, 1, 2**31], np.uint32), "hold 2147483"),
+    "inputs over": ("inputs", [[0], [1], [2**31]], "train inputs hold 2147483648, bey"),
+    "unsigned inputs": ("inputs", np.array([[0], [1], [2**32]], np.uint64), "hold 429"),
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+@pytest.mark.parametrize("way", ["npz", "npz of splits", "arrays", "stream"])
+def test_no_integer_wraps(kind, way, tmp_path):
+    what, values, words = BEYOND[kind]
+    good = {"inputs": np.eye(3, dtype=np.float32), "labels": np.arange(3)}
+    x, y = ({**good, what: np.asarray(values)}[each] for each in ("inputs", "labels"))
+    assert not np.array_equal(y, y.astype(np.int32)) or what == "inputs"
+    valid = good["inputs"][:, : x.shape[1]], good["labels"]
+    path = tmp_path / "mine.npz"
+    with pytest.raises(ValueError) as caught:
+        if way == "npz":
+            np.savez(path, x=np.repeat(x, 9, axis=0), y=np.repeat(y, 9))
+            data_task(str(path))
+        elif way == "npz of splits":
+            x_valid, y_valid = valid
+            np.savez(path, x_train=x, y_train=y, x_valid=x_valid, y_valid=y_valid)
+            data_task(str(path))
+        else:
+            train = (x, y) if way == "arrays" else lambda: [(x, y)]
+            make_task(nn.Dense(3), train, valid, target=0.9)
+    message = str(caught.value)
+    assert words in message and "\n" not in message and message.endswith("as floats.")
+
+
+def test_integers_that_fit_stay_what_they_are():
+    most = np.iinfo(np.int32)
+    x, y = np.array([[0], [2**32 - 1]], np.uint32), np.array([most.min, most.max])
+    given, labels = data.checked("train", x, y, classes=False)
+    assert given is x and labels.dtype == np.int32 and (labels == y).all()
+
+
 def test_data_from_a_file(tmp_path):
     path = str(tmp_path / "mine.npz")
     np.savez(path, x=X, y=Y[:, 0])

@@ -24,8 +24,8 @@ from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
 from jaxinit.compare import cluster, machine
 from jaxinit.compare.report.result import Result
-from jaxinit.compare.report.study import load_results
-from jaxinit.compare.store import folder
+from jaxinit.compare.report.study import Study, load_results
+from jaxinit.compare.store import folder, report_folder
 from jaxinit.compare.store.settings import Options
 from jaxinit.compare.sweep.compare import compare
 from jaxinit.compare.sweep.progress import histogram
@@ -208,6 +208,10 @@ def report_command(
     if len(folders) == 0:
         raise ValueError("report: no folder is given; name one or more of sweeps.")
     found = load_results(*folders)
+    if out is not None and not _is_one_of_one(out, folders):
+        results = found.results if isinstance(found, Study) else (found,)
+        runs = [name for each in results for name in each.runs["run_id"].to_pylist()]
+        report_folder.claim(out, [folder.resolve().name for folder in folders], runs)
     if target_of is not None:
         found = found.with_target_of(target_of)
     if targets:
@@ -216,16 +220,12 @@ def report_command(
         found.show(baseline, learning_rate)
     if out is None and len(folders) > 1:
         return
-    path = folders[0] if out is None else out
-    if out is not None and out.exists():
-        empty = out.is_dir() and not any(out.iterdir())
-        if not empty and not (out / "report.html").is_file():
-            raise FileExistsError(
-                f"{out} exists and holds no report; choose a new or empty folder with "
-                "--out."
-            )
-    path.mkdir(parents=True, exist_ok=True)
-    found.write(path, baseline)
+    found.write(folders[0] if out is None else out, baseline)
+
+
+def _is_one_of_one(out: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> bool:
+    """Whether a report of a single sweep goes to the sweep's own folder."""
+    return len(folders) == 1 and out.exists() and out.samefile(folders[0])
 
 
 @app.command(name="list")

@@ -51,6 +51,7 @@ def paragraphs(sweep: Sweep) -> list[str]:
         "intervals of ranks hold for all schemes at once, with 95 % confidence.",
         *([f"Code: {settings.code}."] if settings.code else []),
         *([_untraced(settings)] if settings.untraced else []),
+        *([_no_seconds(settings)] if settings.of_several_machines else []),
         *(_seconds(settings, cost) for cost in list(summary.costs(sweep).values())[:1]),
         "Few seeds do not show rare failures. A scheme that diverges in one run of ten "
         "shows none in five runs more often than not, so the share of diverged runs "
@@ -105,6 +106,15 @@ def _of_target(settings: Settings) -> str:
             "from there, and its final values are those of that moment."
         )
     return text
+
+
+def _no_seconds(settings: Settings) -> str:
+    """Why there are no times."""
+    where = f"{settings.device}{f', {settings.machine}' if settings.machine else ''}"
+    return (
+        f"Times: none, for the runs were made on several machines ({where}), and "
+        "seconds of one tell nothing of another."
+    )
 
 
 def _seconds(settings: Settings, cost: summary.Cost) -> str:

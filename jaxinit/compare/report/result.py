@@ -15,6 +15,7 @@ import pyarrow as pa
 import rich.console
 from matplotlib.axes import Axes
 
+from jaxinit.compare import files
 from jaxinit.compare.report import (
     export,
     figures,
@@ -31,7 +32,6 @@ from jaxinit.compare.stats.verdict import Verdict
 from jaxinit.compare.store import folder
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
-from jaxinit.compare.train import signal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Result:
         """Write runs, summary, figures and `report.html` into the folder `out`."""
         path = pathlib.Path(out)
         folder.claim(path, self.settings)
-        folder.write_runs(path, self.runs)
+        folder.write_runs(path, self.runs, self.seconds)
         self.write(path)
 
     def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
@@ -130,7 +130,7 @@ class Result:
         """
         path = pathlib.Path(out)
         summary = json.dumps(self.summary(), indent=2)
-        folder.write_atomically(path / "summary.json", summary.encode())
+        files.write(path / "summary.json", summary)
         part = self.page_part(baseline)
         given = part.sweep, part.verdict
         drawn = {
@@ -141,12 +141,10 @@ class Result:
         }
         if any(self.sweep.signals.values()):
             drawn["signal"] = self._signal_axes()[0]
-            signals = signal.to_json(self.sweep.signals)
-            content = json.dumps(signals, allow_nan=False)
-            folder.write_atomically(path / "signal.json", content.encode())
+            folder.write_signals(path, self.sweep.signals)
         for name, axes in drawn.items():
-            style.figure_of(axes).savefig(path / f"{name}.png", dpi=150)
-        (path / "report.html").write_text(page.page(part), "utf-8")
+            files.write(path / f"{name}.png", style.png(axes))
+        files.write(path / "report.html", page.page(part))
 
     def show(
         self, baseline: str | None = None, learning_rate: float | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import rich.console
 from matplotlib.axes import Axes
 
+from jaxinit.compare import files
 from jaxinit.compare.report import figures, page, style, table, words
 from jaxinit.compare.report.result import Result, load_result
 from jaxinit.compare.stats import across_tasks, summary
@@ -74,15 +75,14 @@ class Study:
     def write(self, out: str | os.PathLike[str], baseline: str | None = None) -> None:
         """Write `report.html` and `profile.png` into a folder that exists."""
         folder, times = pathlib.Path(out), self.profile_times()
-        figure = style.figure_of(figures.profile(times))
-        figure.savefig(folder / "profile.png", dpi=150)
+        files.write(folder / "profile.png", style.png(figures.profile(times)))
         text = page.page_of_tasks(
             [each.page_part(baseline) for each in self.results],
             figures.profile(times, medium="page"),
             words.profile(times),
             self.standings(baseline),
         )
-        (folder / "report.html").write_text(text, "utf-8")
+        files.write(folder / "report.html", text)
 
 
 def load_results(*folders: str | os.PathLike[str]) -> Result | Study:

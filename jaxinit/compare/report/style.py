@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -100,6 +101,13 @@ def figure_of(axes: Axes) -> Figure:
     """The figure of axes that are a figure's own."""
     assert isinstance(axes.figure, Figure)
     return axes.figure
+
+
+def png(axes: Axes) -> bytes:
+    """The figure of axes that are a figure's own, as a picture."""
+    file = io.BytesIO()
+    figure_of(axes).savefig(file, format="png", dpi=150)
+    return file.getvalue()
 
 
 def finish(axes: Iterable[Axes], title: str, columns: int, whole: bool) -> None:

@@ -236,8 +236,11 @@ def costs(sweep: Sweep) -> dict[str, Cost]:
         sweep: all runs.
 
     Returns:
-        Scheme to cost, without the schemes whose runs do not know it.
+        Scheme to cost, without the schemes whose runs do not know it; none where the
+        runs are of several machines.
     """
+    if sweep.settings.of_several_machines:
+        return {}
     step = _median_known(sweep, "step_seconds")
     known = {
         scheme: Cost(_median_known(sweep.of([scheme]), "init_seconds"), step)

@@ -7,23 +7,23 @@ that it lacks: more seeds, schemes and learning rates of the same task and setti
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
 import os
 import pathlib
-import uuid
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from jaxinit.compare import files
+from jaxinit.compare.store import run_file
+from jaxinit.compare.store.agreement import difference
+from jaxinit.compare.store.run_file import RunFile
 from jaxinit.compare.store.settings import Settings
-from jaxinit.compare.store.sweep import SCHEMA, Sweep
+from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.train import signal
 
 
@@ -115,9 +115,17 @@ def differing(parts: Sequence[str], schemes: Sequence[str] = ()) -> str:
 
 def _count(out: str | os.PathLike[str], schemes: Collection[str] | None) -> int:
     """How many runs a folder holds, of some schemes or all."""
-    rows = [row for t in _readable(out, ["run_id", "scheme"]) for row in t.to_pylist()]
-    among = [row for row in rows if schemes is None or row["scheme"] in schemes]
-    return len({row["run_id"] for row in among})
+    names = {
+        name
+        for each in _files(out)
+        for name, scheme in zip(
+            each.runs["run_id"].to_pylist(),
+            each.runs["scheme"].to_pylist(),
+            strict=True,
+        )
+        if schemes is None or scheme in schemes
+    }
+    return len(names)
 
 
 def set_aside(out: pathlib.Path, settings: Settings) -> None:
@@ -136,7 +144,7 @@ def set_aside(out: pathlib.Path, settings: Settings) -> None:
     number = next(n for n in itertools.count(1) if f"aside-{n}" not in taken)
     aside = out / f"aside-{number}"
     aside.mkdir()
-    write_atomically(aside / marker.name, marker.read_bytes())
+    files.write(aside / marker.name, marker.read_bytes())
     for name in ("runs", "checkpoints", "signal.json", "summary.json"):
         if (out / name).exists():
             (out / name).replace(aside / name)
@@ -144,7 +152,7 @@ def set_aside(out: pathlib.Path, settings: Settings) -> None:
 
 
 def _write(marker: pathlib.Path, settings: Settings) -> None:
-    write_atomically(marker, json.dumps(settings.to_json(), indent=2).encode())
+    files.write(marker, json.dumps(settings.to_json(), indent=2))
 
 
 def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
@@ -159,10 +167,7 @@ def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
     """
     folder = pathlib.Path(folder)
     settings = read_settings(folder)
-    try:
-        runs = read_runs(folder)
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        raise ValueError(f"{folder} cannot be read: {_reason(error)}.") from error
+    runs = read_runs(folder)
     if not runs.num_rows:
         raise FileNotFoundError(f"{folder} holds no finished runs; run the sweep.")
     strange = set(runs["scheme"].to_pylist()) - set(settings.schemes)
@@ -171,73 +176,117 @@ def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
             f"{folder} holds runs of {', '.join(sorted(strange))}, which its "
             "sweep.json does not list; they are of another sweep."
         )
-    return Sweep(runs, settings, _seconds(folder), read_signals(folder))
+    return Sweep(runs, settings, seconds(folder), read_signals(folder))
 
 
 def read_signals(folder: str | os.PathLike[str]) -> dict[str, list[signal.LayerSignal]]:
-    """The signals at step 0 that a sweep left in a folder, none where it did not."""
+    """The signals at step 0 that a sweep left in a folder, none where it did not.
+
+    A file that cannot be read counts as none, with a warning.
+    """
+    file = pathlib.Path(folder) / "signal.json"
     try:
-        text = (pathlib.Path(folder) / "signal.json").read_text()
-        return signal.from_json(json.loads(text))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return signal.from_json(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(
+            f"{file} cannot be read ({type(error).__name__}), so that the signal at "
+            "step 0 is left out; jaxinit compare writes it again.",
+            stacklevel=2,
+        )
         return {}
 
 
-def _seconds(folder: pathlib.Path) -> float:
-    """How long the sweep took, as its summary says; NaN where it does not."""
-    try:
-        return float(json.loads((folder / "summary.json").read_text())["seconds"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return math.nan
+def write_signals(out: pathlib.Path, signals: signal.Signals) -> None:
+    """Write the signals at step 0 of all schemes that a folder is for."""
+    content = json.dumps(signal.to_json(signals), allow_nan=False)
+    files.write(out / "signal.json", content)
+
+
+def seconds(out: str | os.PathLike[str]) -> float:
+    """Wall-clock seconds that the runs of a folder took, in however many sessions.
+
+    NaN where that is not known of all of them, as of runs that were merged.
+    """
+    return sum(each.seconds for each in _files(out)) or math.nan
 
 
 def _reason(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
-def write_runs(out: pathlib.Path, runs: pa.Table) -> None:
-    """Add the runs that the folder lacks."""
+def write_runs(out: pathlib.Path, runs: pa.Table, seconds: float = math.nan) -> None:
+    """Add the runs that the folder lacks, which took so many seconds together."""
     known = finished(out)
     fresh = [name not in known for name in runs["run_id"].to_pylist()]
     if any(fresh):
-        append_runs(out, runs.filter(pa.array(fresh)))
+        took = seconds if all(fresh) else math.nan
+        append_runs(out, runs.filter(pa.array(fresh)), took)
 
 
-def append_runs(out: pathlib.Path, runs: pa.Table) -> None:
+def append_runs(out: pathlib.Path, runs: pa.Table, seconds: float = math.nan) -> None:
     """Add runs, in a file of their own, whole or not at all.
 
-    Two processes may do so at once: files of equal names hold the same runs, and a run
-    that two files have counts once.
+    Two processes may do so at once: a run that two files have counts once.
+
+    Args:
+        out: the folder.
+        runs: a row for each run.
+        seconds: wall-clock that they took together; NaN if it is not known.
     """
     folder = out / "runs"
     folder.mkdir(exist_ok=True)
-    table = runs.cast(SCHEMA)
-    names = "".join(sorted(table["run_id"].to_pylist()))
-    name = hashlib.sha256(names.encode()).hexdigest()[:16]
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_atomically(folder / f"{name}.parquet", sink.getvalue().to_pybytes())
+    run_file.write(folder, RunFile(runs, seconds))
 
 
 def finished(out: str | os.PathLike[str]) -> frozenset[str]:
-    """The names of the runs in a folder, none if it has none."""
-    tables = _readable(out, ["run_id"])
-    return frozenset(n for table in tables for n in table["run_id"].to_pylist())
+    """The names of the runs in a folder, none if it has none.
+
+    Raises:
+        ValueError: as `read_runs` does.
+    """
+    every = _files(out)
+    return frozenset(n for each in every for n in each.runs["run_id"].to_pylist())
 
 
 def read_runs(out: str | os.PathLike[str]) -> pa.Table:
     """Every finished run in a folder of results, by scheme, learning rate and seed.
 
-    A file that cannot be read is set aside under another name, with a warning; its
-    runs count as not made.
-
     Raises:
         FileNotFoundError: the folder holds no runs.
+        ValueError: one of its files is damaged, or holds no runs.
+        OSError: one of them cannot be read now.
     """
-    tables = _readable(out)
-    if not tables:
+    every = _files(out)
+    if not every:
         raise FileNotFoundError(f"{out} holds no finished runs under {out}/runs.")
-    return sorted_runs(pa.concat_tables(tables), read_settings(out).schemes)
+    runs = pa.concat_tables([each.runs for each in every])
+    return sorted_runs(runs, read_settings(out).schemes)
+
+
+def mend(out: str | os.PathLike[str]) -> None:
+    """Set aside the damaged files of runs, with a warning, so that they are made again.
+
+    Only a file that we wrote and whose bytes have changed since is damaged. One that
+    cannot be read now, or that somebody else has put there, is left alone.
+
+    Args:
+        out: the folder of a sweep that is about to be made or added to.
+    """
+    for file in _paths(out):
+        try:
+            _read(file)
+        except run_file.Damaged as error:
+            aside = files.set_aside(file)
+            if aside is not None:
+                warnings.warn(
+                    f"{error}; it is set aside as {aside.name}, and its runs count as "
+                    "not made.",
+                    stacklevel=2,
+                )
+        except (ValueError, FileNotFoundError):
+            continue  # whoever reads it says so
 
 
 def sorted_runs(runs: pa.Table, schemes: Sequence[str]) -> pa.Table:
@@ -278,58 +327,75 @@ def merge(
         tables.append(read_runs(out))
     together = pa.concat_tables(tables)
     _check_agreement(together)
+    signals = {}
+    for folder in (out, *sources):
+        signals = {**read_signals(folder), **signals}
     whole = claim(out, whole)
     write_runs(out, sorted_runs(together, whole.schemes))
-    return Sweep(read_runs(out), whole)
+    signals = {name: signals[name] for name in whole.schemes if name in signals}
+    if signals:
+        write_signals(out, signals)
+    return Sweep(read_runs(out), whole, seconds(out), signals)
 
 
 def _check_agreement(runs: pa.Table) -> None:
     seen: dict[str, Any] = {}
     for row in runs.to_pylist():
-        if not same_numbers(seen.setdefault(row["run_id"], row), row):
+        found = difference(seen.setdefault(row["run_id"], row), row)
+        if found is not None:
             raise ValueError(
                 f"run {row['run_id']} ({row['scheme']}, learning rate "
                 f"{row['learning_rate']:g}, seed {row['seed']}) is there twice with "
-                "different losses; the folders come from different code or data."
+                f"different {found}; the folders come from different code or data, or "
+                "one was altered."
             )
 
 
-def same_numbers(run: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rows have one curve, but for the rounding of different devices."""
-    curves = (np.array(row["train_loss"], float) for row in (run, other))
-    return bool(np.allclose(*curves, rtol=1e-2, atol=1e-4, equal_nan=True))
-
-
-def _readable(
-    out: str | os.PathLike[str], columns: list[str] | None = None
-) -> list[pa.Table]:
-    tables = []
-    for file in sorted((pathlib.Path(out) / "runs").glob("*.parquet")):
-        try:
-            schema = SCHEMA if columns is None else None
-            tables.append(pq.read_table(file, columns=columns, schema=schema))
-        except (pa.ArrowException, OSError) as error:
-            if not file.exists():
-                continue  # another process has just set it aside
-            aside = file.with_suffix(".corrupt")
-            file.replace(aside)
-            warnings.warn(
-                f"{file} cannot be read ({type(error).__name__}); it is set aside as "
-                f"{aside.name}, and its runs count as not made.",
-                stacklevel=3,
-            )
-    return tables
-
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, readable as any other."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def _paths(out: str | os.PathLike[str]) -> list[pathlib.Path]:
+    folder = pathlib.Path(out) / "runs"
     try:
-        with open(unfinished, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        names = os.listdir(folder)  # which says so where it may not, as glob does not
+    except FileNotFoundError:
+        return []
+    return sorted(folder / name for name in names if name.endswith(".parquet"))
+
+
+def _files(out: str | os.PathLike[str]) -> list[RunFile]:
+    """All files of runs, or none.
+
+    Raises:
+        ValueError: one is damaged, or holds something else.
+        OSError: one cannot be read now.
+    """
+    found = []
+    for file in _paths(out):
+        try:
+            found.append(_read(file))
+        except FileNotFoundError:
+            if not os.path.lexists(file):
+                continue  # another process has just set it aside
+            raise ValueError(f"{file} is a link to nothing; move it away.") from None
+        except run_file.Damaged as error:
+            raise ValueError(
+                f"{error}; jaxinit compare with this folder sets it aside and makes "
+                "its runs again, or move it away to see the others."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{error}; move it away.") from error
+    return found
+
+
+def _read(file: pathlib.Path) -> RunFile:
+    """A file of runs; what keeps it from being read now is said with its name."""
+    try:
+        return run_file.read(file)
+    except FileNotFoundError:
         raise
+    except OSError as error:
+        reason = error.strerror or _reason(error)
+        raise OSError(
+            f"{file} cannot be read now ({reason}), and without it the runs would not "
+            "be whole; mend that, and do the same again."
+        ) from error
+    except MemoryError as error:
+        raise MemoryError(f"{file} does not fit in memory; free some.") from error

@@ -33,6 +33,9 @@ DEFAULT_SCHEMES = (
 )
 DEFAULT_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
+_BETWEEN = "; "
+"""Between the items of a text that is a list."""
+
 Mark: TypeAlias = Literal["decides", "reads", "grows", "noted"]
 
 DECIDES: Mapping[str, Mark] = {"mark": "decides"}
@@ -114,10 +117,12 @@ class Settings(Options):
         batch_size: examples in a step.
         rounds: rounds of `seeds` seeds that score.
         settled: whether the winner of a sweep with `until_sure` is settled.
+        block: runs that a device trained at once, where the strategy is one that does.
         made_for: the target that the runs were made for, where `target` is another.
         target_of: the scheme whose result the target is.
         versions: of the packages that made runs.
-        device: what made them.
+        device: what made them; several are listed with semicolons.
+        machine: the kind of processor that it was attached to, likewise.
         code: the commit they were made at, where there is one.
     """
 
@@ -133,10 +138,12 @@ class Settings(Options):
     batch_size: int = field(default=64, metadata=DECIDES)
     rounds: int = field(default=1, metadata=GROWS)
     settled: bool | None = field(default=None, metadata=NOTED)
+    block: int | None = field(default=None, metadata=NOTED)
     made_for: float | None = field(default=None, metadata=NOTED)
     target_of: str | None = field(default=None, metadata=NOTED)
     versions: Mapping[str, str] = field(default_factory=dict, metadata=NOTED)
     device: str = field(default="an unknown device", metadata=NOTED)
+    machine: str | None = field(default=None, metadata=NOTED)
     code: str | None = field(default=None, metadata=NOTED)
 
     @property
@@ -148,6 +155,11 @@ class Settings(Options):
     def all_seeds(self) -> int:
         """Seeds in all, those that tune included."""
         return self.tuning_seeds + self.rounds * self.seeds
+
+    @property
+    def of_several_machines(self) -> bool:
+        """Whether runs were made by several, so that their seconds do not compare."""
+        return any(_BETWEEN in (text or "") for text in (self.device, self.machine))
 
     @property
     def is_accuracy(self) -> bool:
@@ -204,8 +216,9 @@ class Settings(Options):
                 name: _each(" or ", self.versions.get(name), new.versions.get(name))
                 for name in {**self.versions, **new.versions}
             },
-            "device": _each("; ", self.device, new.device),
-            "code": _each("; ", self.code, new.code) or None,
+            "device": _each(_BETWEEN, self.device, new.device),
+            "machine": _each(_BETWEEN, self.machine, new.machine) or None,
+            "code": _each(_BETWEEN, self.code, new.code) or None,
             "schemes": tuple(dict.fromkeys((*self.schemes, *new.schemes))),
             "own_schemes": {**self.own_schemes, **new.own_schemes},
             "untraced": tuple(dict.fromkeys((*self.untraced, *new.untraced))),
@@ -213,7 +226,8 @@ class Settings(Options):
                 sorted({*self.learning_rates, *new.learning_rates})
             ),
         }
-        return dataclasses.replace(self, **latest | _more_seeds(self, new))
+        both = dataclasses.replace(self, **latest | _more_seeds(self, new))
+        return dataclasses.replace(both, settled=_settled(both, new, self))
 
     def to_json(self) -> dict[str, Any]:
         """As what JSON can hold."""
@@ -278,7 +292,18 @@ def _more_seeds(old: Settings, new: Settings) -> dict[str, Any]:
         rounds = max(old.rounds, new.rounds)
         return {"seeds": max(old.seeds, new.seeds), "rounds": rounds}
     most = max(old.all_seeds, new.all_seeds)
-    return {"seeds": most - old.tuning_seeds, "rounds": 1, "settled": new.settled}
+    return {"seeds": most - old.tuning_seeds, "rounds": 1}
+
+
+def _settled(both: Settings, *parts: Settings) -> bool | None:
+    """What a part says of the winner, if it says it of all that there now is."""
+
+    def extent(settings: Settings) -> dict[str, Any]:
+        every = {name: getattr(settings, name) for name in names("grows")}
+        return {**every, "schemes": frozenset(settings.schemes)}
+
+    said = [p.settled for p in parts if extent(p) == extent(both)]
+    return next((each for each in said if each is not None), None)
 
 
 def _each(between: str, *texts: str | None) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from jaxinit.compare.store.folder import differing, same_numbers
+from jaxinit.compare.store.agreement import difference
+from jaxinit.compare.store.folder import differing
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 
@@ -27,7 +27,7 @@ def side_by_side(sweeps: Mapping[str, Sweep]) -> Sweep:
             tells a sweep from the others, such as its folder's name.
 
     Returns:
-        The sweep; seconds are unknown where devices differ.
+        The sweep; seconds are unknown, as for each run where machines differ.
 
     Raises:
         ValueError: the sweeps differ in a setting that decides or reads the runs, or
@@ -51,11 +51,12 @@ def side_by_side(sweeps: Mapping[str, Sweep]) -> Sweep:
         tables.append(table.filter(pa.array(kept, pa.bool_())))
     runs = pa.concat_tables(tables)
     every = [sweep.settings for sweep in sweeps.values()]
-    if len({each.device for each in every}) > 1:
-        runs = _without_seconds(runs)
     schemes = tuple(dict.fromkeys(runs["scheme"].to_pylist()))
     settings = functools.reduce(Settings.union, every)
-    return Sweep(runs, dataclasses.replace(settings, schemes=schemes), math.nan)
+    settings = dataclasses.replace(
+        settings, schemes=schemes, settled=None if apart else settings.settled
+    )
+    return Sweep(runs, settings)
 
 
 def _check(sweeps: Mapping[str, Sweep]) -> None:
@@ -83,14 +84,6 @@ def _apart(sweeps: Mapping[str, Sweep]) -> set[str]:
         for row in sweep.runs.to_pylist():
             place = (row["scheme"], row["learning_rate"], row["seed"])
             first = seen.setdefault(place, row)
-            if first["run_id"] != row["run_id"] or not same_numbers(first, row):
+            if first["run_id"] != row["run_id"] or difference(first, row):
                 apart.add(row["scheme"])
     return apart
-
-
-def _without_seconds(runs: pa.Table) -> pa.Table:
-    nothing = pa.nulls(runs.num_rows, pa.float64())
-    for name in ("init_seconds", "step_seconds"):
-        column = runs.schema.get_field_index(name)
-        runs = runs.set_column(column, name, nothing)
-    return runs

@@ -42,7 +42,8 @@ by cross-entropy are in nats.
 
 `init_seconds` is what drawing one initialization by the scheme takes, `step_seconds` a
 run's share of a step of all runs that were trained with it: wall-clock of the device
-that the settings name, without compilation; null where it is not known.
+that the settings name, or of one of those, without compilation; null where it is not
+known.
 """
 
 
@@ -53,7 +54,8 @@ class Sweep:
     Attributes:
         runs: a row for each run, with the columns of `SCHEMA`.
         settings: of the sweep.
-        seconds: wall-clock seconds it took, compilation included; NaN if not known.
+        seconds: wall-clock seconds it took in all sessions, compilation included; NaN
+            if not known, as of runs that were merged.
         signals: of the layers at step 0, by scheme; see `train.signal`.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,7 @@ from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA
 from jaxinit.compare.sweep.checkpoints import Unfinished
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train import signal
-from jaxinit.compare.train.engine import Engine, Snapshot
+from jaxinit.compare.train.engine import Engine, Snapshot, power_of_two
 from jaxinit.compare.train.initial import InitialParams, Scheme
 from jaxinit.compare.train.runners import STRATEGIES, Strategy
 from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
@@ -49,7 +49,9 @@ class Runs:
     """The runs of a sweep, trained a chunk at a time by the same programs.
 
     Attributes:
+        initial: the initial parameters.
         strategy: how a device trains its runs.
+        block: runs that a device trains at once.
         width: the most runs of a chunk.
     """
 
@@ -70,29 +72,30 @@ class Runs:
             seeds: how many there will be at most.
             pending: runs to train.
         """
-        self._task, self._schemes = task, list(schemes)
+        self._task = task
         self._settings, self._config = settings, settings.config
         config, strategy = self._config, settings.strategy
-        self._initial = InitialParams(task, config, schemes, seeds)
+        self.initial = InitialParams(task, config, schemes, seeds)
         first = [(next(iter(schemes)), 0.0, 0)]
         example = jax.tree.map(lambda x: x[0], self._arguments(first))
         self.strategy = self._agreed(strategy or self._chosen(pending, example))
-        self._engine = Engine(
-            make_trainer(task, config),
-            config,
-            source_of(task, config),
-            self.strategy,
-            over=self._over,
+        trainer, source = make_trainer(task, config), source_of(task, config)
+        self._made = functools.partial(
+            Engine, trainer, config, source, self.strategy, self._over
         )
-        devices = len(jax.local_devices())
+        best = self._made().block(example)
+        devices = len(jax.local_devices()) * cluster.count()
         most = 32 if jax.default_backend() == "cpu" else 1024
-        each = -(-pending // (devices * cluster.count()))
-        fit = self._engine.width(example, min(most, each), free_memory())
-        self.width = min(pending, fit * devices * cluster.count())
+        wanted = min(most, max(best, -(-pending // devices)))
+        fit = self._made().width(example, wanted, free_memory())
+        self.block = min(best, settings.block or power_of_two(fit))
+        self._engine = self._made(self.block)
+        whole = max(1, fit // self.block) * self.block
+        self.width = min(pending, whole * devices)
 
     def _chosen(self, pending: int, example: Any) -> Strategy:
         """The strategy: measured where that pays."""
-        convolved = self._initial.convolved
+        convolved = self.initial.convolved
         if pending * self._config.steps < WORTH_MEASURING:
             return usual_strategy(convolved)
         return choose_strategy(self._task, self._config, example, convolved)
@@ -111,23 +114,15 @@ class Runs:
 
     def _arguments(self, runs: Sequence[Run]) -> Any:
         """The arguments of `Engine.train`."""
-        params, states, scales = self._initial.of([(s, seed) for s, _, seed in runs])
+        params, states, scales = self.initial.of([(s, seed) for s, _, seed in runs])
         rates = jnp.array([rate for _, rate, _ in runs], jnp.float32)
         seeds = np.array([seed for _, _, seed in runs])
         return (
             params,
             states,
-            self._initial.training_keys[seeds],
+            self.initial.training_keys[seeds],
             Hparams(rates, scales),
         )
-
-    def signals(self) -> dict[str, list[signal.LayerSignal]]:
-        """The signal at step 0 by scheme, of seed 0; see `signal.signals`."""
-        found = {}
-        for scheme in self._schemes:
-            params, states, _ = self._initial.of([(scheme, 0)])
-            found[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
-        return signal.signals(self._task, found)
 
     def train(
         self,
@@ -179,6 +174,10 @@ class Runs:
             ) from error
         self.width = -(-runs // 2)
         LOG.warning("out of memory: on with chunks of %d runs", self.width)
+        block = power_of_two(self.width // len(jax.local_devices()))
+        if block < self.block:
+            LOG.warning("they go %d at once, which rounds differently", block)
+            self.block, self._engine = block, self._made(block)
 
     def _trained(
         self,
@@ -194,6 +193,7 @@ class Runs:
             snapshot=None if unfinished is None else _own(unfinished.snapshot, share),
         )
         points = [] if unfinished is None else _unstacked(unfinished.points)
+        before = 0.0 if unfinished is None else unfinished.seconds
         clock = _Clock(self._config.eval_every)
         for step, own in training:
             clock.tick(int(training.going.sum()))
@@ -204,9 +204,9 @@ class Runs:
                 names = [run_id(self._settings, *run) for run in chunk]
                 snapshot = _of_all(training.snapshot(), share, point)
                 curves = jax.tree.map(lambda *each: np.stack(each), *points)
-                save(Unfinished(names, curves, snapshot))
+                save(Unfinished(names, curves, snapshot, before + clock.seconds()))
                 clock.saved()
-        seconds = self._initial.seconds
+        seconds = self.initial.seconds
         own_costs = np.array([seconds[chunk[i][0]] for i in share.own])
         init_seconds = share.of_all(own_costs)
         step_seconds = np.full(len(chunk), clock.step_seconds())
@@ -229,6 +229,10 @@ class _Clock:
         if runs:
             self._spent.append((now - self._ended) / runs / self._every)
         self._ended = now
+
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._began
 
     def is_due(self) -> bool:
         """Whether it is time to save."""

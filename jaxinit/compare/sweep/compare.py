@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from jaxinit.compare import cluster
@@ -161,15 +160,13 @@ def compare(
         strategy=strategy,
     )
     planned = plan(task, known, options, shard)
-    began = time.perf_counter()
     out = None if out is None else pathlib.Path(out)
     if redo:
         _redo(out, planned)
     quiet = quiet or cluster.index() > 0  # the first process speaks for all
     with _live(tensorboard, wandb, planned.settings) as writers:
         sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
-    spent = time.perf_counter() - began
-    result = Result(dataclasses.replace(sweep, seconds=spent))
+    result = Result(sweep)
     if planned.part[1] == 1:  # a part alone makes no ranking
         _report(result, out, quiet)
     return result
@@ -262,9 +259,9 @@ def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
             times, asked.steps, look, looks, shown=shown, every=asked.eval_every
         )
         shown, running = found.shown, found.in_race
-        asked = dataclasses.replace(asked, settled=found.settled)
         if found.settled or look == looks:
-            settings = dataclasses.replace(sweep.settings, settled=found.settled)
+            said = dataclasses.replace(asked, settled=found.settled)
+            settings = sweep.settings.union(said)
             return dataclasses.replace(sweep, settings=settings)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 
+import jax
 import pyarrow as pa
 
 from jaxinit.compare import cluster
@@ -18,7 +20,8 @@ from jaxinit.compare.sweep.chunks import Runs
 from jaxinit.compare.sweep.live import Live
 from jaxinit.compare.sweep.plan import Plan
 from jaxinit.compare.sweep.progress import Progress
-from jaxinit.compare.train.runners import Strategy
+from jaxinit.compare.train import signal
+from jaxinit.compare.train.initial import InitialParams, Scheme
 from jaxinit.compare.train.signal import Signals
 from jaxinit.compare.train.trainer import Metrics, Run, diverged
 
@@ -45,6 +48,9 @@ class Maker:
         self._writers, self._quiet = writers, quiet
         self._programs: Runs | None = None
         self._kept = SCHEMA.empty_table()
+        self._since = time.perf_counter()
+        self._took = 0.0
+        self._is_claimed = False
 
     def make(self, asked: Settings, wanted: Sequence[Run]) -> Sweep:
         """Make the runs that are wanted and missing.
@@ -60,7 +66,7 @@ class Maker:
             FileExistsError: the folder holds runs of other settings.
             ConnectionError: another process is gone.
         """
-        settings = self._claimed(asked)
+        settings = self._claimed(self._as_before(asked))
         done = frozenset(self._kept["run_id"].to_pylist())
         if self._out is not None:
             done = folder.finished(self._out)
@@ -74,34 +80,56 @@ class Maker:
         if pending:
             if self._programs is None:
                 self._programs = self._made(asked, len(pending))
-            strategy = self._programs.strategy
-            settings = self._claimed(dataclasses.replace(asked, strategy=strategy))
+            made = self._programs
+            how = {"strategy": made.strategy, "block": made.block}
+            settings = self._claimed(dataclasses.replace(asked, **how))
             self._train(self._programs, settings, pending)
         if self._out is None or not (done or pending):
             runs = folder.sorted_runs(self._kept, settings.schemes)
         else:
             runs = folder.read_runs(self._out)
-        return Sweep(runs, settings)
+        took = self._took if self._out is None else folder.seconds(self._out)
+        return Sweep(runs, settings, took)
 
     def signals(self) -> Signals:
-        """The signal at step 0 of all schemes: what the folder has, and what is new."""
+        """The signal at step 0 of all schemes, of seed 0; see `signal.signals`.
+
+        What the folder has is read, and what it lacks is made and written there.
+        """
         found = {} if self._out is None else folder.read_signals(self._out)
-        if self._programs is None or cluster.index() > 0:
+        schemes = self._plan.schemes
+        missing = {name: schemes[name] for name in schemes if name not in found}
+        if not missing or cluster.index() > 0:
             return found
-        return {**found, **self._programs.signals()}
+        initial = None if self._programs is None else self._programs.initial
+        found = {**found, **signal_of(self._plan, missing, initial)}
+        if self._out is not None:
+            folder.write_signals(self._out, found)
+        return found
 
     def _made(self, asked: Settings, pending: int) -> Runs:
         plan = self._plan
-        if asked.strategy is None:
-            asked = dataclasses.replace(asked, strategy=self._recorded(asked.device))
+        before = self._before()
+        if before is not None and before.device == asked.device:
+            strategy = asked.strategy or before.strategy
+            block = before.block if strategy == before.strategy else None
+            asked = dataclasses.replace(asked, strategy=strategy, block=block)
         return Runs(plan.task, plan.schemes, asked, plan.most_seeds, pending)
 
-    def _recorded(self, device: str) -> Strategy | None:
-        """The strategy that made the runs of the folder, on devices like these."""
-        if self._out is None:
+    def _before(self) -> Settings | None:
+        """The settings of the folder, if it is one of a sweep already."""
+        if self._out is None or not (self._out / "sweep.json").is_file():
             return None
-        settings = folder.read_settings(self._out)
-        return settings.strategy if settings.device == device else None
+        return folder.read_settings(self._out)
+
+    def _as_before(self, asked: Settings) -> Settings:
+        """What is asked for, as if by what made the runs that are there."""
+        before = self._before()
+        if before is None:
+            return asked
+        makers = ("device", "machine", "versions", "code")
+        said = {name: getattr(before, name) for name in makers}
+        return dataclasses.replace(asked, **said)
 
     def _claimed(self, settings: Settings) -> Settings:
         """The settings of all that the folder is for, which is made the sweep's."""
@@ -109,6 +137,9 @@ class Maker:
             return settings
         if cluster.index() == 0:
             settings = folder.claim(self._out, settings)
+            if not self._is_claimed:
+                folder.mend(self._out)
+        self._is_claimed = True
         cluster.wait()
         return folder.read_settings(self._out)
 
@@ -131,16 +162,33 @@ class Maker:
                 save = None if checkpoints is None else checkpoints.begin()
                 table = programs.train(chunk, show, save, at)
                 bar.made(len(chunk), table["status"].to_pylist().count("diverged"))
-                self._keep(table)
+                self._keep(table, 0.0 if at is None else at.seconds)
         if checkpoints is not None:
             checkpoints.clear()
 
-    def _keep(self, table: pa.Table) -> None:
+    def _keep(self, table: pa.Table, before: float) -> None:
+        """Keep runs that took so many seconds before this session."""
+        now = time.perf_counter()
+        spent = before + now - self._since
+        self._since, self._took = now, self._took + spent
         self._kept = pa.concat_tables([self._kept, table])
         if self._out is not None:
             if cluster.index() == 0:
-                folder.append_runs(self._out, table)
+                folder.append_runs(self._out, table, spent)
             cluster.wait()
+
+
+def signal_of(
+    plan: Plan, schemes: Mapping[str, Scheme], initial: InitialParams | None
+) -> Signals:
+    """The signal at step 0 of some schemes."""
+    if initial is None:
+        initial = InitialParams(plan.task, plan.settings.config, schemes, 1)
+    found = {}
+    for scheme in schemes:
+        params, states, _ = initial.of([(scheme, 0)])
+        found[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
+    return signal.signals(plan.task, found)
 
 
 def _next_chunk(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxinit import _checks, tree
 from jaxinit._parse import parse
+from jaxinit.compare import machine
 from jaxinit.compare.stats import summary
 from jaxinit.compare.store import provenance
 from jaxinit.compare.store.identity import identity
@@ -92,6 +93,7 @@ def plan(
         target=task.target,
         versions=provenance.versions(),
         device=provenance.device(),
+        machine=machine.processor(),
         code=provenance.code_state(),
     )
     settings.config.check(task)

@@ -8,6 +8,7 @@ import zipfile
 from pydoc_data.topics import topics
 from typing import Any, TypeAlias
 
+import jax
 import numpy as np
 import sklearn.datasets
 from scipy import ndimage
@@ -61,13 +62,16 @@ def _array(split: str, what: str, values: Any) -> np.ndarray:
 
 
 def _numbers(split: str, what: str, array: np.ndarray) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+    if array.dtype == bool:
         return array.astype(np.int32) if what == "labels" else array
+    if np.issubdtype(array.dtype, np.integer):
+        return _integers(split, what, array)
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
             f"{split} {what} have dtype {array.dtype}; real numbers are needed."
         )
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # to infinity, which is refused below
+        array = array.astype(np.float32)
     bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if bad.any():
         raise ValueError(
@@ -75,6 +79,21 @@ def _numbers(split: str, what: str, array: np.ndarray) -> np.ndarray:
             f"examples, the first at index {bad.argmax()}; clean them first."
         )
     return array
+
+
+def _integers(split: str, what: str, array: np.ndarray) -> np.ndarray:
+    """Labels as int32; inputs as they are, if the devices hold them so."""
+    held = np.dtype(np.int32)
+    if what == "inputs":
+        held = jax.dtypes.canonicalize_dtype(array.dtype)
+    limits = np.iinfo(held)
+    beyond = (array < limits.min) | (array > limits.max)
+    if beyond.any():
+        raise ValueError(
+            f"{split} {what} hold {array[beyond].flat[0]}, beyond what {held} holds; "
+            "number them anew, or give real numbers as floats."
+        )
+    return array.astype(held) if what == "labels" else array
 
 
 def split(x: Any, y: Any) -> tuple[Split, Split]:

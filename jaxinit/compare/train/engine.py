@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxinit.compare.train.runners import Runner, Strategy, runner_of
+from jaxinit.compare.train.runners import (
+    Runner,
+    Strategy,
+    at_once,
+    bytes_made,
+    runner_of,
+)
 from jaxinit.compare.train.trainer import (
     Config,
     Data,
@@ -25,6 +31,9 @@ from jaxinit.compare.train.trainer import (
     Trainer,
     diverged,
 )
+
+WORK = 2**30
+"""Bytes made in a step beyond which more runs at once take longer in proportion."""
 
 
 class Snapshot(NamedTuple):
@@ -54,6 +63,7 @@ class Engine:
         source: Source,
         strategy: Strategy = "map",
         over: Callable[[Metrics], np.ndarray] = diverged,
+        block: int | None = None,
     ) -> None:
         """Make the programs.
 
@@ -63,10 +73,14 @@ class Engine:
             source: the data, segment by segment; see `train.source_of`.
             strategy: of `STRATEGIES`.
             over: `over(metrics) -> (runs,)`, which runs need no further training.
+            block: runs that a device trains at once, if the strategy is one that does;
+                by default the most, `runners.at_once`.
         """
         self._config, self._source, self._over = config, source, over
+        self._trainer, self._strategy = trainer, strategy
         self._devices = len(jax.local_devices())
-        self._runner = runner_of(trainer, config, strategy)
+        block = at_once(strategy) if block is None else block
+        self._runner = runner_of(trainer, config, strategy, block)
 
     def train(
         self,
@@ -79,13 +93,15 @@ class Engine:
     ) -> Training:
         """Train all runs; every argument has a leading axis of one length.
 
+        A run's numbers depend on neither the others nor its place among them.
+
         Args:
             params: initial parameters.
             model_state: initial model state.
             keys: one key a run.
             hparams: hyperparameters.
-            width: runs that the compiled program has room for, at least; calls of
-                one width share it.
+            width: runs that the compiled program has room for, at least, where it
+                trains one after another; calls of one width share it.
             snapshot: where a training of the same runs goes on from.
 
         Returns:
@@ -93,7 +109,10 @@ class Engine:
         """
         runs = len(hparams.learning_rate)
         # Neighbours in the grid, which diverge together, go to different devices.
-        padded = -(-max(runs, width) // self._devices) * self._devices
+        block = self._runner.block
+        # An array of one run is compiled to other rounding than one of several.
+        least = runs if block > 1 else max(runs, width, 2 * self._devices)
+        padded = -(-least // (self._devices * block)) * self._devices * block
         slots = np.arange(padded).reshape(-1, self._devices).T.ravel()
         slots = np.where(slots < runs, slots, -1)
         arguments = (params, model_state, keys, hparams)
@@ -106,6 +125,21 @@ class Engine:
             slots,
             snapshot,
         )
+
+    def block(self, run: tuple[Any, Any, Any, Hparams]) -> int:
+        """How many runs a device trains at once for the best, memory aside.
+
+        Args:
+            run: the arguments of `train` of one run, without a run axis.
+
+        Returns:
+            A power of two that depends on the program and the kind of device alone.
+        """
+        most = at_once(self._strategy)
+        if most == 1:
+            return 1
+        made = bytes_made(self._trainer, next(self._source(0)), run)
+        return power_of_two(min(most, WORK // made))
 
     def width(self, run: tuple[Any, Any, Any, Hparams], most: int, room: int) -> int:
         """How many runs fit on a device.
@@ -125,6 +159,11 @@ class Engine:
         data = next(self._source(0))
         fixed, each = self._runner.bytes_of(data, run, most, room)
         return int(np.clip((room - fixed) // max(1, each), 1, most))
+
+
+def power_of_two(number: int) -> int:
+    """The greatest that is no more; 1 at least."""
+    return 1 << max(0, int(number).bit_length() - 1)
 
 
 class Training:
@@ -190,9 +229,7 @@ class Training:
     def _advance(self, data: Any) -> None:
         """Train the runs that go on for a segment."""
         live = self._live(self.going)
-        state, order = self._runner.repacked(self._state, live)
-        self._slots, live = self._slots[order], live[order]
-        self._state, measured = self._runner.segment(data, state, live)
+        self._state, measured = self._runner.segment(data, self._state, live)
 
         def newest(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             values = old.copy()

@@ -148,11 +148,17 @@ class InitialParams:
         self._draws = draws.of
         self._scales = _scales(schemes, config, draws)
         self._keys, self.training_keys = seed_keys(seeds)
-        own = jax.vmap(draws.own)
+        own = draws.own
         if any(leaf.path not in draws.all_kept for leaf in draws.leaves):
             own = jax.jit(own)  # leaves out what is not kept
-        # Else op by op, as models and schemes then share what is compiled already.
-        self._own, self._states = map(_on_host, own(self._keys))
+        # Else op by op, as models and schemes then share what is compiled already. And
+        # seed by seed: orthogonal matrices that are made together round differently.
+        each = [own(key) for key in self._keys]
+        self._own = [_on_host(values) for values, _ in each]
+        states = [_on_host(state) for _, state in each]
+        self._states = jax.tree.map(
+            lambda *x: jnp.stack(x) if is_key(x[0]) else np.stack(x), *states
+        )
         self._drawn: dict[tuple[str, int], Any] = {}
 
     def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any, Any]:
@@ -174,10 +180,8 @@ class InitialParams:
 
     def _draw(self, scheme: str, seed: int) -> Any:
         """The parameters of a scheme and seed, as NumPy arrays."""
-        own, state = (
-            jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), tree)
-            for tree in (self._own, self._states)
-        )
+        own = jax.tree.map(jnp.asarray, self._own[seed])
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), self._states)
         given = self._keys[seed], own, state
         if scheme not in self.seconds:
             jax.block_until_ready(self._draws[scheme](*given))  # compiles

@@ -29,9 +29,10 @@ STRATEGIES: tuple[Strategy, ...] = ("map", "vmap", "loop")
 - "loop": a compiled step, called from Python; on a CPU one run after another, with a
   thread per device, elsewhere all at once.
 
-A run that is over costs nothing from then on where runs go one after another. All at
-once they are repacked whenever half of the places are free, so that a sweep compiles
-for a handful of widths.
+Where runs go all at once, they go in blocks of a fixed number, free places and all. A
+program for another number rounds differently, so that a run's numbers would depend on
+how many others there are. A run that is over costs nothing from then on where runs go
+one after another; in blocks, those that go on are trained in as few as hold them.
 """
 
 
@@ -40,7 +41,13 @@ _KEPT = tuple(name for name in RunState._fields if name not in ("key", "hparams"
 
 
 class Runner(Protocol):
-    """A strategy: what it calls a state is its own."""
+    """A strategy: what it calls a state is its own.
+
+    Attributes:
+        block: runs that a device trains at once; it has a multiple of that many slots.
+    """
+
+    block: int
 
     def place(self, data: Data) -> Any:
         """The data on the devices."""
@@ -58,10 +65,6 @@ class Runner(Protocol):
         """Of some slots, what of a run's state changes in training, on the host."""
         ...
 
-    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
-        """The state without slots that are not needed, and which remain."""
-        ...
-
     def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
         """The state and the metrics a segment on; others than `live` may be wrong."""
         ...
@@ -71,26 +74,45 @@ class Runner(Protocol):
         ...
 
 
-def runner_of(trainer: Trainer, config: Config, strategy: Strategy) -> Runner:
-    """What runs a strategy here."""
+def at_once(strategy: Strategy) -> int:
+    """The most runs that a device trains at once by a strategy here, a power of two.
+
+    An accelerator takes about as long for a step of hundreds of small runs as for one.
+    A CPU takes the longer the more there are, so that free places cost time.
+    """
+    on_cpu = jax.local_devices()[0].platform == "cpu"
+    if strategy == "map" or strategy == "loop" and on_cpu:
+        return 1
+    return 8 if on_cpu else 256
+
+
+def runner_of(
+    trainer: Trainer, config: Config, strategy: Strategy, block: int
+) -> Runner:
+    """What runs a strategy here, in blocks of so many runs where it is all at once."""
     if strategy == "loop" and jax.local_devices()[0].platform == "cpu":
         return _Threads(trainer, config)
-    return _Mesh(trainer, config, strategy)
+    return _Mesh(trainer, config, strategy, block)
 
 
 class _Mesh:
     """All devices in one program, the run axis sharded over them."""
 
-    def __init__(self, trainer: Trainer, config: Config, strategy: Strategy) -> None:
+    def __init__(
+        self, trainer: Trainer, config: Config, strategy: Strategy, block: int
+    ) -> None:
         self._config, self._trainer = config, trainer
         devices = jax.local_devices()
         kinds = (jax.sharding.AxisType.Auto,)
         self._mesh = jax.make_mesh((len(devices),), (RUNS,), kinds, devices=devices)
         self._runs = NamedSharding(self._mesh, PartitionSpec(RUNS))
         self._at_once = strategy != "map"
+        self.block = block if self._at_once else 1
         each = _all_at_once if self._at_once else _one_by_one
         self._start = self._over_devices(functools.partial(each, trainer.start))
         self._take = self._over_devices(_rows)
+        self._put = self._over_devices(_put, donate=(2, 3))
+        self._join = self._over_devices(_joined)
         if strategy == "loop":
             self._segment = self._stepwise(trainer)
         else:
@@ -144,8 +166,22 @@ class _Mesh:
         return jax.tree.map(lambda x: jax.device_put(x, self._runs), runs)
 
     def start(self, data: Any, arguments: Any) -> tuple[Any, Metrics]:
-        state, metrics = self._start(data, *self._placed(arguments))
-        return (state, metrics), jax.tree.map(np.asarray, metrics)
+        slots = np.arange(len(arguments[-1].learning_rate))
+        each = slots.reshape(self._mesh.size, -1)
+        if not self._at_once:
+            carry = self._start(data, *self._placed(arguments))
+        else:
+            parts = []
+            for block in self._blocks(each):
+                part = jax.tree.map(lambda x: x[block], arguments)  # noqa: B023
+                parts.append(self._start(data, *self._placed(part)))
+            carry = parts[0] if len(parts) == 1 else self._join((), *parts)
+        return carry, jax.tree.map(np.asarray, carry[1])
+
+    def _blocks(self, order: np.ndarray) -> list[np.ndarray]:
+        """Blocks of slots, (devices, slots of a device) to (devices * block,) each."""
+        count = order.shape[1] // self.block
+        return [part.ravel() for part in np.split(order, count, axis=1)]
 
     def resumed(self, data: Any, arguments: Any, kept: list[Any]) -> Any:
         (state, metrics), _ = self.start(data, arguments)
@@ -154,21 +190,21 @@ class _Mesh:
     def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
         return [leaf[at] for leaf in _kept(state[0])]
 
-    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
-        each = live.reshape(self._mesh.size, -1)
-        width = 1 << int(each.sum(axis=1).max() - 1).bit_length()
-        if not self._at_once or width > each.shape[1] / 2:
-            return state, np.arange(len(live))
-        local = np.argsort(~each, axis=1, kind="stable")[:, :width]
-        offsets = each.shape[1] * np.arange(self._mesh.size)[:, None]
-        taken = self._take((), self._placed(local.ravel().astype(np.int32)), *state)
-        return taken, (local + offsets).ravel()
-
     def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
         each = live.reshape(self._mesh.size, -1)
         order = np.argsort(~each, axis=1, kind="stable").astype(np.int32)
         counts = each.sum(axis=1).astype(np.int32)
-        carry = self._segment(data, *state, *self._placed((order.ravel(), counts)))
+        carry = state
+        if not self._at_once:
+            carry = self._segment(data, *carry, *self._placed((order.ravel(), counts)))
+        elif each.shape[1] == self.block:
+            carry = self._segment(data, *carry)
+        else:
+            needed = -(-int(counts.max()) // self.block)
+            for block in self._blocks(order)[:needed]:
+                index = self._placed(block)
+                part = self._segment(data, *self._take((), index, *carry))
+                carry = self._put((), index, *carry, *part)
         return carry, jax.tree.map(np.asarray, carry[1])
 
     def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
@@ -176,7 +212,7 @@ class _Mesh:
         held = _bytes((state, metrics))
         if not self._at_once:
             return 0, held
-        bound = held + _bytes_made(self._trainer.segment, data, state)
+        bound = bytes_made(self._trainer, data, run)
         if most * bound <= room:
             return 0, bound
         one, two = (self._compiled_bytes(data, (state, metrics), n) for n in (1, 2))
@@ -198,6 +234,12 @@ class _Mesh:
         return used.temp_size_in_bytes + used.argument_size_in_bytes
 
 
+def bytes_made(trainer: Trainer, data: Data, run: Any) -> int:
+    """Bytes of all arrays that a run makes in a step and an evaluation."""
+    state, metrics = jax.eval_shape(trainer.start, data, *run)
+    return _bytes((state, metrics)) + _bytes_made(trainer.segment, data, state)
+
+
 def _one_by_one(function: Any, data: Data, *runs: Any) -> Any:
     return lax.map(lambda run: function(data, *run), runs)
 
@@ -208,6 +250,20 @@ def _all_at_once(function: Any, data: Data, *runs: Any) -> Any:
 
 def _rows(_: Any, index: Any, *runs: Any) -> Any:
     return jax.tree.map(lambda x: x[index], runs)
+
+
+def _joined(_: Any, *parts: Any) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _put(
+    _: Any, index: Any, state: RunState, metrics: Metrics, new: RunState, seen: Metrics
+) -> tuple[RunState, Metrics]:
+    """The runs with some of them a segment on."""
+    put = lambda old, new: old.at[index].set(new)  # noqa: E731
+    # Keys and hyperparameters never change.
+    changed = {n: jax.tree.map(put, getattr(state, n), getattr(new, n)) for n in _KEPT}
+    return state._replace(**changed), jax.tree.map(put, metrics, seen)
 
 
 def _segments_at_once(
@@ -238,6 +294,8 @@ def _segments_of_live(
 
 class _Threads:
     """A compiled step called from Python, run after run, a thread per device."""
+
+    block = 1
 
     def __init__(self, trainer: Trainer, config: Config) -> None:
         self._config, self._trainer = config, trainer
@@ -273,9 +331,6 @@ class _Threads:
 
     def fetch(self, state: Any, at: np.ndarray) -> list[np.ndarray]:
         return stacked([_kept(state[slot]) for slot in at])
-
-    def repacked(self, state: Any, live: np.ndarray) -> tuple[Any, np.ndarray]:
-        return state, np.arange(len(live))
 
     def segment(self, data: Any, state: Any, live: np.ndarray) -> tuple[Any, Metrics]:
         def go_on(device: int, slot: int) -> tuple[RunState, Metrics]:

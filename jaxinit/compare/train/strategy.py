@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit.compare import machine
+from jaxinit.compare import files, machine
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.engine import Engine
 from jaxinit.compare.train.runners import STRATEGIES, Strategy
@@ -84,7 +84,8 @@ def _seconds_a_step(
     """Of a run among several: the least of many short segments."""
     segment = 10
     config = config._replace(steps=100 * segment, eval_every=segment)
-    runs = len(jax.local_devices()) * (8 if jax.default_backend() == "cpu" else 64)
+    block = 8 if jax.default_backend() == "cpu" else 64
+    runs = len(jax.local_devices()) * block
     batch = jax.tree.map(lambda x: jnp.stack([x] * runs), example)
     engine = Engine(
         make_trainer(task, config),
@@ -92,6 +93,7 @@ def _seconds_a_step(
         source_of(task, config),
         strategy,
         over=lambda metrics: np.zeros(runs, bool),
+        block=block,
     )
     moments: list[float] = []
     for _ in engine.train(*batch):
@@ -119,6 +121,6 @@ class _Remembered:
     def write(self, strategy: Strategy) -> None:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(json.dumps({"strategy": strategy}))
+            files.write(self._file, json.dumps({"strategy": strategy}))
         except OSError:
             pass  # it is measured again next time
