@@ -7,8 +7,8 @@ def main() -> None:
     """Run the command line, or say in one sentence what it lacks."""
     try:
         from jaxinit.compare.cli import run
-    except ModuleNotFoundError as error:
-        sys.exit(f"jaxinit: {error}")
+    except (ImportError, MemoryError) as error:
+        sys.exit(f"jaxinit: {str(error) or 'out of memory'}")
     sys.exit(run())
 
 

@@ -35,6 +35,28 @@ def one_key(owner: str, key: Any) -> None:
         )
 
 
+def visible(text: str) -> str:
+    r"""A text in which nothing acts on a terminal, a page or a figure.
+
+    What has no shape of its own, such as the escape that begins a command of a
+    terminal, a sign that turns the direction of writing, or half of a pair of UTF-16,
+    stands there as Python writes it: `\x1b`. Lines stay lines.
+    """
+    return "".join(
+        each
+        if each.isprintable() or each == "\n"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text in quotes, without its middle if it is longer than one reads."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 3 :]}"
+    return repr(text)
+
+
 def choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> None:
     """Raise unless `value` is one of `choices`."""
     known = tuple(choices)

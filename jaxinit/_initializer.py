@@ -369,6 +369,13 @@ def _checked_dtype(owner: str, dtype: Any, inexact: bool) -> np.dtype:
         raise TypeError(
             f"{owner}: dtype={dtype!r} is no dtype; use one such as 'float32'."
         ) from None
+    if not resolved.isnative:
+        resolved = resolved.newbyteorder("=")
+    if jnp.issubdtype(resolved, jnp.floating) and not jnp.finfo(resolved).min < 0:
+        raise TypeError(
+            f"{owner}: dtype={resolved.name} holds neither zero nor negative numbers; "
+            "draw in float32, and scale and cast that."
+        )
     if inexact and not jnp.issubdtype(resolved, jnp.inexact):
         raise TypeError(
             f"{owner}: dtype={resolved.name} is neither floating nor complex; use one "

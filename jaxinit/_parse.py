@@ -12,8 +12,8 @@ def parse(text: str) -> Any:
     """The scheme that a text such as `he_normal(in_axis=-2)` names.
 
     The inverse of `repr`. The text is a name, or a call of a name with literal
-    arguments (numbers, texts, tuples, lists, True, False, None, inf) or further calls;
-    nothing else is accepted and nothing is evaluated.
+    arguments (numbers, texts, tuples, lists, True, False, None, inf, nan) or further
+    calls; nothing else is accepted, and nothing is evaluated or drawn.
 
     Args:
         text: the text; a name alone stands for a call without arguments.
@@ -23,7 +23,9 @@ def parse(text: str) -> Any:
         model; `parse(repr(scheme)) == scheme`.
 
     Raises:
-        ValueError: the text has another form, or names an unknown scheme.
+        ValueError: the text has another form, names an unknown scheme, or gives an
+            argument twice or out of range.
+        TypeError: it is no text, or the scheme has no such argument.
 
     Example:
         >>> parse("he_normal(gain=2, distribution='normal')")
@@ -33,6 +35,6 @@ def parse(text: str) -> Any:
         >>> parse("tree.gpt2(stddev=0.01)")
         tree.gpt2(stddev=0.01)
     """
-    if "tree." in text:
+    if isinstance(text, str) and "tree." in text:
         importlib.import_module("jaxinit.tree")  # enters its schemes
     return _text.read(text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +41,16 @@ def real_dtype(dtype: DType) -> np.dtype:
 
 
 def rounded(x: Array) -> Array:
-    """Return real `x`, rounded to its dtype here and now.
+    """Return `x`, rounded to its dtype here and now.
 
     XLA folds `(x * c) * stddev` into `x * (c * stddev)` and contracts `x * s + m`,
     so that a jitted draw would differ from an eager one in its last bit. A clamp that
     never binds stands in the way of both, and costs nothing in a fused loop.
     """
+    if is_complex(x.dtype):
+        return lax.complex(rounded(x.real), rounded(x.imag))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
     limit = np.asarray(jnp.finfo(x.dtype).max, x.dtype)
     return lax.clamp(-limit, x, limit)
 
@@ -138,18 +143,49 @@ def standard_truncated_normal(
         squared = -jnp.log1p(-mass * jax.random.uniform(key_modulus, shape, real))
         return _polar(jnp.sqrt(squared), jax.random.uniform(key_angle, shape, real))
     if not isinstance(lower, float) or not isinstance(upper, float):
+        lower, upper = jnp.asarray(lower, dtype), jnp.asarray(upper, dtype)
         mirrored = upper < -TAIL
-        near = jnp.where(mirrored, -upper, jnp.maximum(lower, TAIL))
-        tail = _tail(key, shape, dtype, near, jnp.where(mirrored, -lower, upper))
+        beyond = mirrored | (lower > TAIL)
+
+        def bounds(used: Array, low: Array, high: Array, other: float) -> list[Array]:
+            # A draw that is not taken is one of its kind, so that gradients are finite.
+            return [jnp.where(used, low, other), jnp.where(used, high, other + 1)]
+
+        near = jnp.where(mirrored, -upper, lower)
+        far = jnp.where(mirrored, -lower, upper)
+        tail = _tail(key, shape, dtype, *bounds(beyond, near, far, TAIL))
         tail = jnp.where(mirrored, -tail, tail)
-        body = jax.random.truncated_normal(key, lower, upper, shape, dtype)
-        return jnp.where(mirrored | (lower > TAIL), tail, body)
+        low, high = jnp.maximum(lower, -REACH), jnp.minimum(upper, REACH)
+        body = _body(key, shape, np.dtype(dtype), *bounds(~beyond, low, high, 0.0))
+        return jnp.where(beyond, tail, body)
     if lower > TAIL:
         return _tail(key, shape, dtype, lower, upper)
     if upper < -TAIL:
         return -_tail(key, shape, dtype, -upper, -lower)
     lower, upper = max(lower, -REACH), min(upper, REACH)
     return jax.random.truncated_normal(key, lower, upper, shape, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _body(
+    key: Key, shape: tuple[int, ...], dtype: np.dtype, lower: Array, upper: Array
+) -> Array:
+    """`jax.random.truncated_normal`, which has no gradient by its bounds."""
+    root = np.asarray(math.sqrt(2), dtype)
+    low, high = lax.erf(lower / root), lax.erf(upper / root)
+    x = root * lax.erf_inv(jax.random.uniform(key, shape, dtype, low, high))
+    return jnp.clip(x, _next(lower, math.inf), _next(upper, -math.inf))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _next(x: Array, towards: float) -> Array:
+    """The number beside x, which moves with x."""
+    return lax.nextafter(x, jnp.full_like(x, towards))
+
+
+@_next.defjvp
+def _(towards: float, primals: tuple[Array], tangents: tuple[Array]) -> Any:
+    return _next(*primals, towards), tangents[0]
 
 
 def _tail(
@@ -167,14 +203,14 @@ def _tail(
     def exponent(d: Array) -> Array:
         return d * (2 * a + d) / 2 - jnp.log(_mills_ratio(a + d) / _mills_ratio(a))
 
-    width = jnp.asarray(upper, dtype) - a
-    mass = jnp.where(jnp.isinf(width), 1, -jnp.expm1(-exponent(width)))
+    b = jnp.asarray(upper, dtype)
+    cut = jnp.isfinite(b)  # without a cut, exponent has no gradient
+    mass = jnp.where(cut, -jnp.expm1(-exponent(jnp.where(cut, b, a + 1) - a)), 1)
     target = -jnp.log1p(-mass * jax.random.uniform(key, shape, dtype))
     d = 2 * target / (jnp.sqrt(a**2 + 2 * target) + a)
     for _ in range(3):
         d = d - (exponent(d) - target) * _mills_ratio(a + d)
-    inside = jnp.nextafter(jnp.asarray(upper, dtype), jnp.asarray(0, dtype))
-    return jnp.clip(a + d, jnp.nextafter(a, jnp.asarray(jnp.inf, dtype)), inside)
+    return jnp.clip(a + d, _next(a, math.inf), _next(b, 0.0))
 
 
 def _mills_ratio(x: Array) -> Array:

@@ -5,74 +5,178 @@ from __future__ import annotations
 import ast
 import difflib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+from jaxinit._checks import shortened
 from jaxinit._value import REGISTRY, Value
 
-_CONSTANTS = {"inf": math.inf}
+_CONSTANTS = {"inf": math.inf, "nan": math.nan}
+_LITERALS = (bool, int, float, complex, str, type(None))
+
+
+class Call(NamedTuple):
+    """A text such as `name(1, key=2)`, taken apart.
+
+    Attributes:
+        name: what is called, or the whole of a text without brackets.
+        args: the arguments by position, as nodes that `literal` reads.
+        kwargs: those by name.
+        called: whether the text has brackets.
+    """
+
+    name: str
+    args: list[ast.expr]
+    kwargs: dict[str, ast.expr]
+    called: bool
 
 
 def read(text: str) -> Any:
     """The scheme that a text names, of those whose modules have been imported.
 
     Args:
-        text: a name, or a call of a name with literals, `inf` and further schemes as
-            arguments.
+        text: a name, or a call of a name with literals, `inf`, `nan` and further
+            schemes as arguments.
 
     Returns:
         What the builder of that name returns.
 
     Raises:
         ValueError: the text has another form, or names an unknown scheme.
+        TypeError: what comes is no text, or the scheme does not take an argument.
+    """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"a scheme's text of type {type(text).__name__} must be a str, such as "
+            "'he_normal(gain=2)'."
+        )
+    try:
+        return _scheme(parsed(text), text)
+    except (RecursionError, MemoryError):
+        raise ValueError(
+            f"{shortened(text)} is nested too deeply or too large to be read as a "
+            "scheme; use a name or a call such as 'he_normal(gain=2)'."
+        ) from None
+
+
+def parsed(text: str) -> ast.expr:
+    """The expression that a text is.
+
+    Raises:
+        ValueError: it is none.
     """
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
-        node = None
-    if not isinstance(node, (ast.Name, ast.Attribute, ast.Call)):
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
         raise ValueError(
-            f"{text!r} is no scheme; use a name or a call such as 'he_normal(gain=2)'."
+            f"{shortened(text)} is no scheme; use a name or a call such as "
+            "'he_normal(gain=2)'."
+        ) from None
+
+
+def taken_apart(node: ast.expr, text: str) -> Call:
+    """A name or a call of a name, whose arguments are each given once.
+
+    Args:
+        node: of the text, or of a part of it.
+        text: for what errors say.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    said = shortened(text)
+    called = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(called, (ast.Name, ast.Attribute)):
+        if isinstance(node, ast.Call):
+            raise ValueError(f"{said} is no scheme: it calls something without a name.")
+        raise ValueError(
+            f"{said} is no scheme; use a name or a call such as 'he_normal(gain=2)'."
         )
-    return _scheme(node, text)
+    name = ast.unparse(called)
+    if not isinstance(node, ast.Call):
+        return Call(name, [], {}, False)
+    kwargs: dict[str, ast.expr] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise ValueError(f"{said}: ** is not accepted; name each argument.")
+        if keyword.arg in kwargs:
+            raise ValueError(
+                f"{said}: {keyword.arg} is given twice; give each argument once."
+            )
+        kwargs[keyword.arg] = keyword.value
+    return Call(name, node.args, kwargs, True)
+
+
+def literal(node: ast.expr, text: str) -> Any:
+    """The value of an argument: a literal, or a scheme.
+
+    Args:
+        node: of a part of the text.
+        text: for what errors say.
+
+    Raises:
+        ValueError: it is neither, or a dict has a key twice.
+    """
+    match node:
+        case ast.Name(id=name) if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        case ast.Call(func=ast.Name(id="complex"), args=[real, imag], keywords=[]):
+            parts = literal(real, text), literal(imag, text)
+            if all(type(part) in (int, float) for part in parts):
+                return complex(*parts)
+        case ast.Name() | ast.Attribute() | ast.Call():
+            return _scheme(node, text)
+        case ast.Constant(value=value) if type(value) in _LITERALS:
+            return value
+        case ast.Tuple(elts=elements):
+            return tuple(literal(element, text) for element in elements)
+        case ast.List(elts=elements):
+            return [literal(element, text) for element in elements]
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return _mapping([literal(key, text) for key in keys if key], values, text)
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            value = literal(operand, text)
+            if type(value) in (int, float, complex):
+                return -value if isinstance(node.op, ast.USub) else value
+        case ast.BinOp(op=ast.Add() | ast.Sub(), right=ast.Constant(value=complex())):
+            left, right = literal(node.left, text), node.right.value
+            if type(left) in (int, float):
+                return left + right if isinstance(node.op, ast.Add) else left - right
+    raise ValueError(
+        f"{shortened(text)}: {shortened(ast.unparse(node))} is no literal; use "
+        "numbers, quoted texts, tuples or further schemes."
+    )
+
+
+def _mapping(keys: list[Any], values: list[ast.expr], text: str) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key, value in zip(keys, values, strict=True):
+        if not isinstance(key, (str, int, float)) or key in found:
+            raise ValueError(
+                f"{shortened(text)}: {shortened(repr(key))} is no key of a dict, or "
+                "one that is there twice; give each name once."
+            )
+        found[key] = literal(value, text)
+    return found
 
 
 def _scheme(node: ast.expr, text: str) -> Any:
-    called = node.func if isinstance(node, ast.Call) else node
-    if not isinstance(called, (ast.Name, ast.Attribute)):
-        raise ValueError(f"{text!r} is no scheme: it calls something without a name.")
-    name = ast.unparse(called)
-    if name not in REGISTRY:
-        close = difflib.get_close_matches(name, REGISTRY, n=1, cutoff=0.0)
+    """What a name, or a call of a name, makes."""
+    call = taken_apart(node, text)
+    if call.name not in REGISTRY:
+        (close,) = difflib.get_close_matches(call.name[:80], REGISTRY, 1, 0.0)
         raise ValueError(
-            f"{text!r} names the unknown scheme {name!r}; the nearest is {close[0]!r}."
+            f"{shortened(text)} names the unknown scheme {shortened(call.name)}; the "
+            f"nearest is {close!r}."
         )
-    if not isinstance(node, ast.Call):
-        return REGISTRY[name]()
-    if any(keyword.arg is None for keyword in node.keywords):
-        raise ValueError(f"{text!r}: ** is not accepted; name each argument.")
-    if isinstance(REGISTRY[name], Value) and (node.args or node.keywords):
-        raise ValueError(f"{text!r}: {name} takes no arguments in a scheme's text.")
-    args = [_value(argument, text) for argument in node.args]
-    kwargs = {str(k.arg): _value(k.value, text) for k in node.keywords}
-    return REGISTRY[name](*args, **kwargs)
-
-
-def _value(node: ast.expr, text: str) -> Any:
-    if isinstance(node, ast.Name) and node.id in _CONSTANTS:
-        return _CONSTANTS[node.id]
-    if isinstance(node, (ast.Call, ast.Name, ast.Attribute)):
-        return _scheme(node, text)
-    if isinstance(node, (ast.Tuple, ast.List)):
-        elements = [_value(element, text) for element in node.elts]
-        return tuple(elements) if isinstance(node, ast.Tuple) else elements
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = _value(node.operand, text)
-        if isinstance(value, (int, float, complex)):
-            return -value
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(
-            f"{text!r}: {ast.unparse(node)!r} is no literal; use numbers, quoted "
-            "texts, tuples or further schemes."
-        ) from None
+    public = REGISTRY[call.name]
+    if not call.called:
+        return public()
+    if isinstance(public, Value):
+        if call.args or call.kwargs:
+            raise ValueError(
+                f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
+            )
+        return public()
+    args = [literal(argument, text) for argument in call.args]
+    kwargs = {name: literal(value, text) for name, value in call.kwargs.items()}
+    return public(*args, **kwargs)

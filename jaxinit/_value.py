@@ -172,7 +172,13 @@ class Builder:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments, and make the value."""
         arguments = self.bound(*args, **kwargs)
-        value = self.make(arguments)
+        try:
+            value = self.make(arguments)
+        except OverflowError:
+            raise ValueError(
+                f"{self.name}: one of {arguments} is too large to compute with; use "
+                "numbers nearer to one."
+            ) from None
         try:
             hash(value)
         except TypeError:
@@ -322,13 +328,15 @@ def has_tracer(value: Any) -> bool:
 
 
 def identity(value: Any) -> Any:
-    """A hashable that is equal for equal parameters."""
+    """A hashable, equal for equal parameters: 0.0 is not -0.0, and NaN is NaN."""
     if _checks.is_traced(value):
         return ("traced", id(value))
     if isinstance(value, np.ndarray):
         return ("array", value.dtype.name, value.shape, value.tobytes())
     if isinstance(value, tuple):
         return tuple(map(identity, value))
+    if isinstance(value, (float, complex)):
+        return (type(value).__name__, repr(value))
     return (type(value).__name__, value)
 
 
@@ -338,9 +346,13 @@ def _text(value: Any) -> str:
     if isinstance(value, np.dtype):
         return repr(value.name)
     if isinstance(value, np.ndarray):
-        return repr(value.tolist())
+        return _text(value.tolist())
     if callable(value) and not isinstance(value, Value):
         return _called(value)
+    if isinstance(value, complex):
+        return f"complex({value.real!r}, {value.imag!r})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
     if isinstance(value, tuple):
         inside = ", ".join(map(_text, value))
         return f"({inside},)" if len(value) == 1 else f"({inside})"

@@ -107,6 +107,19 @@ def test_a_process_that_dies_ends_the_others_and_loses_nothing(tmp_path):
     assert len(goes_on) == 6  # the others have diverged
 
 
+def test_the_first_process_killed_before_training_leaves_a_sentence(tmp_path):
+    out = tmp_path / "out"
+    first, second = cluster(out, 50_000)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not (out / "sweep.json").exists():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    status, _, err = ended(second)
+    first.communicate()
+    assert status != 0 and err.count("\n") == 1
+    assert err.startswith("jaxinit: distributed: another process of this sweep is gone")
+
+
 def test_a_cluster_that_is_none_in_one_sentence(tmp_path):
     status, _, err = ended(start(tmp_path / "out", 20, "--distributed"))
     assert status == 2 and err.count("\n") == 1

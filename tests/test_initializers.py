@@ -185,6 +185,52 @@ def test_truncated_normals_share_the_bits_of_jax_compiled(bounds, key):
     np.testing.assert_array_equal(ours(key, (96, 57)), compiled)
 
 
+BOUNDS = [
+    (-1.5, 0.5), (-0.1, 2.9), (-5.0, 5.0), (-2.0, 2.0), (3.5, 4.5), (-9.0, -8.0),
+    (-7.0, 3.1), (0.0, 40.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bounds", "corrected"),
+    [*((bounds, False) for bounds in BOUNDS), (BOUNDS[0], True), (BOUNDS[4], True)],
+)
+def test_truncated_normals_have_gradients_by_their_bounds(bounds, corrected, key):
+    def draw(lower, upper):
+        init = ji.truncated_normal(
+            0.7, lower=lower, upper=upper, mean=0.3, corrected=corrected
+        )
+        return init(key, (4, 512))
+
+    # As a quantile moves: by how much more of the mass lies below it, over its density.
+    with jax.enable_x64(True):
+        low, high = map(jnp.float64, bounds)
+        one, two = (jax.jacfwd(draw, k)(low, high) for k in (0, 1))
+        step = 1e-6
+        near = (draw(low + step, high) - draw(low - step, high)) / (2 * step)
+        far = (draw(low, high + step) - draw(low, high - step)) / (2 * step)
+        for slope, known in ((one, near), (two, far)):
+            assert jnp.isfinite(slope).all()
+            np.testing.assert_allclose(slope, known, rtol=2e-3, atol=1e-5)
+    total = jax.grad(lambda low, high: draw(low, high).sum(), (0, 1))
+    for find in (total, jax.jit(total)):
+        assert all(jnp.isfinite(g) for g in find(*bounds))
+    traced = jax.jit(draw)(*bounds)
+    concrete = draw(*bounds)
+    np.testing.assert_allclose(traced, concrete, rtol=2e-4, atol=1e-5)
+    batched = jax.vmap(lambda high: draw(bounds[0], high))(jnp.array([bounds[1]]))
+    np.testing.assert_allclose(batched[0], concrete, rtol=2e-4, atol=1e-5)
+
+
+def test_absolute_bounds_have_gradients_too(key):
+    def mean(upper):
+        init = ji.truncated_normal(2.0, lower=-1.0, upper=upper, bounds="absolute")
+        return init(key, (4096,)).mean()
+
+    slope = (mean(1.1) - mean(0.9)) / 0.2
+    np.testing.assert_allclose(jax.grad(mean)(1.0), slope, rtol=0.02)
+
+
 def test_complex_truncated_has_the_variance_that_jax_misses(key):
     shape = (1024, 1024)
     ours = ji.lecun_normal()(key, shape, jnp.complex64)

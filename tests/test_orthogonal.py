@@ -56,3 +56,28 @@ def test_qr_warns_where_it_can_hang(key):
         jax.jit(lambda k: init(k, (4, 4)))(key)
     eager = init(key, (4, 4), jnp.bfloat16)
     assert eager.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("init", "shape"),
+    [
+        (ji.orthogonal(), (16, 16)),
+        (ji.orthogonal(1.4), (48, 96)),
+        (ji.orthogonal(batch_axis=0), (3, 64, 32)),
+        (ji.scaled_orthogonal(), (16, 32)),
+        (ji.delta_orthogonal(), (3, 16, 16)),
+        (ji.convolution_orthogonal(), (3, 8, 16)),
+        (ji.stacked(ji.orthogonal()), (2, 16, 16)),
+    ],
+    ids=repr,
+)
+def test_bits_hold_eager_and_jitted_and_nearly_in_batches_and_shards(init, shape, key):
+    eager = init(key, shape)
+    np.testing.assert_array_equal(eager, jax.jit(lambda k: init(k, shape))(key))
+    bound = 1e-6 * max(1.0, float(abs(eager).max()))
+    batched = jax.vmap(lambda k: init(k, shape))(key[None])[0]
+    np.testing.assert_allclose(eager, batched, rtol=0, atol=bound)
+    mesh = jax.make_mesh((2, 4), ("x", "y"), (jax.sharding.AxisType.Auto,) * 2)
+    spec = jax.sharding.PartitionSpec(*(None,) * (len(shape) - 2), "x", "y")
+    sharded = init(key, shape, None, jax.sharding.NamedSharding(mesh, spec))
+    np.testing.assert_allclose(eager, sharded, rtol=0, atol=bound)

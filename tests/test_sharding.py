@@ -104,3 +104,22 @@ def test_elementwise_draws_need_no_communication(key):
         program = jax.jit(lambda k, init=init: init(k, (64, 64), None, sharding))
         text = program.lower(key).compile().as_text()
         assert "all-gather" not in text and "all-reduce" not in text
+
+
+@pytest.mark.parametrize("count", [2, 7, 40])
+@pytest.mark.parametrize(
+    "base", [ji.he_normal(), ji.uniform(minval=-1, maxval=1)], ids=repr
+)
+def test_sums_of_draws_have_one_order_wherever_they_are(base, count, key):
+    init = ji.sum_of(base, count)
+    draw = lambda k: init(k, (16, 64))  # noqa: E731
+    eager = draw(key)
+    for other in (
+        jax.jit(draw)(key),
+        jax.vmap(draw)(key[None])[0],
+        jax.jit(jax.vmap(draw))(key[None])[0],
+        init(key, (16, 64), None, NamedSharding(mesh_of(AxisType.Auto), P("x", "y"))),
+    ):
+        np.testing.assert_array_equal(eager, other)
+    each = [base(k, (16, 64)) for k in jax.random.split(key, count)]
+    np.testing.assert_array_equal(eager, sum(each[1:], each[0]))

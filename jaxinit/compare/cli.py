@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json as jsonlib
+import logging
+import math
 import os
 import pathlib
 import re
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import rich.box
-import rich.console
 import rich.markup
 import rich.table
 import tyro
@@ -23,6 +27,7 @@ from jaxinit._fans import compute_fans
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
 from jaxinit.compare import cluster, machine
+from jaxinit.compare.report import terminal
 from jaxinit.compare.report.result import Result
 from jaxinit.compare.report.study import Study, load_results
 from jaxinit.compare.store import folder, report_folder
@@ -119,11 +124,10 @@ def _prepare(platform: str | None) -> None:
     """All cores, compiled programs from one run of the command to the next."""
     if platform is not None:
         jax.config.update("jax_platforms", platform)
+    machine.check_addresses()
     machine.use_all_cores()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
-        jax.config.update(
-            "jax_compilation_cache_dir", str(machine.cache_folder() / "programs")
-        )
+        jax.config.update("jax_compilation_cache_dir", str(machine.programs_folder()))
 
 
 def _check_platform(platform: str | None) -> None:
@@ -159,7 +163,7 @@ def merge_command(
     """
     sweep = folder.merge(sources, out)
     Result(sweep).save(out)
-    print(f"{sweep.runs.num_rows} runs in {out}")
+    print(f"{sweep.runs.num_rows} runs in {terminal.sentence(str(out))}")
 
 
 def _task(
@@ -255,7 +259,7 @@ def list_command(
         source = each.references[0] if each.references else ""
         texts = (names, each.summary, each.formula, source)
         table.add_row(*map(rich.markup.escape, texts), each.family)
-    rich.console.Console().print(table)
+    terminal.console().print(table)
 
 
 @app.command(name="show")
@@ -291,6 +295,8 @@ def show_command(
 
 def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     """Fans, moments and histogram of a draw."""
+    needed = 16.0 * math.prod(shape)  # float32, and as float64 with what sorts it
+    machine.check_room(f"show: an array of shape {shape}", needed, "take a smaller one")
     x = np.asarray(init(jax.random.key(0), shape), np.float64)
     print(f"\nshape  {shape}")
     if "in_axis" in init.arguments and init.arguments.get("fan") is None:
@@ -301,24 +307,72 @@ def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
 
 
+_ABOUT = "Weight initialization: list, show, compare, report, merge."
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status: 2 for bad input."""
-    try:
-        app.cli(
-            prog="jaxinit",
-            description="Weight initialization: list, show, compare, report, merge.",
-            args=arguments,
-        )
-    except ConnectionError as error:
-        print(f"jaxinit: {error}", file=sys.stderr, flush=True)
-        # An ordinary exit would wait minutes for the processes that are gone.
-        os._exit(1)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        print(f"jaxinit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        redo = "--redo" in (sys.argv if arguments is None else arguments)
-        how = ", without --redo," if redo else ""
-        print(f"jaxinit: interrupted; the same command{how} goes on.", file=sys.stderr)
-        return 130
+    with _one_line_each():
+        try:
+            app.cli(prog="jaxinit", description=_ABOUT, args=arguments)
+        except ConnectionError as error:
+            _say(error)
+            # An ordinary exit would wait minutes for the processes that are gone.
+            os._exit(1)
+        except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+            _say(error)
+            return 2
+        except (MemoryError, RuntimeError) as error:
+            said = str(error)
+            if not isinstance(error, MemoryError) and not any(
+                words in said for words in _OUT_OF_MEMORY
+            ):
+                raise
+            first = said.partition("\n")[0].rstrip(".")
+            reason = f" ({first})" if first else ""
+            _say(f"out of memory{reason}; take a smaller model, batch or shape.")
+            return 2
+        except KeyboardInterrupt:
+            redo = "--redo" in (sys.argv if arguments is None else arguments)
+            how = ", without --redo," if redo else ""
+            _say(f"interrupted; the same command{how} goes on.")
+            return 130
     return 0
+
+
+def _say(what: object) -> None:
+    """Print a sentence to standard error."""
+    print(f"jaxinit: {terminal.sentence(str(what))}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _one_line_each() -> Iterator[None]:
+    """Warnings and the log's messages as sentences, which they are, without a place."""
+
+    def formatted(message: Warning | str, *_: Any) -> str:
+        text = terminal.sentence(str(message))
+        if _DAMAGED in text and machine.forget_programs():
+            text = "a compiled program that was kept is damaged; all are made again."
+        return f"jaxinit: {text}\n"
+
+    before = warnings.formatwarning, logging.lastResort
+    warnings.formatwarning = formatted
+    logging.lastResort = logging.StreamHandler()
+    logging.lastResort.setLevel(logging.WARNING)
+    logging.lastResort.setFormatter(_Sentences("jaxinit: %(message)s"))
+    try:
+        yield
+    finally:
+        warnings.formatwarning, logging.lastResort = before
+
+
+class _Sentences(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal.sentence(super().format(record))
+
+
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't start new thread")
+"""What JAX and Python say in errors that are not of memory by their type."""
+
+_DAMAGED = "reading persistent compilation cache entry"
+"""In JAX's warning of such an entry, which it reads again, and warns of, for ever."""

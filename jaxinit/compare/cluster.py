@@ -6,6 +6,10 @@ and all learn of all metrics after each segment.
 
 from __future__ import annotations
 
+import atexit
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -42,6 +46,51 @@ def join(
         raise ValueError(
             f"distributed: no cluster could be joined: {reason}."
         ) from error
+    _end_in_a_sentence()
+
+
+_RELAY = r"""
+import re, signal, sys
+for each in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(each, signal.SIG_IGN)
+of_jax = re.compile(rb"[IWEF]\d{4} \S+ +\d+ (coordination_s|preemption|client\.h)")
+begins = re.compile(rb"[IWEF]\d{4} |jaxinit: ")
+kept, within, said = [], False, False
+for line in iter(sys.stdin.buffer.readline, b""):
+    within = bool(of_jax.match(line)) or within and not begins.match(line)
+    said |= sys.argv[1].encode() in line
+    if within:
+        kept.append(line)
+        continue
+    sys.stderr.buffer.write(line)
+    sys.stderr.buffer.flush()
+if any(b"detected fatal errors" in line for line in kept):
+    kept = [] if said else [f"jaxinit: {sys.argv[1]}\n".encode()]
+sys.stderr.buffer.write(b"" if said else b"".join(kept))
+"""
+"""What passes standard error on. What JAX's service says of processes comes at the end,
+and as one sentence where it says that one of them is gone."""
+
+
+def _end_in_a_sentence() -> None:
+    """Let a process that JAX ends, as it does where another is gone, leave a sentence.
+
+    JAX writes a trace of its own stack and aborts, from a thread of C++ that asks
+    nobody: only another process can still say what is the matter.
+    """
+    before = os.dup(2)
+    relay = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _RELAY, _GONE], stdin=subprocess.PIPE
+    )
+    assert relay.stdin is not None
+    os.dup2(relay.stdin.fileno(), 2)
+    relay.stdin.close()
+
+    @atexit.register
+    def end() -> None:
+        sys.stderr.flush()
+        os.dup2(before, 2)
+        relay.wait(timeout=10)
 
 
 def count() -> int:

@@ -187,7 +187,12 @@ def truncated_normal(
     $a = (\text{lower} - \text{mean}) / \text{stddev}$. Truncation narrows the
     distribution (to 0.8796 stddev at two standard deviations); `corrected=True` shifts
     and rescales $z$ by its own mean and standard deviation, so that mean and stddev are
-    those of the draw.
+    those of the draw. A draw has gradients by its bounds, as a quantile has.
+
+    The float32 values are those of `jax.nn.initializers.truncated_normal` under
+    `jax.jit`, unless both bounds lie beyond three standard deviations on one side; with
+    bounds other than +-2, JAX's eager draws differ from its compiled ones, by up to
+    8e-5 standard deviations.
 
     Args:
         stddev: standard deviation before truncation (of the draw if corrected),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import _checks
+from jaxinit import _checks, _samplers
 from jaxinit._initializer import Initializer, base_draw, initializer
 from jaxinit._types import Array, Draw, DType, Key, Numeric
 
@@ -193,7 +193,13 @@ def sum_of(scheme: Initializer, count: int = 2, dtype: DType = None) -> Draw:
     _checks.integer("sum_of", count=count)
 
     def draw_sum(key: Key, shape: tuple[int, ...], dtype: DType) -> Array:
-        return _draw_apart(draw, key, count, shape, dtype).sum(axis=0)
+        keys = None if key is None else jax.random.split(key, count)
+
+        def add(total: Array, own: Key | None) -> tuple[Array, None]:
+            return total + _samplers.rounded(draw(own, shape, dtype)), None
+
+        # One after another: a sum over an axis has another order on other devices.
+        return jax.lax.scan(add, jnp.zeros(shape, dtype), keys, count)[0]
 
     return draw_sum
 

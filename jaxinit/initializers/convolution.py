@@ -23,7 +23,7 @@ def convolution_orthogonal(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
     are products of projections, $P$ or $I - P$ per axis, with P onto a uniformly random
     half of the channels, followed by a Haar matrix. Unlike `delta_orthogonal` it mixes
     pixels: with stride 1 and circular padding it is an isometry (in <= out) or its
-    transpose (in > out).
+    transpose (in > out). Bits hold as those of `orthogonal` do.
 
     Args:
         gain: multiplier, dimensionless: the gain of the activation.
@@ -99,7 +99,8 @@ def delta_orthogonal(
     $K[c, :, :] = \text{scale} \cdot Q$ at the centre tap $c$ and 0 at all others, with
     $Q$ Haar (semi-)orthogonal of shape (in, out): with SAME padding and stride 1 the
     convolution keeps (in <= out) or projects (in > out) every pixel's signal, at every
-    frequency alike. Plain networks of 10,000 convolutions can be trained from it.
+    frequency alike. Plain networks of 10,000 convolutions can be trained from it. Bits
+    hold as those of `orthogonal` do.
 
     Args:
         scale: multiplier, dimensionless: the gain of the activation.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
+from jaxinit import _checks
 from jaxinit.compare.report import (
     figures,
     protocol,
@@ -378,5 +379,5 @@ def _name(column: str) -> str:
 
 
 def _(text: str) -> str:
-    """A text with nothing in it that HTML would obey."""
-    return html.escape(text).replace("95 %", "95&nbsp;%")
+    """A text with nothing in it that HTML would obey, or that is no letter."""
+    return html.escape(_checks.visible(text)).replace("95 %", "95&nbsp;%")

@@ -185,7 +185,7 @@ def _task(name: str) -> list[str] | None:
         texts = ["--data", str(ast.literal_eval(call.args[0]))]
         for keyword in call.keywords:
             texts += [f"--{keyword.arg}", str(ast.literal_eval(keyword.value))]
-    except (SyntaxError, ValueError, AssertionError):
+    except (SyntaxError, ValueError, TypeError, AssertionError, RecursionError):
         return None
     return texts
 

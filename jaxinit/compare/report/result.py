@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import rich.console
 from matplotlib.axes import Axes
 
 from jaxinit.compare import files
@@ -23,6 +22,7 @@ from jaxinit.compare.report import (
     signal_figure,
     style,
     table,
+    terminal,
     words,
 )
 from jaxinit.compare.stats import targets, verdict
@@ -156,7 +156,7 @@ class Result:
             learning_rate: see all schemes at this rate, instead of each at its best.
         """
         shown = self.judge(baseline, learning_rate)
-        console = rich.console.Console()
+        console = terminal.console()
         console.print(table.table(self.sweep, shown, console.width))
         if several := self.judge_targets(shown.baseline, learning_rate):
             console.print(

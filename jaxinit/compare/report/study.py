@@ -8,11 +8,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import rich.console
 from matplotlib.axes import Axes
 
 from jaxinit.compare import files
-from jaxinit.compare.report import figures, page, style, table, words
+from jaxinit.compare.report import figures, page, style, table, terminal, words
 from jaxinit.compare.report.result import Result, load_result
 from jaxinit.compare.stats import across_tasks, summary
 from jaxinit.compare.store.side_by_side import side_by_side
@@ -61,7 +60,7 @@ class Study:
         self, baseline: str | None = None, learning_rate: float | None = None
     ) -> None:
         """Print each task's table, the schemes over all, and what the profile says."""
-        console = rich.console.Console()
+        console = terminal.console()
         for each in self.results:
             each.show(baseline, learning_rate)
             console.print()

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from jaxinit import _checks
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
@@ -40,6 +42,12 @@ class Style(NamedTuple):
 
 WIDTH, HEIGHT = 6.2, 4.2
 """Inches of a figure with one panel."""
+
+FEW = 8
+"""Schemes whose legend a figure has room for."""
+
+ROW = 0.19
+"""Inches of a row of a legend."""
 
 
 def styles(schemes: Sequence[str]) -> dict[str, Style]:
@@ -124,11 +132,13 @@ def finish(axes: Iterable[Axes], title: str, columns: int, whole: bool) -> None:
     for each in axes:
         each.grid(alpha=0.25, lw=0.6)
         each.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
     if not whole:
-        axes[0].legend(frameon=False, fontsize=8)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
+        many = beside if len(labels) > FEW else {}
+        axes[0].legend(frameon=False, fontsize=8, **many)
         return
     figure = figure_of(axes[0])
-    handles, labels = axes[0].get_legend_handles_labels()
     letters = 14 * figure.get_figwidth()  # that fit side by side, roughly
     longest = max((len(label) for label in labels), default=0)
     columns = max(1, min(columns, int(letters / (longest + 6))))
@@ -140,6 +150,10 @@ def finish(axes: Iterable[Axes], title: str, columns: int, whole: bool) -> None:
         frameon=False,
         fontsize=9,
     )
+    # The plots keep their height, however many schemes there are.
+    rows = math.ceil(len(labels) / columns)
+    more = max(0, rows - math.ceil(FEW / columns)) * ROW
+    figure.set_figheight(figure.get_figheight() + more)
     lines = textwrap.wrap(title, int(10 * figure.get_figwidth()))
     figure.suptitle("\n".join(map(text, lines)), fontsize=11)
 
@@ -162,14 +176,17 @@ def plain(axes: Axes) -> None:
 def hover(axes: Axes, x: float, y: float, says: str) -> None:
     """Put an invisible mark on a point, which `svg` makes say something."""
     if math.isfinite(y):
-        axes.plot([x], [y], "o", ms=9, alpha=0, gid=HOVER + says, zorder=9)
+        says = HOVER + _checks.visible(says)
+        axes.plot([x], [y], "o", ms=9, alpha=0, gid=says, zorder=9)
 
 
 def text(text: str, most: int = 100) -> str:
     """A text as it stands: no formula between dollars, no name that legends hide.
 
-    What is longer than `most` letters loses some in the middle.
+    Every text that holds a name goes through here. What is longer than `most` letters
+    loses some in the middle.
     """
+    text = _checks.visible(text)
     if len(text) > most:
         tail = most // 3
         text = f"{text[: most - tail - 3]}...{text[-tail:]}"

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
+from jaxinit import _checks
 from jaxinit.compare.report.style import HOVER
 
 
@@ -43,7 +44,7 @@ def inline(figure: Figure, prefix: str, label: str) -> str:
         }
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-label": label}
+    root.attrib |= {"role": "img", "aria-label": _checks.visible(label)}
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
 

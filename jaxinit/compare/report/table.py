@@ -62,7 +62,7 @@ def _cells(row: Row, verdict: Verdict, settings: Settings) -> dict[str, Cell]:
         "steps": Cell(_steps(row, settings.steps), scheme.steps_to_target.median),
         **({"time": _time(scheme.seconds_to_target)} if timed(verdict) else {}),
         "x faster": _ratio(row, verdict),
-        "loss": Cell("-" if dead else f"{loss:.3f}", math.inf if dead else loss),
+        "loss": Cell("-" if dead else words.loss(loss), math.inf if dead else loss),
         metric_name(settings): Cell(
             "-" if dead else f"{metric:{form}}", bad if dead else metric
         ),

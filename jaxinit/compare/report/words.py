@@ -18,7 +18,14 @@ from jaxinit.compare.store.settings import Settings
 def number(value: float) -> str:
     """A ratio as text, with as many digits as one reads."""
     digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits}f}" if math.isfinite(value) else "∞"
+    if not math.isfinite(value):
+        return "∞"
+    return f"{value:.{digits}f}" if value < 1e6 else f"{value:.3g}"
+
+
+def loss(value: float) -> str:
+    """A loss as text: three decimals, or three digits where it is large."""
+    return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -27,7 +34,8 @@ def duration(seconds: float) -> str:
     size, unit = next((u for u in units if seconds >= 0.9995 * u[0]), units[-1])
     value = seconds / size
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-    return f"{value:.{digits}f} {unit}"
+    text = f"{value:.{digits}f}" if value < 1e7 else f"{value:.3g}"
+    return f"{text} {unit}"
 
 
 def goal(settings: Settings) -> str:

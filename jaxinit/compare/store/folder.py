@@ -21,6 +21,7 @@ import pyarrow as pa
 from jaxinit.compare import files
 from jaxinit.compare.store import run_file
 from jaxinit.compare.store.agreement import difference
+from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.run_file import RunFile
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
@@ -46,13 +47,42 @@ def claim(out: pathlib.Path, settings: Settings) -> Settings:
     if marker.is_file():  # asked last, for another process may have just made it
         settings = _joined(out, read_settings(out), settings)
     elif taken:
+        settings = _rebuilt(out, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(marker, settings)
+    return settings
+
+
+def _rebuilt(out: pathlib.Path, settings: Settings) -> Settings:
+    """The settings of a folder whose sweep.json is gone, if its runs are of the sweep.
+
+    A run's name says so, which is made of all that decides its numbers.
+
+    Raises:
+        FileExistsError: the folder holds no run, or one of another sweep.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        for file in _paths(out):
+            rows += run_file.read(file).runs.to_pylist()
+    except (OSError, ValueError):
+        rows.clear()  # whatever it is, it is left as it is
+    runs = [(row["scheme"], row["learning_rate"], row["seed"]) for row in rows]
+    names = [run_id(settings, *run) for run in runs]
+    if not rows or names != [row["run_id"] for row in rows]:
         raise FileExistsError(
             f"{out} exists and holds no sweep of jaxinit; choose a new or empty folder "
             "with --out."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(marker, settings)
-    return settings
+    schemes, rates, seeds = map(dict.fromkeys, zip(*runs, strict=True))
+    there = dataclasses.replace(
+        settings,
+        schemes=tuple(schemes),
+        learning_rates=tuple(sorted(rates)),
+        seeds=max(0, max(seeds) + 1 - settings.tuning_seeds),
+        rounds=1,
+    )
+    return there.union(settings)
 
 
 def _shown(path: pathlib.Path) -> bool:
@@ -77,7 +107,7 @@ def read_settings(out: str | os.PathLike[str]) -> Settings:
         content = json.loads(marker.read_text())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{marker} cannot be read: {_reason(error)}.") from error
     try:
         return Settings.from_json(content)
@@ -189,13 +219,25 @@ def read_signals(folder: str | os.PathLike[str]) -> dict[str, list[signal.LayerS
         return signal.from_json(json.loads(file.read_text()))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except _NO_JSON as error:
         warnings.warn(
             f"{file} cannot be read ({type(error).__name__}), so that the signal at "
             "step 0 is left out; jaxinit compare writes it again.",
             stacklevel=2,
         )
         return {}
+
+
+_NO_JSON = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What a file of JSON may raise that is damaged, or holds something else."""
 
 
 def write_signals(out: pathlib.Path, signals: signal.Signals) -> None:
@@ -236,7 +278,7 @@ def append_runs(out: pathlib.Path, runs: pa.Table, seconds: float = math.nan) ->
         seconds: wall-clock that they took together; NaN if it is not known.
     """
     folder = out / "runs"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     run_file.write(folder, RunFile(runs, seconds))
 
 
@@ -299,7 +341,7 @@ def sorted_runs(runs: pa.Table, schemes: Sequence[str]) -> pa.Table:
     first: dict[str, tuple[Any, int]] = {}
     for index, (name, scheme, rate, seed) in enumerate(rows):
         first.setdefault(name, ((place.get(scheme, len(place)), rate, seed), index))
-    return runs.take([index for _, index in sorted(first.values())])
+    return runs.take(pa.array([k for _, k in sorted(first.values())], pa.int64()))
 
 
 def merge(
@@ -315,12 +357,16 @@ def merge(
         The whole sweep.
 
     Raises:
+        FileNotFoundError: a folder is of no sweep, or none of them has a run.
         FileExistsError: the folders are of different sweeps.
         ValueError: a run is in two of them with different numbers.
     """
     out = pathlib.Path(out)
-    tables = [read_runs(source) for source in sources]
     whole = read_settings(sources[0])
+    tables = [each.runs for source in sources for each in _files(source)]
+    if not tables:
+        listed = ", ".join(map(str, sources))
+        raise FileNotFoundError(f"merge: there is no finished run in {listed}.")
     for source in sources[1:]:
         whole = _joined(source, whole, read_settings(source))
     if (out / "sweep.json").is_file() and finished(out):

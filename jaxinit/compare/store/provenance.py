@@ -7,6 +7,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 
@@ -38,6 +40,9 @@ def code_state(folder: str | os.PathLike[str] = ".") -> str | None:
     """The commit of a folder's git repository, and whether files differ from it.
 
     Files that git does not track count as no change, for results are such files.
+    Nothing that the repository's own configuration names is run: no monitor of files,
+    no hook, no filter of contents, nothing of a submodule's, and nothing is fetched.
+    A file that a filter would have changed counts as a change, once it is written.
 
     Args:
         folder: any folder of a working tree; by default the current one.
@@ -46,16 +51,83 @@ def code_state(folder: str | os.PathLike[str] = ".") -> str | None:
         Such as "commit 1a2b3c4d5e6f" or "commit 1a2b3c4d5e6f, with uncommitted
         changes"; None where there is no repository, no commit yet, or no git.
     """
-    describe = "describe --always --dirty --abbrev=12 --exclude=*"
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", os.fspath(folder), *describe.split()],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=PATIENCE,
-        )
-    except (OSError, subprocess.SubprocessError):
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD").strip()
+        idle = _without_filters(folder)
+        changes = _git(folder, *_STATUS, settings=idle)
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    commit, dirty, _ = done.stdout.strip().partition("-dirty")
-    return f"commit {commit}{', with uncommitted changes' if dirty else ''}"
+    return f"commit {commit}{', with uncommitted changes' if changes else ''}"
+
+
+_STATUS = (
+    "status --porcelain --untracked-files=no --no-renames --ignore-submodules=dirty"
+).split()
+"""Of a submodule, its commit alone is looked at, and not what is in its folder."""
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+_IDLE = {"core.fsmonitor": "false", "core.hooksPath": os.devnull}
+"""Settings with which git runs nothing but itself, filters apart."""
+
+
+def _without_filters(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Settings by which no filter that the repository knows has a command.
+
+    Raises:
+        ValueError: git takes no settings from its environment, being of before 2021.
+    """
+    names = _config(folder, "--name-only", "--get-regexp", r"^filter\.")
+    idle = {n: "false" if n.endswith(".required") else "" for n in names}
+    if idle:
+        named = r"^filter\..*\.(clean|process)$"
+        listed = _config(folder, "--get-regexp", named, settings=idle)
+        last = dict(each.partition("\n")[::2] for each in listed)
+        if any(last.values()):
+            raise ValueError("git takes no settings from its environment.")
+    return idle
+
+
+def _config(
+    folder: str | os.PathLike[str], *words: str, settings: Mapping[str, str] = _NONE
+) -> list[str]:
+    """What git says of its settings, those that are given included."""
+    try:
+        said = _git(folder, "config", "--null", *words, settings=settings)
+    except subprocess.CalledProcessError as error:
+        if error.returncode == 1:  # there are none of the name
+            return []
+        raise
+    return list(filter(None, said.split("\0")))
+
+
+def _git(
+    folder: str | os.PathLike[str], *words: str, settings: Mapping[str, str] = _NONE
+) -> str:
+    """What git says, which runs nothing but itself.
+
+    Args:
+        folder: where.
+        words: the command.
+        settings: further ones that override the repository's.
+    """
+    fixed = [
+        word for name, value in _IDLE.items() for word in ("-c", f"{name}={value}")
+    ]
+    given = int(os.environ.get("GIT_CONFIG_COUNT", 0))
+    environment = {
+        **os.environ,
+        "GIT_ALLOW_PROTOCOL": "none",  # no object that is missing is fetched
+        "GIT_CONFIG_COUNT": str(given + len(settings)),
+    }
+    for place, (name, value) in enumerate(settings.items(), given):
+        environment[f"GIT_CONFIG_KEY_{place}"] = name
+        environment[f"GIT_CONFIG_VALUE_{place}"] = value
+    done = subprocess.run(
+        ["git", "--no-optional-locks", "-C", os.fspath(folder), *fixed, *words],
+        capture_output=True,
+        check=True,
+        env=environment,
+        timeout=PATIENCE,
+    )
+    return done.stdout.decode(errors="replace")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxinit.compare import files
-from jaxinit.compare.store.sweep import SCHEMA
+from jaxinit.compare.store.sweep import SCHEMA, checked
 
 _SECONDS = b"jaxinit.seconds"
 
@@ -69,12 +69,9 @@ def read(file: pathlib.Path) -> RunFile:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{file} cannot be read as Parquet: {reason}") from error
-    lacking = [name for name in SCHEMA.names if name not in found.column_names]
-    if lacking:
-        raise ValueError(f"{file} cannot be read: it lacks {', '.join(lacking)}")
     try:
-        runs = found.select(SCHEMA.names).cast(SCHEMA)
-    except pa.ArrowException as error:
+        runs = checked(found)
+    except (pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{file} cannot be read: {reason}") from error
     about = found.schema.metadata or {}

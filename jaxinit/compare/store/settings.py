@@ -12,10 +12,15 @@ Two sweeps may share a folder or a report if they agree in all that decides or r
 
 from __future__ import annotations
 
+import builtins
+import collections.abc
 import dataclasses
+import math
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from jaxinit import _checks
 from jaxinit._parse import parse
@@ -244,8 +249,8 @@ class Settings(Options):
         missing = [name for name in known if name not in content]
         strange = [name for name in content if name not in known]
         if missing or strange:
-            what = [f"lacks {', '.join(missing)}"] if missing else []
-            what += [f"has the unknown {', '.join(strange)}"] if strange else []
+            what = [f"lacks {_some(missing)}"] if missing else []
+            what += [f"has the unknown {_some(strange)}"] if strange else []
             raise ValueError(
                 f"{' and '.join(what)}, so that it is no sweep of this version; run "
                 "the sweep again."
@@ -254,7 +259,50 @@ class Settings(Options):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content.items()
         }
+        kinds = get_type_hints(cls)
+        for name, value in values.items():
+            least = _LEAST.get(name)
+            if not _fits(value, kinds[name]) or (least is not None and value < least):
+                raise ValueError(
+                    f"has {name}={_checks.shortened(str(value))}, which is no value of "
+                    "it, so that the file is damaged; run the sweep again."
+                )
         return cls(**values)
+
+
+_LEAST = {
+    "steps": 1, "eval_every": 1, "batch_size": 1, "rounds": 1, "seeds": 0,
+    "tuning_seeds": 0, "until_sure": 0,
+}  # fmt: skip
+"""The least value of each setting that counts something."""
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type as an annotation has it; numbers are finite."""
+    parts = get_args(kind)
+    match get_origin(kind):
+        case typing.Union | types.UnionType:
+            return any(_fits(value, part) for part in parts)
+        case typing.Literal:
+            return value in parts
+        case builtins.tuple:
+            return isinstance(value, tuple) and all(_fits(v, parts[0]) for v in value)
+        case collections.abc.Mapping:
+            return isinstance(value, dict) and all(
+                _fits(pair, part)
+                for item in value.items()
+                for pair, part in zip(item, parts, strict=True)
+            )
+    if kind in (int, float):
+        allowed = (int,) if kind is int else (int, float)
+        return type(value) in allowed and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _some(names: list[str]) -> str:
+    """The first few of some names."""
+    shown = ", ".join(map(_checks.visible, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def names(*marks: Mark) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jaxinit import _checks
 from jaxinit.compare.store.settings import Settings
@@ -45,6 +46,32 @@ run's share of a step of all runs that were trained with it: wall-clock of the d
 that the settings name, or of one of those, without compilation; null where it is not
 known.
 """
+
+
+UNKNOWN = ("steps_to_target", "init_seconds", "step_seconds")
+"""The columns in which a run may have nothing."""
+
+CURVES = ("eval_steps", "train_loss", "valid_loss", "valid_metric")
+"""The columns of curves; those of a run are of one length."""
+
+
+def checked(runs: pa.Table) -> pa.Table:
+    """Runs that somebody wrote, with the columns of `SCHEMA`.
+
+    Raises:
+        ValueError: the table is none of runs.
+    """
+    lacking = [name for name in SCHEMA.names if name not in runs.column_names]
+    if lacking:
+        raise ValueError(f"it lacks {', '.join(lacking)}")
+    found = runs.select(SCHEMA.names).cast(SCHEMA)
+    empty = [n for n in SCHEMA.names if n not in UNKNOWN and found[n].null_count]
+    if empty:
+        raise ValueError(f"a run has no {', '.join(empty)}")
+    lengths = [pc.list_value_length(found[name]) for name in CURVES]
+    if any(not each.equals(lengths[0]) for each in lengths):
+        raise ValueError("a run has curves of two lengths")
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

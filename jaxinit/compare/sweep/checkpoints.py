@@ -79,6 +79,7 @@ class Checkpoints:
     def __init__(self, out: pathlib.Path) -> None:
         """Of the store `out`; a folder appears with the first checkpoint."""
         self._folder = out.resolve() / "checkpoints"
+        self._warned = False
 
     @functools.cached_property
     def _ocp(self) -> Any:
@@ -100,8 +101,23 @@ class Checkpoints:
         )
 
     def begin(self) -> Callable[[Unfinished], None]:
-        """What saves another chunk."""
-        return functools.partial(self._save, uuid.uuid4().hex[:16])
+        """What saves another chunk, if that can be done: the sweep goes on anyway."""
+        return functools.partial(self._tried, uuid.uuid4().hex[:16])
+
+    def _tried(self, chunk: str, runs: Unfinished) -> None:
+        try:
+            self._save(chunk, runs)
+        except Exception as error:  # whatever Orbax says of a disk that is full
+            for left in self._folder.glob(f"{chunk}-*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if not self._warned:
+                reason = str(error).partition("\n")[0][:200].rstrip(".")
+                LOG.warning(
+                    "no checkpoint can be written to %s (%s: %s); the sweep goes on, "
+                    "and if it is stopped, unfinished runs begin anew.",
+                    self._folder, type(error).__name__, reason,
+                )  # fmt: skip
+            self._warned = True
 
     def _save(self, chunk: str, runs: Unfinished) -> None:
         """Write a checkpoint of the chunk, and only then remove the one before."""

@@ -138,7 +138,7 @@ def compare(
         'he_normal()'
     """
     use_all_cores()
-    if isinstance(task, str):
+    if not isinstance(task, Task):
         task = parse_task(task)
     known = named(schemes)
     options = Options(

@@ -70,12 +70,9 @@ class Maker:
         done = frozenset(self._kept["run_id"].to_pylist())
         if self._out is not None:
             done = folder.finished(self._out)
-        pending = {
-            name: run
-            for run in wanted
-            if (name := run_id(asked, *run)) not in done
-            and self._plan.is_ours(name, run)
-        }
+        named = {run_id(asked, *run): run for run in wanted}
+        ours = self._plan.ours(named)
+        pending = {n: run for n, run in named.items() if n in ours and n not in done}
         cluster.wait()  # until all have seen what is done, before there is more
         if pending:
             if self._programs is None:
@@ -84,12 +81,19 @@ class Maker:
             how = {"strategy": made.strategy, "block": made.block}
             settings = self._claimed(dataclasses.replace(asked, **how))
             self._train(self._programs, settings, pending)
+            settings = self._restored(settings)
         if self._out is None or not (done or pending):
             runs = folder.sorted_runs(self._kept, settings.schemes)
         else:
             runs = folder.read_runs(self._out)
         took = self._took if self._out is None else folder.seconds(self._out)
         return Sweep(runs, settings, took)
+
+    def _restored(self, settings: Settings) -> Settings:
+        """The settings of the folder, in which is what somebody took away meanwhile."""
+        if self._out is not None and cluster.index() == 0:
+            folder.write_runs(self._out, self._kept, self._took)
+        return self._claimed(settings)
 
     def signals(self) -> Signals:
         """The signal at step 0 of all schemes, of seed 0; see `signal.signals`.

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxinit import _checks, tree
 from jaxinit._parse import parse
 from jaxinit.compare import machine
@@ -18,7 +20,7 @@ from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import name_of
 from jaxinit.compare.train.initial import Given, Scheme
 from jaxinit.compare.train.runners import STRATEGIES
-from jaxinit.compare.train.trainer import Run
+from jaxinit.compare.train.trainer import OPTIMIZERS, Run
 from jaxinit.tree._combine import as_scheme, is_pair
 
 BATCH_SIZE = 64
@@ -40,17 +42,19 @@ class Plan(NamedTuple):
     settings: Settings
     part: tuple[int, int]
 
-    def is_ours(self, name: str, run: Run) -> bool:
-        """Whether a run belongs to this part of the sweep.
+    def ours(self, wanted: Mapping[str, Run]) -> set[str]:
+        """The names of the runs that belong to this part: parts differ by one run.
 
-        By its name, which stays what it is when the sweep grows; where seeds tune, by
-        its scheme, for the rate that the others are run at is chosen by the part.
+        Seed after seed, each n-th by name is taken, which spreads rates and schemes
+        over the parts, and leaves a part as it is when seeds are added. Where seeds
+        tune, each n-th scheme is taken with all of its runs, for the rate that the
+        others are run at is chosen by the part.
         """
         i, n = self.part
-        place = int(name, 16)
         if self.settings.tuning_seeds:
-            place = list(self.schemes).index(run[0])
-        return place % n == i
+            own = list(self.schemes)[i::n]
+            return {name for name, run in wanted.items() if run[0] in own}
+        return set(sorted(wanted, key=lambda name: (wanted[name][-1], name))[i::n])
 
     @property
     def most_seeds(self) -> int:
@@ -105,6 +109,8 @@ def plan(
     counts = ("tuning_seeds", "runoff_seeds", "until_sure")
     more = {name: getattr(settings, name) for name in counts}
     _checks.integer("compare", minimum=0, **more)
+    _check_size(settings)
+    _check_model(task, settings)
     part = _part(shard)
     if part[1] > 1 and (settings.until_sure or settings.extend_grid):
         raise ValueError(
@@ -129,6 +135,51 @@ def plan(
             .settings
         )
     return Plan(task, schemes, settings, part)
+
+
+KEPT, KEPT_OF_POINT = 1000, 40
+"""Bytes that are kept of each run, and of each point of its curves, about."""
+
+
+def _check_size(settings: Settings) -> None:
+    """Raise where so many runs, or batches at once, are no matter of patience.
+
+    Raises:
+        ValueError: memory would not hold what is kept of them.
+    """
+    seeds = settings.tuning_seeds or settings.seeds
+    runs = len(settings.schemes) * len(settings.learning_rates) * seeds
+    if settings.tuning_seeds:
+        rounds = max(1, settings.until_sure)
+        runs += len(settings.schemes) * rounds * settings.seeds
+    points = settings.steps // settings.eval_every + 1
+    machine.check_room(
+        f"compare: a sweep of {runs} runs with {points} evaluations each",
+        runs * (KEPT + KEPT_OF_POINT * points),
+        "take fewer seeds, learning rates or schemes, or a greater eval_every",
+    )
+    machine.check_room(
+        f"compare: the order of the examples in eval_every={settings.eval_every} steps",
+        8 * settings.eval_every * settings.batch_size,
+        "take a smaller eval_every",
+    )
+
+
+def _check_model(task: Task, settings: Settings) -> None:
+    """Raise where memory would not hold a single run.
+
+    Raises:
+        ValueError: it would not.
+    """
+    traced = task.traced(settings.batch_size)
+    optimizer = OPTIMIZERS[settings.optimizer](0.1)
+    state = jax.eval_shape(optimizer.init, traced.params), traced.state
+    params = machine.bytes_of(traced.params)
+    machine.check_room(
+        f"compare: a run of task {task.name}, of {machine.size(params)} of parameters,",
+        3 * params + machine.bytes_of(state),  # as drawn, as trained, and the gradient
+        "take a smaller model",
+    )
 
 
 def named(schemes: Given | Sequence[Given]) -> dict[str, Scheme]:

@@ -11,6 +11,7 @@ Their options mean the same in all of them:
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 
-from jaxinit import _checks
+from jaxinit import _checks, _text
 from jaxinit.compare.task import data
 from jaxinit.compare.task.networks import (
     ACTIVATIONS,
@@ -350,16 +351,22 @@ def parse_task(text: str, **options: Any) -> Task:
 
     Raises:
         ValueError: the text has another form, or names an unknown task or option.
+        TypeError: it is no text.
 
     Example:
         >>> parse_task("linear(depth=2)", width=16).name
         'linear(depth=2, width=16)'
     """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"task of type {type(text).__name__} must be a task from make_task, or the "
+            "text of a built-in one, such as 'digits-mlp'."
+        )
     name, bracket, rest = text.strip().partition("(")
     if name not in TASKS:
         raise ValueError(
-            f"task={text!r} is unknown; use one of {', '.join(TASKS)}, or a task from "
-            "make_task."
+            f"task={_checks.shortened(text)} is unknown; use one of "
+            f"{', '.join(TASKS)}, or a task from make_task."
         )
     given = _keywords(text, bracket + rest) if bracket else {}
     known = inspect.signature(TASKS[name]).parameters
@@ -376,18 +383,21 @@ def parse_task(text: str, **options: Any) -> Task:
 
 def _keywords(text: str, arguments: str) -> dict[str, Any]:
     """The values of `(key=literal, ...)`."""
-    try:
-        call = ast.parse(f"_{arguments}", mode="eval").body
-        match call:
-            case ast.Call(ast.Name(), [], keywords) if all(k.arg for k in keywords):
-                return {str(k.arg): ast.literal_eval(k.value) for k in keywords}
-    except (SyntaxError, ValueError):
-        pass
+    node: ast.expr | None = None
+    with contextlib.suppress(ValueError, RecursionError, MemoryError):
+        node = _text.parsed(f"_{arguments}")
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        kwargs = _text.taken_apart(node, text).kwargs
+        with contextlib.suppress(ValueError, TypeError, RecursionError, MemoryError):
+            return {name: ast.literal_eval(value) for name, value in kwargs.items()}
     raise ValueError(
-        f"{text!r} is no task; use a name or a call with named options, such as "
-        "'digits-mlp(depth=8, width=128)'."
+        f"{_checks.shortened(text)} is no task; use a name or a call with named "
+        "options, such as 'digits-mlp(depth=8, width=128)'."
     )
 
+
+DEEPEST = 10_000
+"""Layers whose trace ends within minutes."""
 
 _CHOICES = {"activation": ACTIVATIONS, "norm": NORMS}
 
@@ -399,6 +409,11 @@ def _checked_name(task: str, options: dict[str, Any]) -> str:
             _checks.choice(task, name, value, _CHOICES[name])
         else:
             _checks.integer(task, **{name: value})
+        if name == "depth" and value > DEEPEST:
+            raise ValueError(
+                f"{task}: depth={value} must be at most {DEEPEST}, for a program is "
+                "traced layer by layer."
+            )
     listed = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return f"{task}({listed})"
 

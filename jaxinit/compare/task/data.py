@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import zipfile
 from pydoc_data.topics import topics
 from typing import Any, TypeAlias
 
@@ -76,7 +75,8 @@ def _numbers(split: str, what: str, array: np.ndarray) -> np.ndarray:
     if bad.any():
         raise ValueError(
             f"{split} {what} hold NaN or infinity in {bad.sum()} of {len(array)} "
-            f"examples, the first at index {bad.argmax()}; clean them first."
+            f"examples, as float32, the first at index {bad.argmax()}; clean them "
+            "first."
         )
     return array
 
@@ -321,13 +321,21 @@ def load(source: str) -> tuple[Split, Split]:
 
 def _npz(path: str) -> tuple[Split, Split]:
     try:
-        with np.load(path) as file:
-            arrays = dict(file)
+        with open(path, "rb") as file:
+            found = np.load(file)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
+            arrays = dict(found)
     except FileNotFoundError:
         raise ValueError(f"data={path!r}: there is no such file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
         raise ValueError(
-            f"data={path!r} cannot be read as arrays ({error}); write it by np.savez."
+            f"data={path!r} holds arrays that memory does not; take a part of them."
+        ) from None
+    except Exception as error:  # whatever NumPy, zipfile and zlib say of a file
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"data={path!r} cannot be read as arrays ({said}); write it by np.savez."
         ) from None
     if {"x_train", "y_train", "x_valid", "y_valid"} <= arrays.keys():
         train, valid = (

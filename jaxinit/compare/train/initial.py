@@ -13,6 +13,7 @@ import numpy as np
 from jaxinit import tree
 from jaxinit._initializer import Initializer
 from jaxinit._types import Key
+from jaxinit.compare import machine
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.runners import is_key, stacked
@@ -139,9 +140,11 @@ class InitialParams:
         """Trace the model, and initialize it itself with each seed.
 
         Raises:
-            ValueError: the model has no kernel, or a scheme does not fit it.
+            ValueError: the model has no kernel, a scheme does not fit it, or memory
+                does not hold what the model itself draws.
         """
         draws = Draws(task, config, schemes)
+        _check_size(task, draws, seeds)
         self.shapes = draws.params
         self.convolved = any(layer.kind == "conv" for layer in draws.layers)
         self.seconds: dict[str, float] = {}
@@ -190,6 +193,16 @@ class InitialParams:
         spent = time.perf_counter() - began
         self.seconds[scheme] = min(spent, self.seconds.get(scheme, spent))
         return _on_host(params)
+
+
+def _check_size(task: Task, draws: Draws, seeds: int) -> None:
+    """Raise where what the model itself draws of all seeds does not fit."""
+    kept = [leaf.value for leaf in draws.leaves if leaf.path in draws.all_kept]
+    machine.check_room(
+        f"compare: what the model of task {task.name} itself draws of {seeds} seeds",
+        seeds * machine.bytes_of((kept, draws.state)),
+        "take fewer seeds",
+    )
 
 
 def seed_keys(seeds: int) -> tuple[Key, Key]:

@@ -120,11 +120,15 @@ def to_json(signals: Signals) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> dict[str, list[LayerSignal]]:
-    """The signals that `to_json` wrote; what was not finite is NaN."""
-    number = lambda value: math.nan if value is None else value  # noqa: E731
+    """The signals that `to_json` wrote; what was not finite is NaN.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it is something else.
+    """
+    number = lambda value: math.nan if value is None else float(value)  # noqa: E731
     return {
         scheme: [
-            LayerSignal(path, number(out), number(back))
+            LayerSignal(str(path), number(out), number(back))
             for path, out, back in zip(
                 content["paths"], forward, content["backward"][scheme], strict=True
             )

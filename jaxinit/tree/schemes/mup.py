@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -152,7 +153,7 @@ def _shapes(owner: str, name: str, base: Any) -> tuple[Any, ...]:
         pairs = [(leaf.path, leaf.value.shape) for leaf in leaves_of(own)[0]]
     alike: dict[str, dict[str, tuple[int, ...]]] = {}
     for path, shape in pairs:
-        alike.setdefault(numberless(path), {})[path] = tuple(shape)
+        alike.setdefault(numberless(path), {})[path] = tuple(map(int, shape))
     shapes: dict[str, tuple[int, ...]] = {}
     for path, own in alike.items():
         same = len(set(own.values())) == 1
@@ -166,7 +167,9 @@ def _is_shape(pair: Any) -> bool:
         return False
     path, shape = pair
     sizes = shape if isinstance(shape, (tuple, list)) else [None]
-    return isinstance(path, str) and all(isinstance(size, int) for size in sizes)
+    return isinstance(path, str) and all(
+        isinstance(size, numbers.Integral) for size in sizes
+    )
 
 
 @tree_scheme(kind=MuP, cites=("yang2022mup", "yang2024depth", "dey2025"))
