@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from jaxinit.compare.sweep.plan import Plan
 @pytest.fixture(autouse=True)
 def no_figures_and_one_device(monkeypatch, tmp_path):
     monkeypatch.setattr(report.Result, "write", lambda *_: None)
-    monkeypatch.setattr(chunks.Runs, "signals", lambda self: {})
+    monkeypatch.setattr(make, "signal_of", lambda *_: {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: one)
@@ -245,7 +246,7 @@ def test_parts_are_of_equal_size_and_make_the_whole(
 
     def train(self, programs, settings, pending):
         trained.append(list(pending))
-        self._keep(pa.Table.from_pylist([rows[n] for n in pending], SCHEMA))
+        self._keep(pa.Table.from_pylist([rows[n] for n in pending], SCHEMA), 0.0)
 
     monkeypatch.setattr(make.Maker, "_train", train)
     monkeypatch.setattr(make.Maker, "_made", lambda self, asked, pending: _Map())
@@ -260,10 +261,7 @@ def test_parts_are_of_equal_size_and_make_the_whole(
 
 
 class _Map:
-    strategy = "map"
-
-    def signals(self):
-        return {}
+    strategy, block, initial = "map", None, None
 
 
 def read_settings_and_count(path):
@@ -273,7 +271,9 @@ def read_settings_and_count(path):
 
 def test_parts_spread_rates_and_schemes_and_stay_when_seeds_are_added():
     names = {
-        f"{scheme}-{rate}-{seed}": (scheme, rate, seed)
+        hashlib.sha256(f"{scheme} {rate} {seed}".encode()).hexdigest(): (
+            scheme, rate, seed
+        )
         for scheme in "abcdef" for rate in range(6) for seed in range(5)
     }  # fmt: skip
     few = {name: run for name, run in names.items() if run[2] < 4}
