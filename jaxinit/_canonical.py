@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import _checks
@@ -50,7 +51,7 @@ def plain(owner: str, name: str, value: Any) -> Any:
         several = isinstance(value, list) and any(
             isinstance(each, (list, tuple, np.ndarray, jax.Array)) for each in value
         )
-        if several and (array := _as_numbers(value)) is not None:
+        if several and (array := _as_numbers(list(value))) is not None:
             return _of_array(array)
         return tuple(plain(owner, name, each) for each in value)
     for base, made in _PLAIN.items():
@@ -91,7 +92,7 @@ def _widest(array: np.ndarray) -> Any:
         return None  # NumPy would read its text as floats
     kinds = {np.floating: float, np.complexfloating: complex, np.integer: np.int64}
     for kind, wide in kinds.items():
-        if jax.dtypes.issubdtype(array.dtype, kind):  # bfloat16 and its kin, too
+        if jnp.issubdtype(array.dtype, kind):  # bfloat16 and its kin, too
             return wide
     return None
 

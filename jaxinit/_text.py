@@ -21,13 +21,11 @@ class Call(NamedTuple):
         name: what is called, or the whole of a text without brackets.
         args: the arguments by position, as nodes that `literal` reads.
         kwargs: those by name.
-        called: whether the text has brackets.
     """
 
     name: str
     args: list[ast.expr]
     kwargs: dict[str, ast.expr]
-    called: bool
 
 
 def read(text: str) -> Any:
@@ -93,7 +91,7 @@ def taken_apart(node: ast.expr, text: str) -> Call:
         )
     name = ast.unparse(called)
     if not isinstance(node, ast.Call):
-        return Call(name, [], {}, False)
+        return Call(name, [], {})
     kwargs: dict[str, ast.expr] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
@@ -103,7 +101,7 @@ def taken_apart(node: ast.expr, text: str) -> Call:
                 f"{said}: {keyword.arg} is given twice; give each argument once."
             )
         kwargs[keyword.arg] = keyword.value
-    return Call(name, node.args, kwargs, True)
+    return Call(name, node.args, kwargs)
 
 
 def literal(node: ast.expr, text: str) -> Any:
@@ -137,8 +135,12 @@ def literal(node: ast.expr, text: str) -> Any:
             value = literal(operand, text)
             if type(value) in (int, float, complex):
                 return -value if isinstance(node.op, ast.USub) else value
-        case ast.BinOp(op=ast.Add() | ast.Sub(), right=ast.Constant(value=complex())):
-            left, right = literal(node.left, text), node.right.value
+        case ast.BinOp(
+            left=first,
+            op=ast.Add() | ast.Sub(),
+            right=ast.Constant(value=complex() as right),
+        ):
+            left = literal(first, text)
             if type(left) in (int, float):
                 return left + right if isinstance(node.op, ast.Add) else left - right
     raise ValueError(
@@ -168,15 +170,11 @@ def _scheme(node: ast.expr, text: str) -> Any:
             f"{shortened(text)} names the unknown scheme {shortened(call.name)}; the "
             f"nearest is {close!r}."
         )
-    public = REGISTRY[call.name]
-    if not call.called:
-        return public()
-    if isinstance(public, Value):
-        if call.args or call.kwargs:
-            raise ValueError(
-                f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
-            )
-        return public()
+    public: Any = REGISTRY[call.name]
+    if isinstance(public, Value) and (call.args or call.kwargs):
+        raise ValueError(
+            f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
+        )
     args = [literal(argument, text) for argument in call.args]
     kwargs = {name: literal(value, text) for name, value in call.kwargs.items()}
     return public(*args, **kwargs)

@@ -82,7 +82,10 @@ def _without_filters(folder: str | os.PathLike[str]) -> dict[str, str]:
     if idle:
         named = r"^filter\..*\.(clean|process)$"
         listed = _config(folder, "--get-regexp", named, settings=idle)
-        last = dict(each.partition("\n")[::2] for each in listed)
+        last: dict[str, str] = {}
+        for each in listed:
+            name, _, value = each.partition("\n")
+            last[name] = value
         if any(last.values()):
             raise ValueError("git takes no settings from its environment.")
     return idle

@@ -68,7 +68,7 @@ def checked(runs: pa.Table) -> pa.Table:
     empty = [n for n in SCHEMA.names if n not in UNKNOWN and found[n].null_count]
     if empty:
         raise ValueError(f"a run has no {', '.join(empty)}")
-    lengths = [pc.list_value_length(found[name]) for name in CURVES]
+    lengths = [pc.call_function("list_value_length", [found[n]]) for n in CURVES]
     if any(not each.equals(lengths[0]) for each in lengths):
         raise ValueError("a run has curves of two lengths")
     return found
