@@ -90,9 +90,9 @@ def unary(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
         name = "square"
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
-    views = value.views if name in _ROUND else ()
-    if value.is_modulated:
-        views = tuple(view._replace(bent=name not in _ROUND) for view in value.views)
+    views = value.views
+    if name not in _ROUND:
+        views = _bent(value)
     if name in BENDS:
         info = _bend(trace, info, frozenset({name}))
     if name == "erf_inv" and info.is_noise:
@@ -226,6 +226,13 @@ def _number(name: str, numbers: Sequence[float | None]) -> float | None:
     return None
 
 
+def _bent(value: Value) -> tuple[View, ...]:
+    """The leaves in a curve of a value that may still be kernels."""
+    if not value.is_modulated and any(v.pending != "scale" for v in value.views):
+        return ()
+    return tuple(view._replace(bent=True) for view in value.views)
+
+
 def _is_updated(trace: Trace, value: Value) -> bool:
     """Whether a value is a kernel to which something of its own shape was added."""
     return bool(value.views) and all(
@@ -299,7 +306,7 @@ def _with_constants(
     trace: Trace, name: str, value: Value, values: Sequence[Value]
 ) -> Value:
     """Activations and constants: thresholds bend, the rest scales and shifts."""
-    views = value.views if value.is_modulated else ()
+    views = value.views if value.is_modulated else _bent(value)
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
     ops: set[str] = set()
