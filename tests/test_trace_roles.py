@@ -253,6 +253,26 @@ CHANGED = {
     "one of two roundings": lambda w, x, s: x @ jax.lax.switch(
         s.astype(int), [lambda w: rounded(w, s), lambda w: rounded(w, 2 * s)], w
     ),
+    "rounded before a loop": lambda w, x, s: (
+        lambda w: jax.lax.map(lambda x: x @ w, x)
+    )(rounded(w, s)),
+    "rounded before a branch": lambda w, x, s: (
+        lambda w: jax.lax.cond(s > 0, lambda: x @ w, lambda: -x @ w)
+    )(rounded(w, s)),
+    "rounded before an unbounded loop": lambda w, x, s: (
+        lambda w: jax.lax.while_loop(
+            lambda c: c[0] < s, lambda c: (c[0] + 1, x @ w), (0.0, jnp.zeros((6, 5)))
+        )[1]
+    )(rounded(w, s)),
+    "the primal of a derivative": lambda w, x, s: jax.vjp(
+        lambda w: jax.lax.map(lambda x: x @ rounded(w, s), x), w
+    )[0],
+    "bent for each example": lambda w, x, s: jax.vmap(
+        lambda x, s: x @ jnp.tanh(w * s)
+    )(x, jnp.broadcast_to(s, 6)),
+    "rounded and clipped for each example": lambda w, x, s: jax.vmap(
+        lambda x, s: x @ (jnp.clip(jnp.round(w / s), -8, 7) * s)
+    )(x, jnp.broadcast_to(s, 6)),
     "noise of a fixed key": lambda w, x, s: x @ (
         w + s * jax.random.normal(jax.random.key(7), w.shape)
     ),

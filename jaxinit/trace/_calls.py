@@ -59,6 +59,14 @@ def _settle_active(trace: Trace, values: Sequence[Value]) -> list[Value]:
     return [trace.settle(value) if value.info else value for value in values]
 
 
+def _given(trace: Trace, values: Sequence[Value]) -> list[Value]:
+    """What a loop or a branch reads: a kernel that state has changed stays one."""
+    return [
+        value if value.is_modulated or not value.info else trace.settle(value)
+        for value in values
+    ]
+
+
 def _join(trace: Trace, values: Sequence[Value], number: int) -> Value:
     """What is known of an array that is one of several values."""
     values = [value for value in values if not value.is_const]
@@ -86,7 +94,7 @@ def _join(trace: Trace, values: Sequence[Value], number: int) -> Value:
 
 @rule("cond")
 def _cond(trace: Trace, eqn: JaxprEqn, index: Value, *values: Value) -> list[Value]:
-    values = tuple(_settle_active(trace, values))
+    values = tuple(_given(trace, values))
     results: list[list[Value]] = []
     for number, branch in enumerate(_compat.branches(eqn)):
         outer = trace.inside(number)
@@ -191,8 +199,9 @@ def _updated(trace: Trace, start: Sequence[Value]) -> set[int]:
 def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     inner, n_consts, n_carry, length, _ = _compat.scan(eqn)
     turn = body(inner)
-    active = _settle_active(trace, values)
-    consts, carry = active[:n_consts], active[n_consts : n_consts + n_carry]
+    n_read = n_consts + n_carry
+    consts, slices = _given(trace, values[:n_consts]), _given(trace, values[n_read:])
+    carry = _settle_active(trace, values[n_consts:n_read])
 
     part = trace.enter_loop()
 
@@ -204,7 +213,7 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
             info = info._replace(layout=layout, reach=info.reach | part)
         return value._replace(views=tuple(views), info=info)
 
-    slices = [first(value) for value in active[n_consts + n_carry :]]
+    slices = [first(value) for value in slices]
 
     def step(current: Sequence[Value]) -> list[Value]:
         return trace.run(turn, [*consts, *current, *slices])[:n_carry]
@@ -231,13 +240,14 @@ def _scan(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
 @rule("while")
 def _while(trace: Trace, eqn: JaxprEqn, *values: Value) -> list[Value]:
     test, turn, n_test, n_body = _compat.while_loop(eqn)
-    active = _settle_active(trace, values)
-    test_consts, body_consts = active[:n_test], active[n_test : n_test + n_body]
+    n_read = n_test + n_body
+    given, carry = _given(trace, values[:n_read]), values[n_read:]
+    test_consts, body_consts = given[:n_test], given[n_test:]
+    carry = _settle_active(trace, carry)
 
     def step(current: Sequence[Value]) -> list[Value]:
         return trace.run(body(turn), [*body_consts, *current])
 
-    carry = active[n_test + n_body :]
     turns = _count(body(test), body(turn), test_consts, carry)
     outer = trace.inside(0)
     trace.enter_loop()

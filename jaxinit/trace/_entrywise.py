@@ -1,14 +1,13 @@
 """Rules of the operations that work entry by entry, and of reductions."""
 
-import contextlib
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jax.extend.core import JaxprEqn
 
 from . import _axes
 from ._activations import BENDS, COMPARISONS, curve_name
+from ._numbers import multiplied, of_numbers, times
 from ._roles import entry_use
 from ._value import (
     CONST,
@@ -42,14 +41,6 @@ _BINARY = (
 _ROUND = frozenset("round floor ceil sign".split())
 _KINDS = {"mul": "scale", "div": "scale", "add": "bias", "sub": "bias"}
 _KINDS["add_any"] = "bias"
-_ARITHMETIC: dict[str, Callable[..., float]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "max": max,
-    "min": min,
-}
 
 
 @rule(*_LINEAR)
@@ -90,9 +81,9 @@ def unary(trace: Trace, eqn: JaxprEqn, value: Value, *_: Value) -> list[Value]:
         name = "square"
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
-    views = value.views if name in _ROUND else ()
-    if value.is_modulated:
-        views = tuple(view._replace(bent=name not in _ROUND) for view in value.views)
+    views = value.views
+    if name not in _ROUND:
+        views = _bent(value)
     if name in BENDS:
         info = _bend(trace, info, frozenset({name}))
     if name == "erf_inv" and info.is_noise:
@@ -189,10 +180,10 @@ def _same(one: Info, other: Info) -> bool:
 def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     """The value that an operation makes of arrays of one shape, entry by entry."""
     if all(value.is_const for value in values):
-        return Value(scalar=_number(name, [value.scalar for value in values]))
+        return Value(scalar=of_numbers(name, [value.scalar for value in values]))
     if not any(value.info for value in values):
         merged = _merge(trace, name, [value for value in values if value.views])
-        return _multiplied(name, merged, values)
+        return multiplied(name, merged, values)
     if any(value.is_param for value in values):
         if any(view.leaf in trace.inputs for v in values for view in v.views):
             # What has been activations before is added as such: latents that are read.
@@ -207,7 +198,7 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
         data = told if told else data
     if len(data) == 1:
         if name == "mul" or (name == "div" and values[0] is data[0]):
-            return _times(trace, name, data[0], values)
+            return times(trace, name, data[0], values)
         return _with_constants(trace, name, data[0], values)
     for value in data:
         if _KINDS.get(name) == "bias" and _is_updated(trace, value):
@@ -217,13 +208,11 @@ def entrywise(trace: Trace, name: str, values: Sequence[Value]) -> Value:
     return Value(_kept(name, data), _join(trace, name, data))
 
 
-def _number(name: str, numbers: Sequence[float | None]) -> float | None:
-    """What an operation makes of two numbers, if they are known."""
-    if name not in _ARITHMETIC or len(numbers) != 2 or None in numbers:
-        return None
-    with contextlib.suppress(ArithmeticError, ValueError):
-        return float(_ARITHMETIC[name](*numbers))
-    return None
+def _bent(value: Value) -> tuple[View, ...]:
+    """The leaves in a curve of a value that may still be kernels."""
+    if not value.is_modulated and any(v.pending != "scale" for v in value.views):
+        return ()
+    return tuple(view._replace(bent=True) for view in value.views)
 
 
 def _is_updated(trace: Trace, value: Value) -> bool:
@@ -231,39 +220,6 @@ def _is_updated(trace: Trace, value: Value) -> bool:
     return bool(value.views) and all(
         view.pending == "bias" and not view.has_foreign() and trace.is_kernel(view.leaf)
         for view in value.views
-    )
-
-
-def _multiplied(name: str, merged: Value, values: Sequence[Value]) -> Value:
-    """Leaves times a constant, if that is one number."""
-    factor = _factor(name, [value for value in values if not value.views])
-    views = (view._replace(factor=view.factor * factor) for view in merged.views)
-    return merged._replace(views=tuple(views))
-
-
-def _factor(name: str, constants: Sequence[Value]) -> float:
-    """What a product or quotient multiplies with, 1 if that is not one known number."""
-    number = constants[0].scalar if len(constants) == 1 else None
-    if name not in ("mul", "div") or not number:
-        return 1.0
-    return number if name == "mul" else 1 / number
-
-
-def _times(trace: Trace, name: str, value: Value, values: Sequence[Value]) -> Value:
-    """Activations times a constant: they stay what they are, tables have a factor."""
-    factor, info = _factor(name, [each for each in values if each is not value]), None
-    if value.info is not None and not value.info.reduced:  # as by a mean
-        info = value.info._replace(factor=value.info.factor * factor)
-        if len(info.reach) == 1 or all(map(trace.is_table, info.sources)):
-            trace.factors |= dict.fromkeys(info.sources, info.factor)
-    return value._replace(
-        info=info or value.info,
-        views=tuple(
-            view._replace(factor=view.factor * factor)
-            if view.pending == "embedding"
-            else view
-            for view in value.views
-        ),
     )
 
 
@@ -299,7 +255,7 @@ def _with_constants(
     trace: Trace, name: str, value: Value, values: Sequence[Value]
 ) -> Value:
     """Activations and constants: thresholds bend, the rest scales and shifts."""
-    views = value.views if value.is_modulated else ()
+    views = value.views if value.is_modulated else _bent(value)
     info = value.info if value.is_modulated else trace.settle(value).info
     assert info is not None
     ops: set[str] = set()
