@@ -99,15 +99,17 @@ def pairwise(
     with four schemes, of which two or four are alike, in 39 settings of
     `benchmarks/inference.py`: 0 to 5.2 %, the most where two of the schemes never
     reach the target. Counting pairs that never reach makes that 2.8 %, and shows a
-    leader of six schemes less often. A variance that all schemes share, seeds as blocks,
-    would show more, and is wrong in up to 24 % where few runs reach: it is not used.
+    leader of six schemes less often. A variance that all schemes share, seeds as
+    blocks, would show more, and is wrong in up to 24 % where few runs reach: it is not
+    used.
 
     The test is Student's on paired log times and not the permutation of signs, which
     with five seeds cannot fall below 1/16, and so shows nothing however large the
     difference. Neither knows of failures that the seeds did not show: between a scheme
     that is sooner but for a tenth of diverged runs and one that equals its mean by
     being steady, the test says "faster" in 7 to 10 % of sweeps, and in up to 72 % where
-    the spread is small beside the difference. `measures.share_of` has the interval that warns of it.
+    the spread is small beside the difference. `measures.share_of` has the interval that
+    warns of it.
 
     Args:
         times: scheme to (seeds,) times to target, all in one order of seeds; infinity
