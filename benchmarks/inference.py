@@ -616,6 +616,7 @@ def draw_power(rows: Sequence[dict[str, Any]]) -> None:
                 marker="o" if rule == "now" else None,
                 label=f"{factor:g} times" if rule == "now" else None,
             )
+    ax.plot([], [], ":", color="0.4", label="by the rules of before")
     ax.axvline(18, color="0.8", zorder=0)
     ax.set(
         xlabel="seeds that score",
