@@ -77,7 +77,8 @@ class Engine:
                 by default the most, `runners.at_once`.
         """
         self._config, self._source, self._over = config, source, over
-        self._trainer, self._strategy = trainer, strategy
+        self._trainer = trainer
+        self._strategy: Strategy = strategy
         self._devices = len(jax.local_devices())
         block = at_once(strategy) if block is None else block
         self._runner = runner_of(trainer, config, strategy, block)
