@@ -78,7 +78,10 @@ def at_once(strategy: Strategy) -> int:
     """The most runs that a device trains at once by a strategy here, a power of two.
 
     An accelerator takes about as long for a step of hundreds of small runs as for one.
-    A CPU takes the longer the more there are, so that free places cost time.
+    A CPU takes the longer the more there are, so that free places cost time: with a
+    perceptron of four layers of 64 on two cores, blocks of 8 take 5.9 times as long as
+    a program for just as many runs where there are 4, 1.4 times where there are 12, and
+    0.84 and 0.66 times where there are 60 and 180.
     """
     on_cpu = jax.local_devices()[0].platform == "cpu"
     if strategy == "map" or strategy == "loop" and on_cpu:
