@@ -171,7 +171,7 @@ def _scheme(node: ast.expr, text: str) -> Any:
             f"nearest is {close!r}."
         )
     public: Any = REGISTRY[call.name]
-    if isinstance(public, Value) and (call.args or call.kwargs):
+    if isinstance(REGISTRY[call.name], Value) and (call.args or call.kwargs):
         raise ValueError(
             f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
         )
