@@ -268,6 +268,8 @@ def test_nnx_module_and_state(key):
     np.testing.assert_array_equal(
         by_name["first"]["kernel"][...], new.first.kernel[...]
     )
+    shapes = nnx.eval_shape(lambda: NNXNet(nnx.Rngs(0)))
+    assert ji.describe(shapes, ji.he_normal(), lambda m, x: m(x), (x,))[0].fan_in == 16
     unmade = nnx.eval_shape(lambda: nnx.Linear(16, 64, rngs=nnx.Rngs(0)))
     rules = [("kernel", ji.he_normal()), ("bias", ji.zeros)]
     made = ji.reinit(key, unmade, rules, lambda m, x: m(x), (x,))

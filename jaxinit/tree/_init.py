@@ -19,7 +19,7 @@ from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
-from jaxinit.tree._module import tell_plain
+from jaxinit.tree._module import concrete, tell_plain
 from jaxinit.tree._reinit import Shardings, draw, reinit
 
 
@@ -102,7 +102,7 @@ def init(
             found = layers_of(leaves, params, apply, (state, given))
         else:
             # Such a model computes from the arrays that it holds.
-            held = jax.tree.map(_concrete, state)
+            held = jax.tree.map(concrete, state)
             found = layers_of(leaves, params, lambda p: apply(p, held, given), ())
     choices = choose(leaves, found, scheme, gain, abstract=False)
 
@@ -165,7 +165,7 @@ class _Program:
         pairs = zip(self._closed.jaxpr.outvars, skipped, strict=False)
         part = self._part([var for var, skip in pairs if not skip])
         # Operation by operation: equal ones share what is compiled.
-        given = map(_concrete, self._given)
+        given = map(concrete, self._given)
         made = iter(core.jaxpr_as_fun(self._closed.replace(jaxpr=part))(*given))
         # What the program holds as a number comes out as one, and not as an array.
         return self._filled(
@@ -201,12 +201,3 @@ def _number(leaf: Any) -> Any:
 
 def _arrays(leaves: Iterable[Any]) -> list[Any]:
     return [leaf for leaf in leaves if is_array(leaf)]
-
-
-def _concrete(leaf: Any) -> Any:
-    """Zeros for a shape without values; keys have some."""
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
-    return jnp.zeros(leaf.shape, leaf.dtype)

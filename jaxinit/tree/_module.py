@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxinit._models import Inputs, as_model
 from jaxinit._models._model import is_floating
@@ -32,7 +33,7 @@ def opened(
         return apply(model.join(params, state), *inputs)
 
     def on_params(params: Any, *inputs: Any) -> Any:
-        return on_state(params, state, *inputs)
+        return on_state(params, jax.tree.map(concrete, state), *inputs)
 
     if apply is not None:
         tell_plain(own, state, on_state, inputs)
@@ -82,3 +83,12 @@ def tell_plain(
             "it; wrap it in nnx.Param(...).",
             stacklevel=4,
         )
+
+
+def concrete(leaf: Any) -> Any:
+    """Zeros for a shape without values; keys have some."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
+    return jnp.zeros(leaf.shape, leaf.dtype)
