@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -119,8 +120,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_what_is_set_aside_replaces_nothing(tmp_path):
+    file = tmp_path / "x.parquet"
     for number, name in enumerate(["x.corrupt", "x.corrupt-2", "x.corrupt-3"]):
-        file = tmp_path / "x.parquet"
         file.write_text(str(number))
         assert files.set_aside(file) == tmp_path / name
     assert files.set_aside(file) is None  # it is gone
@@ -468,7 +469,7 @@ ALTERED = {
     "learning_rate": 0.2,
     "scheme": "b",
     "eval_steps": list(range(11)),
-    "train_loss": [0.5] * 3,
+    "train_loss": [0.5] * 11,
 }
 
 
@@ -512,7 +513,8 @@ def test_seconds_of_several_machines_are_not_taken_together(what, how, tmp_path)
     inits = {"he_normal()": 0.1, "zeros()": 0.2}
     more = {} if what == "neither" else {what: "2 x another"}
     here = result({"he_normal()": FAST}, inits=inits, machine="one")
-    there = result({"zeros()": SLOW}, inits=inits, **{"machine": "one", **more})
+    where: dict[str, Any] = {"machine": "one", **more}
+    there = result({"zeros()": SLOW}, inits=inits, **where)
     a, b = (store_of(tmp_path / n, r) for n, r in (("a", here), ("b", there)))
     if how == "merged":
         folder.merge([a, b], tmp_path / "c")
@@ -522,6 +524,7 @@ def test_seconds_of_several_machines_are_not_taken_together(what, how, tmp_path)
     else:
         there.save(a)
         found = load_result(a)
+    assert isinstance(found, report.Result)
     assert tables.timed(found.judge()) == (what == "neither")
     said = "\n".join(report.page.protocol.paragraphs(found.sweep))
     assert ("made on several machines" in said) == (what != "neither")
@@ -556,7 +559,7 @@ def test_the_wall_clock_is_of_all_sessions(tmp_path):
 
 def test_the_wall_clock_of_a_checkpoint_goes_on(tmp_path, monkeypatch):
     clock, began = [], unfinished(runs=4).seconds
-    names = {f"run {i}": None for i in range(4)}
+    names = {f"run {i}": ("a", 0.1, i) for i in range(4)}
     _, at = make._next_chunk(names, [unfinished(runs=4)], 4)
     assert at is not None and at.seconds == began
     out = tmp_path / "out"
