@@ -34,6 +34,11 @@ def checked(split: str, x: Any, y: Any, *, classes: bool) -> Split:
             f"{y.size if y.ndim == 0 else len(y)} labels; there must be as many of "
             "one as of the other, and at least one."
         )
+    if not x.size or not y.size:
+        raise ValueError(
+            f"{split} has inputs of shape {x.shape} and labels of shape {y.shape}; each "
+            "example needs a number or more."
+        )
     if classes and not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
             f"{split} labels have shape {y.shape} and dtype {y.dtype}; integer classes "
