@@ -60,6 +60,15 @@ def without_queries(p, x, memory):
     return (x + weights @ memory @ p["o"]) @ p["head"]
 
 
+def alone(p, data):
+    """Latents of one example, which meet a kernel before any data."""
+    data, z = data[0] @ p["stem"], p["latents"]
+    for k in range(2):
+        weights = jax.nn.softmax((z @ p[f"q{k}"]) @ (data @ p[f"k{k}"]).T)
+        z = z + weights @ (data @ p[f"v{k}"]) @ p[f"o{k}"]
+    return z @ p["head"]
+
+
 def without_outputs(p, x, memory):
     """Attention whose averages are added as they are."""
     weights = jax.nn.softmax((x @ p["q"]) @ (memory @ p["k"]).T)
@@ -150,6 +159,15 @@ CROSS = {
             jnp.ones((2, 7, 6)),
         ),
         blocks("o*", "down*", count=2),
+    ),
+    "Perceiver, one example": (
+        lambda: (
+            alone,
+            shapes(stem=(6, 8), latents=(5, 8), head=(8, 3))
+            | shapes(**{f"{n}{k}": (8, 8) for k in (0, 1) for n in "qkvo"}),
+            jnp.ones((2, 7, 6)),
+        ),
+        blocks("o*", count=2),
     ),
     "no queries": (
         lambda: (without_queries, shapes(k=(6, 6), o=(6, 6), head=(6, 2)), X, X),

@@ -54,7 +54,8 @@ MODELS = (
     | {f"branches: {name}": functools.partial(on_stream, f, stream.TWO | more)
        for name, (f, more) in stream.PLAIN.items()}
     | {f"cross: {name}": stream.CROSS[name][0]
-       for name in ("Perceiver", "no queries", "no outputs", "two memories")}
+       for name in ("Perceiver", "Perceiver, one example", "no queries", "no outputs",
+                    "two memories")}
     | {f"gated: {name}": model for name, (model, _) in stream.GATED.items()}
 )  # fmt: skip
 

@@ -69,6 +69,10 @@ def _two_params(
     trace: Trace, eqn: JaxprEqn, left: Value, right: Value
 ) -> tuple[Value, Value] | list[Value]:
     """Two leaves multiplied: activations if one is, else which is what is open."""
+    for value, other in ((left, right), (right, left)):
+        if value.views and all(view.leaf in trace.inputs for view in value.views):
+            settled = trace.settle(value)
+            return (settled, other) if value is left else (other, settled)
     if _data_like(left) != _data_like(right):
         if _data_like(left):
             return trace.settle(left), right

@@ -109,23 +109,38 @@ def recorded(apply: Callable[..., Any], params: Any, *inputs: Any) -> Recorded:
     count = len([x for x in jax.tree_util.tree_leaves(params) if is_array(x)])
     paths = [path[1:] for path, leaf in flat if is_array(leaf)][:count]
     shapes = [tuple(leaf.shape) for leaf in dynamic[:count]]
-    trace = Trace(shapes)
-    values = [Value((whole_leaf(k, shape),)) for k, shape in enumerate(shapes)]
-    for number in range(len(dynamic) - count):
-        layout = _axes.of_input(dynamic[count + number].shape)
-        values.append(Value(info=_input(trace.token(number, (0,)), layout)))
-    consts: list[Value] = []
-    for var in jaxpr.constvars:
-        info = _input(trace.token(0, (1,)), _axes.of_input(shape_of(var)))
-        closed = len(dynamic) == count and bool(shape_of(var))
-        consts.append(Value(info=info) if closed else CONST)
-    for k, const in enumerate(program.consts):
-        if consts[k].is_const and not shape_of(jaxpr.constvars[k]):
-            consts[k] = Value(scalar=number_of(const))
-    for out in trace.run(jaxpr, values, consts):
-        trace.end(out)
+
+    def walk(trace: Trace) -> None:
+        values = [Value((whole_leaf(k, shape),)) for k, shape in enumerate(shapes)]
+        for number in range(len(dynamic) - count):
+            layout = _axes.of_input(dynamic[count + number].shape)
+            values.append(Value(info=_input(trace.token(number, (0,)), layout)))
+        consts: list[Value] = []
+        for var in jaxpr.constvars:
+            info = _input(trace.token(0, (1,)), _axes.of_input(shape_of(var)))
+            closed = len(dynamic) == count and bool(shape_of(var))
+            consts.append(Value(info=info) if closed else CONST)
+        for k, const in enumerate(program.consts):
+            if consts[k].is_const and not shape_of(jaxpr.constvars[k]):
+                consts[k] = Value(scalar=number_of(const))
+        for out in trace.run(jaxpr, values, consts):
+            trace.end(out)
+
+    trace = _walked(shapes, walk)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
     return Recorded(jaxpr, program.consts, dynamic, names, trace, rebuild)
+
+
+def _walked(
+    shapes: Sequence[tuple[int, ...]], walk: Callable[[Trace], object]
+) -> Trace:
+    """A trace after its walk; one more where that shows leaves to be latents."""
+    trace = Trace(shapes)
+    walk(trace)
+    if latents := trace.latents():
+        trace = Trace(shapes, latents)
+        walk(trace)
+    return trace
 
 
 _RANK = {"scale": 1, "bias": 1, "unknown": 2}
@@ -159,20 +174,25 @@ def layers_made(
     if len(set(variables)) < len(variables) or not computed.issuperset(variables):
         return None
     shapes = [shape_of(var) for var in variables]
-    trace = Trace(shapes)
-    given = {
-        var: Value((whole_leaf(k, shape),))
-        for k, (var, shape) in enumerate(zip(variables, shapes, strict=True))
-    }
-    values = [
-        Value(info=_input(trace.token(k, (0,)), _axes.of_input(shape_of(var))))
-        if var in inputs
-        else CONST
-        for k, var in enumerate(jaxpr.invars)
-    ]
-    outs = dict(zip(jaxpr.outvars, trace.run(jaxpr, values, (), given), strict=True))
-    for var in outputs:
-        trace.end(outs[var])
+
+    def walk(trace: Trace) -> None:
+        given = {
+            var: Value((whole_leaf(k, shape),))
+            for k, (var, shape) in enumerate(zip(variables, shapes, strict=True))
+        }
+        values = [
+            Value(info=_input(trace.token(k, (0,)), _axes.of_input(shape_of(var))))
+            if var in inputs
+            else CONST
+            for k, var in enumerate(jaxpr.invars)
+        ]
+        outs = dict(
+            zip(jaxpr.outvars, trace.run(jaxpr, values, (), given), strict=True)
+        )
+        for var in outputs:
+            trace.end(outs[var])
+
+    trace = _walked(shapes, walk)
     found = _assemble(trace, list(made), [var.aval for var in variables])
     return None if any(layer.uses == 0 for layer in found) else found
 

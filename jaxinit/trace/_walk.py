@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from ._axes import Labels, of_input, resized
 from ._layer import Use
-from ._roles import entry_use
+from ._roles import MULTIPLIED, entry_use
 from ._stream import NONE, Addition, Stream
 from ._value import CHOICES, CONST, Info, Value, blur_all, join_infos, join_views, renew
 from ._view import Site, View
@@ -98,7 +98,9 @@ class Trace:
         operands: by site what an operation met when it was last walked.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(
+        self, shapes: Sequence[tuple[int, ...]], inputs: Iterable[int] = ()
+    ) -> None:
         self.shapes = shapes
         self.site: Site = ()
         self.vmaps = 0
@@ -112,7 +114,7 @@ class Trace:
         self.stream = Stream()
         self.labels = Labels()
         self.narrow: set[int] = set()
-        self.inputs: set[int] = set()
+        self.inputs = set(inputs)
         self.operands: dict[Site, list[Value]] = {}
 
     def run(
@@ -216,6 +218,18 @@ class Trace:
         """Whether a leaf has only been an embedding so far."""
         kinds = [r.use.kind for (_, seen), r in self.records.items() if seen == leaf]
         return bool(kinds) and all(kind == "embedding" for kind in kinds)
+
+    def latents(self) -> set[int]:
+        """Leaves that meet a leaf in a product, and elsewhere are as activations are.
+
+        They are latents that one example reads, whose queries are of a kernel.
+        """
+        kinds: dict[int, set[str]] = {}
+        for (_, leaf), record in self.records.items():
+            product = record.use.reason == MULTIPLIED
+            kinds.setdefault(leaf, set()).add("product" if product else record.use.kind)
+        others = {"bias", "embedding"}
+        return {k for k, met in kinds.items() if "product" in met and met & others}
 
     def settle(self, value: Value, reason: str = "") -> Value:
         """The value as activations alone, with the uses of its leaves recorded.
