@@ -136,9 +136,9 @@ def test_several_tasks_have_a_profile(tmp_path, capsys, pyplot):
     ]  # fmt: skip
     found = load_results(*folders)
     assert isinstance(found, Study)
-    times = found.profile_times()  # quartiles are observed values: 20 of 10 and 20
+    times = found.profile_times()  # medians of even numbers are midpoints
     assert {k: v.tolist() for k, v in times.items()} == {
-        "x": [20, 20, 90], "y": [50, 40, 30],
+        "x": [15, 20, 90], "y": [45, 40, 30],
     }  # fmt: skip
     axes = pyplot.subplot()
     assert found.plot_profile(ax=axes) is axes

@@ -76,7 +76,7 @@ def test_a_convolution_and_a_diverged_run_by_every_strategy():
     results = {
         strategy: compare(
             task, ["he_normal", "normal(1e30)"], [0.05], 3, steps=10, eval_every=5,
-            batch_size=16, quiet=True, strategy=strategy,
+            batch_size=16, quiet=True, strategy=strategy, tuning_seeds=0,
         ).runs
         for strategy in STRATEGIES
     }  # fmt: skip
@@ -340,6 +340,7 @@ def test_killed_twenty_times_at_any_moment_then_resumed(tmp_path):
     options = [
         *"--depth 2 --width 8 --steps 4000 --eval-every 40 --seeds 20 --quiet".split(),
         *"--learning-rates 0.05 --schemes he_normal normal(1) --strategy map".split(),
+        *"--tuning-seeds 0".split(),
     ]
     command = [sys.executable, "-W", "ignore", "-c", KILLS, str(tmp_path / "out")]
     done = subprocess.run([*command, "20", *options], capture_output=True, text=True)
@@ -453,4 +454,4 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     assert cli.run(["compare", "--shard", "half"]) == 2
     assert "must read I/N" in capsys.readouterr().err
     assert cli.run(["merge", str(tmp_path), "-o", str(tmp_path / "x")]) == 2
-    assert "holds no finished runs" in capsys.readouterr().err
+    assert "is no folder of a sweep" in capsys.readouterr().err

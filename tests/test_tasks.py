@@ -159,6 +159,7 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
         steps=60,
         eval_every=20,
         batch_size=32,
+        tuning_seeds=0,
         out=tmp_path / "out",
     )
     rows = result.runs.to_pylist()
