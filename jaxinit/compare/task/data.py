@@ -36,8 +36,8 @@ def checked(split: str, x: Any, y: Any, *, classes: bool) -> Split:
         )
     if not x.size or not y.size:
         raise ValueError(
-            f"{split} has inputs of shape {x.shape} and labels of shape {y.shape}; each "
-            "example needs a number or more."
+            f"{split} has inputs of shape {x.shape} and labels of shape {y.shape}; "
+            "each example needs a number or more."
         )
     if classes and not np.issubdtype(y.dtype, np.integer):
         raise ValueError(
