@@ -53,7 +53,7 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
     """
     program = recorded(apply, params, *inputs)
     leaves = program.arrays[: len(program.names)]
-    return _assemble(program.trace, program.names, leaves)
+    return assembled(program.trace, program.names, leaves)
 
 
 _RESULT = object()
@@ -193,11 +193,11 @@ def layers_made(
             trace.end(outs[var])
 
     trace = _walked(shapes, walk)
-    found = _assemble(trace, list(made), [var.aval for var in variables])
+    found = assembled(trace, list(made), [var.aval for var in variables])
     return None if any(layer.uses == 0 for layer in found) else found
 
 
-def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
+def assembled(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     """The records of each leaf as one layer, in order of the first."""
     of_leaf: dict[int, list[tuple[int, Record]]] = {}
     for order, ((_, leaf), record) in enumerate(trace.records.items()):

@@ -1,0 +1,16 @@
+"""The signal in a function before it is trained, and what is wrong with it.
+
+`jaxinit.diagnose` measures, `jaxinit.audit` judges. The room is not named after the
+function, which a module of that name would hide.
+"""
+
+# Names listed here are public; modules with an underscore are the package's own.
+from jaxinit.diagnosis._finding import Finding as Finding
+from jaxinit.diagnosis._measure import Label as Label
+from jaxinit.diagnosis._measure import PointLabel as PointLabel
+from jaxinit.diagnosis._report import Growth as Growth
+from jaxinit.diagnosis._report import PointRow as PointRow
+from jaxinit.diagnosis._report import Report as Report
+from jaxinit.diagnosis._report import Row as Row
+
+__all__ = ["Finding", "Growth", "Label", "PointLabel", "PointRow", "Report", "Row"]

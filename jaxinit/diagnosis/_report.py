@@ -1,0 +1,435 @@
+"""The report: what a function does to a signal, as numbers, a table and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxinit import meanfield
+from jaxinit._checks import is_traced
+from jaxinit._types import Array
+from jaxinit.diagnosis._measure import Label, PointLabel
+
+
+class Row(NamedTuple):
+    r"""One layer: a kernel's product, in one iteration of the scans around it.
+
+    Numbers that are not known are NaN.
+
+    Attributes:
+        name: the path of its kernel, `path[3]` in a scan, `path (2)` for a second use.
+        kind: "dense" or "conv".
+        fan_in: terms that an output sums.
+        fan_out: outputs that an input reaches.
+        before: the last nonlinearity on its input's way, None if there is none.
+        after: the first nonlinearity that its output meets, None if there is none.
+        kernel_std: standard deviation of the kernel's entries.
+        mean: of its output, before a bias.
+        std: standard deviation of the output.
+        rms: root mean square of the output, $(\mathbb{E} z^2)^{1/2}$.
+        kurtosis: $\mathbb{E} z^4 / (\mathbb{E} z^2)^2$; 3 for a normal distribution.
+        cosine: $\langle z_a \cdot z_b \rangle / \langle z_a \cdot z_a \rangle$ over
+            pairs of different examples; 1 if all are alike. NaN where no axis of the
+            output is as long as the batch.
+        gradient: root mean square of the gradient of an example's loss by the output;
+            without a loss, of the outputs' product with normal noise.
+        dead: share of the output's features that no example sends a gradient through,
+            as units of a ReLU that are never active.
+        inactive: share of the output's entries whose gradient is zero.
+        kernel_gradient: norm of the mean loss's gradient by the kernel.
+        update: root mean square of the first update over that of the kernel; a step of
+            plain gradient descent unless an optimizer was given.
+        reason: why no gradient is seen there; empty where one is.
+    """
+
+    name: str
+    kind: str
+    fan_in: float
+    fan_out: float
+    before: str | None
+    after: str | None
+    kernel_std: float
+    mean: float
+    std: float
+    rms: float
+    kurtosis: float
+    cosine: float
+    gradient: float
+    dead: float
+    inactive: float
+    kernel_gradient: float
+    update: float
+    reason: str
+
+
+class PointRow(NamedTuple):
+    """A place that shows something of the signal besides the layers.
+
+    Attributes:
+        name: the kernel whose output it holds.
+        kind: "stream" for a residual stream after an addition, "attention" for a
+            softmax of products of activations, "tanh" or "sigmoid".
+        rms: root mean square of a stream.
+        logit_std: standard deviation of an attention's logits, each row's own.
+        entropy: of an attention's weights, over that of equal ones: 1 where all that
+            is seen has one weight, 0 where one entry has it all.
+        saturated: share of entries within a hundredth of the range from a bound.
+    """
+
+    name: str
+    kind: str
+    rms: float
+    logit_std: float
+    entropy: float
+    saturated: float
+
+
+class Growth(NamedTuple):
+    r"""Growth from layer to layer.
+
+    The slope of $\ln y$ over the number of a layer among those of its kind, whose
+    paths differ in numbers alone; each kind has its own level.
+
+    Attributes:
+        factor: by which a layer multiplies; NaN with fewer than three of a kind.
+        error: its standard error, by the scatter around the line.
+        layers: how many layers the longest kind has.
+    """
+
+    factor: float
+    error: float
+    layers: int
+
+    @property
+    def total(self) -> float:
+        """The factor over all layers."""
+        return self.factor ** max(0, self.layers - 1)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["columns", "marks", "leaves", "loss"],
+    meta_fields=["labels", "points", "ignorance", "examples", "missed", "notes"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """The signal in a function; what `jaxinit.diagnose` returns.
+
+    Under `jax.jit` or `jax.vmap` its numbers are traced and it is a pytree of them;
+    rows, words and figures need a concrete one.
+
+    Attributes:
+        labels: of the layers, in order of execution.
+        columns: by name of a number of `Row` one for each layer.
+        points: labels of the points, in order of execution.
+        marks: by name of a number of `PointRow` one for each point.
+        leaves: by path the norm of the mean loss's gradient by a leaf.
+        loss: the mean loss; NaN without one.
+        ignorance: the loss of equal probabilities, ln(classes), for labels that are
+            integers; None otherwise.
+        examples: how many there were.
+        missed: kernels that are not measured, by path, with the operation that hides
+            them.
+        notes: what else a reader has to know, sentences.
+    """
+
+    labels: tuple[Label, ...]
+    columns: Mapping[str, Array]
+    points: tuple[PointLabel, ...]
+    marks: Mapping[str, Array]
+    leaves: Mapping[str, Array]
+    loss: Array
+    ignorance: float | None
+    examples: int
+    missed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The layers, in order of execution."""
+        columns = _concrete(self.columns)
+        return tuple(
+            Row(
+                name=label.name,
+                kind=label.kind,
+                fan_in=label.fan_in,
+                fan_out=label.fan_out,
+                before=label.before,
+                after=label.after,
+                reason=label.reason,
+                **{name: float(values[k]) for name, values in columns.items()},
+            )
+            for k, label in enumerate(self.labels)
+        )
+
+    @functools.cached_property
+    def point_rows(self) -> tuple[PointRow, ...]:
+        """The points, in order of execution."""
+        marks = _concrete(self.marks)
+        return tuple(
+            PointRow(
+                *label, **{name: float(values[k]) for name, values in marks.items()}
+            )
+            for k, label in enumerate(self.points)
+        )
+
+    @functools.cached_property
+    def forward(self) -> Growth:
+        """How outputs grow from layer to layer."""
+        return growth((row.name, row.rms) for row in self.rows)
+
+    @functools.cached_property
+    def backward(self) -> Growth:
+        """How gradients grow from layer to layer, from the last to the first."""
+        return growth((row.name, row.gradient) for row in self.rows[::-1])
+
+    @functools.cached_property
+    def stream(self) -> Growth:
+        """How the residual stream grows from one addition to the next."""
+        found = [row for row in self.point_rows if row.kind == "stream"]
+        return growth(("stream", row.rms) for row in found)
+
+    def theory(self) -> np.ndarray | None:
+        r"""The outputs' root mean squares as mean-field theory has them.
+
+        $q_{l+1} = \sigma_w^2\, \mathbb{E}[\phi(\sqrt{q_l}\, z)^2]$ from the first
+        layer's measured $q_1$ on, with the kernels' measured variances.
+
+        Returns:
+            (rows,) numbers; None for a function that is no plain chain of layers, or
+            with a nonlinearity that has no name.
+
+        References:
+            Poole et al. 2016, arXiv:1606.05340, equation 3.
+        """
+        rows = self.rows
+        known = all(
+            (row.before or "linear") in meanfield.ACTIVATIONS for row in rows[1:]
+        )
+        once = len({row.name.split(" (")[0] for row in rows}) == len(rows)
+        if self.points and any(point.kind != "tanh" for point in self.points):
+            return None
+        if not rows or not known or not once or not rows[0].rms < math.inf:
+            return None
+        sizes = [rows[0].rms]
+        for row in rows[1:]:
+            weight = row.fan_in * row.kernel_std**2
+            square = sizes[-1] ** 2
+            if not (math.isfinite(square) and math.isfinite(weight)):
+                return None
+            after = meanfield.variance_map(
+                row.before or "linear", square, weight_variance=weight
+            )
+            sizes.append(math.sqrt(after))
+        return np.array(sizes)
+
+    @property
+    def verdict(self) -> str:
+        """What stands out, in plain words, each with the remedy as code."""
+        from jaxinit.diagnosis._signal import findings
+
+        said = [f"{each.sentence} {each.remedy}".strip() for each in findings(self)]
+        return "\n".join(said) if said else f"Nothing stands out. {_summary(self)}"
+
+    def to_json(self) -> str:
+        """The report as JSON: a number that is not finite is null.
+
+        Returns:
+            An object of `layers` and `points`, lists with an object a row; `growth`,
+            `loss`, `ignorance`, `examples`, `missed`, `notes` and `verdict`.
+        """
+        content = {
+            "layers": [row._asdict() for row in self.rows],
+            "points": [row._asdict() for row in self.point_rows],
+            "growth": {
+                way: getattr(self, way)._asdict()
+                for way in ("forward", "backward", "stream")
+            },
+            "loss": float(self.loss),
+            "ignorance": self.ignorance,
+            "examples": self.examples,
+            "missed": dict(self.missed),
+            "notes": list(self.notes),
+            "verdict": self.verdict.split("\n"),
+        }
+        return json.dumps(_finite(content), allow_nan=False)
+
+    def to_pandas(self) -> Any:
+        """The layers as a pandas DataFrame, a row each, with the layer as the index."""
+        import pandas
+
+        return pandas.DataFrame(self.rows, columns=Row._fields).set_index("name")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Outputs and gradients over the layers, with theory beside them.
+
+        Args:
+            ax: two axes of matplotlib, in a figure of their own by default.
+
+        Returns:
+            The two axes, forward and backward, with logarithmic scales.
+        """
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(9, 3.6), layout="constrained")
+            ax = figure.subplots(1, 2)
+        forward, backward = ax
+        layers = np.arange(1, len(self.rows) + 1)
+        for axes, name, title in (
+            (forward, "rms", "forward: outputs of layers"),
+            (backward, "gradient", "backward: gradient by outputs of layers"),
+        ):
+            values = np.array([getattr(row, name) for row in self.rows], float)
+            shown = np.isfinite(values) & (values > 0)
+            axes.plot(
+                layers, np.where(shown, values, np.nan), "o-", ms=3, label="measured"
+            )
+            if shown.any():
+                axes.set_yscale("log")
+            axes.set(xlabel="layer, in order of execution", ylabel="root mean square")
+            axes.set_title(title, loc="left", fontsize=10)
+            axes.grid(alpha=0.25, lw=0.6)
+        theory = self.theory()
+        if theory is not None and (theory > 0).all():
+            forward.plot(layers, theory, "--", lw=1, label="mean-field theory")
+            forward.legend(frameon=False, fontsize=8)
+        return ax
+
+    def __str__(self) -> str:
+        """The table, a line a layer, then the points and the verdict."""
+        if any(map(is_traced, jax.tree.leaves(self))):
+            return repr(self)
+        parts = [_text(_HEADS, map(_cells, self.rows), _WORDS)]
+        if self.points:
+            cells = map(_point_cells, self.point_rows)
+            parts.append(_text(_POINT_HEADS, cells, {"point", "of"}))
+        for path, name in self.missed:
+            parts.append(f"{path} is not measured: it is used within `{name}`.")
+        return "\n\n".join([*parts, *self.notes, self.verdict])
+
+    def __repr__(self) -> str:
+        """How many layers and points it has."""
+        return f"Report({len(self.labels)} layers, {len(self.points)} points)"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!s}</pre>"
+
+    def __rich__(self) -> Any:
+        """The table of rich, if rich is installed."""
+        table = importlib.import_module("rich.table").Table(box=None)
+        for head in _HEADS:
+            left = head in _WORDS
+            table.add_column(head, justify="left" if left else "right", no_wrap=left)
+        for row in self.rows:
+            table.add_row(*_cells(row))
+        text = importlib.import_module("rich.text").Text
+        group = importlib.import_module("rich.console").Group
+        cells = list(map(_point_cells, self.point_rows))
+        points = [_text(_POINT_HEADS, cells, {"point", "of"})] if cells else []
+        return group(table, *(text(x) for x in (*points, *self.notes, self.verdict)))
+
+
+def growth(pairs: Iterable[tuple[str, float]]) -> Growth:
+    """The growth of numbers along layers, given by name in order."""
+    kinds: dict[str, list[float]] = {}
+    for name, value in pairs:
+        kinds.setdefault(re.sub(r"\d+", "#", name), []).append(value)
+    x: list[float] = []
+    y: list[float] = []
+    groups = layers = 0
+    for values in kinds.values():
+        shown = [(k, math.log(v)) for k, v in enumerate(values) if 0 < v < math.inf]
+        if len(shown) < 3:
+            continue
+        places, logs = np.array(shown).T
+        x.extend(places - places.mean())
+        y.extend(logs - logs.mean())
+        groups, layers = groups + 1, max(layers, len(values))
+    if not groups:
+        return Growth(math.nan, math.nan, layers)
+    xs, ys = np.array(x), np.array(y)
+    slope = float(xs @ ys / (xs @ xs))
+    free = len(xs) - groups - 1
+    rest = float(np.sum((ys - slope * xs) ** 2))
+    error = math.sqrt(rest / free / float(xs @ xs)) if free > 0 else math.nan
+    factor = math.exp(max(-700.0, min(700.0, slope)))
+    return Growth(factor, factor * error, layers)
+
+
+def _concrete(columns: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    if any(map(is_traced, columns.values())):
+        raise TypeError(
+            "Report: its numbers are traced; return the report from the compiled "
+            "function, and read rows, words and figures outside of it."
+        )
+    return {name: np.asarray(values, float) for name, values in columns.items()}
+
+
+def _finite(content: Any) -> Any:
+    """The same with None for numbers that JSON has not."""
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return content
+
+
+_HEADS = (
+    *("layer", "fan in", "after", "kernel std", "mean", "std", "kurtosis", "cosine"),
+    *("gradient", "dead", "|kernel grad|", "update"),
+)
+_WORDS = {"layer", "after"}
+_POINT_HEADS = ("point", "of", "rms", "logit std", "entropy", "saturated")
+
+
+def _number(value: float) -> str:
+    return "" if value != value else f"{value:.3g}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    numbers = (row.kernel_std, row.mean, row.std, row.kurtosis, row.cosine)
+    backward = (row.gradient, row.dead, row.kernel_gradient, row.update)
+    told = map(_number, (*numbers, *backward))
+    return (row.name, f"{row.fan_in:g}", row.before or "", *told)
+
+
+def _point_cells(row: PointRow) -> tuple[str, ...]:
+    numbers = (row.rms, row.logit_std, row.entropy, row.saturated)
+    return (row.kind, row.name, *map(_number, numbers))
+
+
+def _text(heads: Sequence[str], rows: Iterable[Sequence[str]], left: set[str]) -> str:
+    lines = [tuple(heads), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    put: Callable[[str, str, int], str] = lambda head, cell, width: (  # noqa: E731
+        cell.ljust(width) if head in left else cell.rjust(width)
+    )
+    return "\n".join(
+        "  ".join(map(put, heads, line, widths)).rstrip() for line in lines
+    )
+
+
+def _summary(report: Report) -> str:
+    """One sentence on growth."""
+    said = [
+        f"{what} by {of.factor:.3g} a layer"
+        for what, of in (
+            ("outputs change", report.forward),
+            ("gradients, backwards,", report.backward),
+        )
+        if of.factor == of.factor
+    ]
+    return f"{' and '.join(said).capitalize()}." if said else ""

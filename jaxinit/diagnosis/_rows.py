@@ -1,0 +1,103 @@
+"""Rows: one for each layer that a program runs, those of a loop one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit._types import Array
+from jaxinit.trace import Loop, Part, Site
+
+
+class Rows(NamedTuple):
+    """The rows of one place of a program.
+
+    Attributes:
+        names: the text of each, such as `path[3]`.
+        order: what sorts each among the rows of all places by execution.
+        kept: the leading axes of what `replay` finds that lead from row to row.
+        pooled: the other leading axes: a kernel that every iteration uses has one row.
+    """
+
+    names: tuple[str, ...]
+    order: tuple[tuple[int, ...], ...]
+    kept: tuple[int, ...]
+    pooled: tuple[int, ...]
+
+
+def of_layers(name: str, site: Site, loops: Sequence[Loop], part: Part) -> Rows:
+    """The rows of a kernel: one for each of its layers that loops go through."""
+    through = [axis is not None for axis in part.axes]
+    return _rows(name, site, loops, through)
+
+
+def of_places(name: str, site: Site, loops: Sequence[Loop]) -> Rows:
+    """The rows of anything else: one for each iteration of the scans around."""
+    return _rows(name, site, loops, [loop.kind == "scan" for loop in loops])
+
+
+def by_row(x: Array, rows: Rows) -> Array:
+    """An array with a leading axis for each loop as one with the rows' axes first.
+
+    What is pooled comes after, then the array's own.
+    """
+    axes = (*rows.kept, *rows.pooled)
+    rest = [k for k in range(x.ndim) if k not in axes]
+    x = jnp.transpose(x, (*axes, *rest))
+    shape = [x.shape[k] for k in range(len(rows.kept), len(axes))]
+    return x.reshape(len(rows.names), *shape, *x.shape[len(axes) :])
+
+
+def of_leaf(x: Array, part: Part, loops: Sequence[Loop], rows: Rows) -> Array:
+    """A leaf as one array (rows, entries), or (1, entries) where rows share it all.
+
+    Loops that share an axis of the leaf share its places, the outer the major part.
+    """
+    pairs = [
+        (axis, loop.length)
+        for axis, loop in zip(part.axes, loops, strict=True)
+        if axis is not None and loop.length is not None
+    ]
+    axes = tuple(dict.fromkeys(axis for axis, _ in pairs))
+    lengths = [
+        int(np.prod([n for a, n in pairs if a == axis], dtype=int)) for axis in axes
+    ]
+    # Loops whose axes alternate would need the places put in another order.
+    in_turn = [axis for axis, _ in pairs] == sorted(
+        (axis for axis, _ in pairs), key=axes.index
+    )
+    if not in_turn or lengths != [x.shape[axis] for axis in axes]:
+        return x.reshape(1, -1)
+    rest = [k for k in range(x.ndim) if k not in axes]
+    return jnp.transpose(x, (*axes, *rest)).reshape(len(rows.names), -1)
+
+
+def _rows(
+    name: str, site: Site, loops: Sequence[Loop], through: Sequence[bool]
+) -> Rows:
+    stacked = [
+        (loop, leads)
+        for loop, leads in zip(loops, through, strict=True)
+        if loop.length is not None
+    ]
+    kept = tuple(k for k, (_, leads) in enumerate(stacked) if leads)
+    pooled = tuple(k for k, (_, leads) in enumerate(stacked) if not leads)
+    leading = [loop for loop, leads in stacked if leads]
+    around = {loop.site: loop for loop in loops}
+    names: list[str] = []
+    order: list[tuple[int, ...]] = []
+    for place in np.ndindex(*(loop.length or 0 for loop in leading)):
+        turns = dict(zip((loop.site for loop in leading), place, strict=True))
+        key: list[int] = []
+        for k, number in enumerate(site, 1):
+            key.append(number)
+            loop = around.get(site[:k])
+            if loop is not None:
+                turn = turns.get(loop.site, 0)
+                key.append(-turn if loop.reverse else turn)
+        names.append(f"{name}[{', '.join(map(str, place))}]" if place else name)
+        order.append(tuple(key))
+    return Rows(tuple(names), tuple(order), kept, pooled)
