@@ -216,7 +216,7 @@ class Measurement:
             k = at[part.path]
             one = self._row(product, part, rows, leaves[k], grads[k], changes[k])
             one |= _forward_row(found[product.site][place], rows)
-            one |= _backward_row(seen, rows, scale)
+            one |= _backward_row(seen, found[product.site][place], rows, scale)
             for name, values in one.items():
                 columns[name].append(jnp.broadcast_to(values, len(rows.names)))
         marks: dict[str, list[Array]] = {name: [] for name in POINT_COLUMNS}
@@ -280,17 +280,18 @@ class Measurement:
     ) -> dict[str, Any]:
         """What the leaf itself tells."""
         own = _rows.of_leaf(leaf, part, product.loops, rows)
-        mean, size = _statistics.moments(own)
+        size, spread = _statistics.moments(own)
         nothing = jnp.full((), jnp.nan)
-        told = {"kernel_std": jnp.sqrt(jnp.maximum(size**2 - mean**2, 0))}
+        told = {"kernel_std": spread}
         told |= {"kernel_gradient": nothing, "update": nothing}
         if grad is not None:
             grad = _rows.of_leaf(grad, part, product.loops, rows)
-            _, of_grad = _statistics.moments(grad)
-            told["kernel_gradient"] = of_grad * math.sqrt(grad.shape[1])
+            told["kernel_gradient"] = _statistics.moments(grad)[0] * math.sqrt(
+                grad.shape[1]
+            )
         if change is not None:
             change = _rows.of_leaf(change, part, product.loops, rows)
-            told["update"] = _statistics.moments(change)[1] / size
+            told["update"] = _statistics.moments(change)[0] / size
         return told
 
 
@@ -332,15 +333,18 @@ def _forward_row(sums: Any, rows: Rows) -> dict[str, Array]:
     }
 
 
-def _backward_row(sums: Any, rows: Rows, scale: float) -> dict[str, Array]:
+def _backward_row(
+    sums: Any, forward: Any, rows: Rows, scale: float
+) -> dict[str, Array]:
     if sums is None:
         return dict.fromkeys(("gradient", "dead", "inactive"), jnp.full((), jnp.nan))
-    of = _pooled(sums, rows)
-    blocked = of.zeros >= of.count
+    of, ran = _pooled(sums, rows), _pooled(forward, rows)
+    # NaN where a branch was not taken, and no unit is dead where all are cut off.
+    dead = jnp.where(of.active > 0, 1 - of.alive / ran.features, jnp.nan)
     return {
-        "gradient": scale * of.unit * jnp.sqrt(of.square / of.count),
-        "dead": jnp.where(blocked, jnp.nan, of.dead / of.features),
-        "inactive": of.zeros / of.count,
+        "gradient": scale * of.unit * jnp.sqrt(of.square / ran.count),
+        "dead": dead,
+        "inactive": 1 - of.active / ran.count,
     }
 
 
@@ -378,7 +382,7 @@ def _noised(out: Any, key: Key) -> Array:
 
 
 def _norm(grad: Array) -> Array:
-    _, size = _statistics.moments(grad.reshape(1, -1))
+    size, _ = _statistics.moments(grad.reshape(1, -1))
     return size[0] * math.sqrt(grad.size)
 
 

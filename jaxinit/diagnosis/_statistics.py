@@ -9,6 +9,7 @@ vanishes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,6 +46,7 @@ class Forward(NamedTuple):
         fourth: $\sum z^4$.
         pairs: $\sum_{a \ne b} z_a \cdot z_b$ over pairs of examples.
         among: what `pairs` is if all examples are equal: $(B - 1) \sum z^2$.
+        features: how many features there are.
     """
 
     count: Array
@@ -54,26 +56,25 @@ class Forward(NamedTuple):
     fourth: Array
     pairs: Array
     among: Array
+    features: Array
 
 
 class Backward(NamedTuple):
     r"""Sums over the entries $g$ of a gradient, in units of `unit`.
 
+    They are zero where nothing comes back.
+
     Attributes:
-        count: how many entries.
-        unit: what they are divided by.
+        unit: what the entries are divided by.
         square: $\sum g^2$.
-        zeros: how many are zero.
-        features: how many features there are.
-        dead: how many of those no example sends a gradient through.
+        active: how many are not zero.
+        alive: through how many features some example sends a gradient.
     """
 
-    count: Array
     unit: Array
     square: Array
-    zeros: Array
-    features: Array
-    dead: Array
+    active: Array
+    alive: Array
 
 
 class Weights(NamedTuple):
@@ -126,8 +127,10 @@ def forward(z: Array, place: Place) -> Forward:
     else:
         pairs = jnp.square(first).sum() - square
         among = (z.shape[place.examples] - 1) * square
-    count = jnp.asarray(z.size, z.dtype)
-    return Forward(count, unit, total, square, fourth.sum(), pairs, among)
+    number = lambda x: jnp.asarray(x, z.dtype)  # noqa: E731
+    features = number(math.prod(z.shape[k] for k in place.features))
+    sums = (total, square, fourth.sum(), pairs, among)
+    return Forward(number(z.size), unit, *sums, features)
 
 
 def backward(g: Array, place: Place) -> Backward:
@@ -135,21 +138,13 @@ def backward(g: Array, place: Place) -> Backward:
     g = _real(g)
     unit = _unit(g, place)
     axis = _first(g, place)
-    firsts = [jnp.square(g / unit).sum(axis), (g == 0).sum(axis, dtype=g.dtype)]
-    square, zeros = jax.lax.optimization_barrier(firsts)
+    firsts = [jnp.square(g / unit).sum(axis), (g != 0).sum(axis, dtype=g.dtype)]
+    square, active = jax.lax.optimization_barrier(firsts)
     shift = [k - (isinstance(axis, int) and k > axis) for k in place.features]
-    others = tuple(k for k in range(zeros.ndim) if k not in shift)
-    by_feature = zeros.sum(others)
-    of_one = g.size // max(1, by_feature.size)
-    number = lambda x: jnp.asarray(x, g.dtype)  # noqa: E731
-    return Backward(
-        number(g.size),
-        unit,
-        square.sum(),
-        by_feature.sum(),
-        number(by_feature.size),
-        (by_feature >= of_one).sum(dtype=g.dtype),
-    )
+    others = tuple(k for k in range(active.ndim) if k not in shift)
+    by_feature = active.sum(others)
+    alive = (by_feature > 0).sum(dtype=g.dtype)
+    return Backward(unit, square.sum(), by_feature.sum(), alive)
 
 
 def weights(logits: Array, numerators: Array, axis: int) -> Weights:
@@ -188,15 +183,16 @@ def bounded(y: Array, kind: str) -> Bounded:
 
 
 def moments(x: Array) -> tuple[Array, Array]:
-    """The mean and the root mean square of each row of an array (rows, entries)."""
+    """Root mean square and standard deviation of the rows of an array."""
     x = _real(x).reshape(len(x), -1)
     if not x.shape[1]:
         return (jnp.full(len(x), jnp.nan),) * 2
     most = jnp.abs(x[:, :: min(_SAMPLE, -(-x.shape[1] // _SAMPLE))]).max(1)
     unit = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
     scaled = x / unit[:, None]
-    square = jnp.mean(jnp.square(scaled), axis=1)
-    return unit * scaled.mean(axis=1), unit * jnp.sqrt(square)
+    mean, square = scaled.mean(axis=1), jnp.mean(jnp.square(scaled), axis=1)
+    variance = jnp.maximum(square - jnp.square(mean), 0)
+    return unit * jnp.sqrt(square), unit * jnp.sqrt(variance)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -240,8 +236,8 @@ def cut(x: Array, span: tuple[int, int, int] | None) -> Array:
 def pooled(sums: Sums, axes: Sequence[int]) -> Sums:
     """Sums that lie along axes added up. What did not run is NaN, or counts nothing."""
     axes = tuple(axes)
-    ran = jnp.isfinite(sums.count) & (sums.count > 0)
-    kept = {name: jnp.where(ran, getattr(sums, name), 0) for name in sums._fields}
+    ran = jnp.isfinite(sums[0])
+    kept = {n: jnp.where(ran, x, 0) for n, x in sums._asdict().items()}
     if "unit" in kept:
         unit = kept["unit"].max(axes, keepdims=True)
         unit = jnp.where(unit > 0, unit, 1)

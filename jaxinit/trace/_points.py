@@ -6,7 +6,7 @@ an attention, and the nonlinearities that saturate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from jax.extend.core import Jaxpr, JaxprEqn, Var
@@ -31,7 +31,10 @@ _CARRIES = frozenset(
 )
 """Operations whose result is as much the logits of an attention as its operand is."""
 
-_WIDENS = frozenset("broadcast_in_dim reshape convert_element_type add max".split())
+_SHOWS = frozenset({"convert_element_type", "select_n", "mul", "jit"})
+"""Operations between the exponential of a softmax and its sum or quotient."""
+
+_WIDENS = _SHOWS | {"broadcast_in_dim", "reshape", "squeeze", "add", "max"}
 """Operations between the sum of a softmax and its quotient."""
 
 _BOUNDED = {"tanh": "tanh", "logistic": "sigmoid"}
@@ -114,7 +117,7 @@ class _Logits:
     """A walk that follows products of activations to the softmax that takes them."""
 
     def __init__(self, program: Program, found: dict[Site, int]) -> None:
-        self.operands = program.trace.operands
+        self.program = program
         self.found = found
 
     def run(self, jaxpr: Jaxpr, held: Sequence[bool], outer: Site) -> list[bool]:
@@ -139,9 +142,9 @@ class _Logits:
         if inner:
             return self.enter(eqn, inner, flags, site)
         if name == "dot_general":
-            met = self.operands.get(site, ())
-            both = len(met) == 2 and all(x.info and not x.views for x in met)
-            return [both]
+            met = self.program.trace.operands.get(site, ())
+            both = len(met) == 2 and all(x.info for x in met)
+            return [both and site not in self.program.products]
         if name == "exp" and any(flags):
             axis = _summed_over(jaxpr, eqn)
             if axis is not None:
@@ -182,21 +185,27 @@ def _summed_over(jaxpr: Jaxpr, exp: JaxprEqn) -> int | None:
         for atom in eqn.invars:
             if isinstance(atom, Var):
                 users.setdefault(atom, []).append(eqn)
-    tops = {numerator}
-    for eqn in users.get(numerator, ()):
-        if eqn.primitive.name in ("convert_element_type", "select_n", "mul"):
-            tops.add(eqn.outvars[0])
+    tops = _reached(users, numerator, _SHOWS)
     for top in list(tops):
         for eqn in users.get(top, ()):
             if eqn.primitive.name != "reduce_sum" or len(eqn.params["axes"]) != 1:
                 continue
-            waiting, met = [eqn.outvars[0]], set[Any]()
-            while waiting:
-                var = waiting.pop()
+            for var in _reached(users, eqn.outvars[0], _WIDENS):
                 for user in users.get(var, ()):
                     if user.primitive.name == "div" and user.invars[0] in tops:
                         return int(eqn.params["axes"][0])
-                    if user.primitive.name in _WIDENS and user.outvars[0] not in met:
-                        met.add(user.outvars[0])
-                        waiting.append(user.outvars[0])
     return None
+
+
+def _reached(
+    users: Mapping[Any, Sequence[JaxprEqn]], start: Any, names: Set[str]
+) -> list[Any]:
+    """The variables that are made of one by operations of these names."""
+    found, waiting = {start: None}, [start]
+    while waiting:
+        for eqn in users.get(waiting.pop(), ()):
+            var = eqn.outvars[0]
+            if eqn.primitive.name in names and var not in found:
+                found[var] = None
+                waiting.append(var)
+    return list(found)
