@@ -104,7 +104,6 @@ def test_every_number_of_a_network_by_hand():
             {
                 "kernel_std": w.std(),
                 "gradient": rms(g),
-                "inactive": (g == 0).mean(),
                 "dead": (g == 0).all(0).mean(),
                 "kernel_gradient": np.linalg.norm(dw),
                 "update": rate * rms(dw) / rms(w),
@@ -118,7 +117,8 @@ def test_every_number_of_a_network_by_hand():
         report.leaves["b0"], np.linalg.norm(grads["b0"]), rtol=1e-5
     )
     (tanh,) = report.point_rows
-    saturated = (np.abs(np.tanh(np.asarray(seen[1], float))) > 0.98).mean()
+    few = np.asarray(seen[1], float)[:8]
+    saturated = (np.abs(np.tanh(few)) > 0.98).mean()
     assert tanh.kind == "tanh" and tanh.name == "w1"
     np.testing.assert_allclose(tanh.saturated, saturated, rtol=1e-5)
 
@@ -254,7 +254,7 @@ def test_devices_are_pooled():
     ours = ji.diagnose(lambda p, x: split(p, x), PARAMS, X, labels=labels)
     plain = ji.diagnose(part, PARAMS, X, labels=labels)
     for row, other in zip(ours.rows, plain.rows, strict=True):
-        same = ("rms", "gradient", "kernel_gradient", "inactive", "kurtosis")
+        same = ("rms", "gradient", "kernel_gradient", "kurtosis")
         close(row, {name: getattr(other, name) for name in same})
 
 
@@ -337,8 +337,10 @@ def test_low_precision_and_complex_numbers():
     (row,) = ji.diagnose(lambda p, x: x @ p["w"], params, x).rows
     close(row, statistics((x @ params["w"]).astype(jnp.float32)), 1e-2, 1e-3)
     w = jnp.asarray(normal(6, 5) + 1j * normal(6, 5))
-    (row,) = ji.diagnose(lambda p, x: (x @ p["w"]).real, {"w": w}, X.astype(w.dtype)).rows
-    z = np.asarray(X @ w)
+    (row,) = ji.diagnose(
+        lambda p, x: (x @ p["w"]).real, {"w": w}, X.astype(w.dtype)
+    ).rows
+    z = np.asarray(X) @ np.asarray(w)
     close(row, {"rms": rms(np.stack([z.real, z.imag]))})
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ import numpy as np
 from jaxinit._types import Array, Key, is_array
 from jaxinit.diagnosis import _rows, _statistics
 from jaxinit.diagnosis._rows import Rows
-from jaxinit.diagnosis._statistics import Backward, Place
-from jaxinit.trace import Part, Point, Product, Site, arrays_of, points, program, replay
+from jaxinit.diagnosis._statistics import Spot, Sums
+from jaxinit.trace import Loop, Point, Product, Site, arrays_of, points, program, replay
+from jaxinit.trace._products import enclosing
 from jaxinit.tree._leaves import leaves_of
 
 COLUMNS = (
@@ -26,7 +27,6 @@ COLUMNS = (
     "cosine",
     "gradient",
     "dead",
-    "inactive",
     "kernel_gradient",
     "update",
 )
@@ -34,6 +34,10 @@ COLUMNS = (
 
 POINT_COLUMNS = ("rms", "logit_std", "entropy", "saturated")
 """The numbers of a point; see `PointRow`."""
+
+
+Way: TypeAlias = tuple[int, tuple[int, ...]]
+"""The number of a leaf, and the axes along which its rows are."""
 
 
 class Label(NamedTuple):
@@ -122,22 +126,22 @@ class Measurement:
         self._seen = points(made)
         at = {site: point.product for site, point in self._seen.items()}
         self._visited = made._replace(products={**at, **made.products})
-        after = {layer.path: layer.activation_after for layer in self.layers}
-        sites: list[tuple[Product, Part, Rows]] = []
+        self._spots = {site: self._spot(each) for site, each in made.products.items()}
+        self._sites: list[tuple[Product, int, Rows]] = []
         labels: list[tuple[tuple[int, ...], Label]] = []
+        after = {layer.path: layer.activation_after for layer in self.layers}
         for product in made.products.values():
-            for part in product.parts:
+            for place, part in enumerate(product.parts):
                 path, use = self.paths[part.path], part.use
                 name = f"{path} ({part.number})" if part.number > 1 else path
                 rows = _rows.of_layers(name, product.site, product.loops, part)
-                sites.append((product, part, rows))
+                self._sites.append((product, place, rows))
                 says = (use.kind, use.fan_in, use.fan_out, use.activation_before)
                 rest = (path, *says, after[part.path], product.unseen)
                 labels += [
                     (order, Label(text, *rest))
                     for text, order in zip(rows.names, rows.order, strict=True)
                 ]
-        self._sites = sites
         self._order, self.labels = _sorted(labels)
         self._marks: list[tuple[Point, Rows]] = []
         marks: list[tuple[tuple[int, ...], PointLabel]] = []
@@ -180,9 +184,8 @@ class Measurement:
             own = list(leaves)
             for k, leaf in zip(moved, floats, strict=True):
                 own[k] = leaf
-            out, found = replay(
-                self._visited, self._visit, arrays_of(own, *others), dummies
-            )
+            arrays = arrays_of(own, *others)
+            out, found = replay(self._visited, self._visit, arrays, dummies)
             if loss is None:
                 return _noised(out, key), (found, jnp.asarray(jnp.nan))
             value = jnp.mean(loss(out))
@@ -192,107 +195,217 @@ class Measurement:
         back: Mapping[Site, Any] = {}
         grads: list[Any] = [None] * len(leaves)
         if backward:
-            (found_grads, back), aux = jax.grad(total, (0, 1), has_aux=True)(
-                floats, self._dummies()
-            )
-            for k, grad in zip(moved, found_grads, strict=True):
+            by_both = jax.grad(total, (0, 1), has_aux=True)
+            (of_leaves, back), aux = by_both(floats, self._dummies())
+            for k, grad in zip(moved, of_leaves, strict=True):
                 grads[k] = grad
         else:
             _, aux = total(floats, {})
         found, value = aux
-        changes = [None] * len(leaves)
+        changes: list[Any] = [None] * len(leaves)
         if update is not None and backward:
             own = [leaf if _is_inexact(leaf) else None for leaf in leaves]
             made = update(tree.unflatten(grads), tree.unflatten(own))
             for k, change in zip(moved, jax.tree.leaves(made), strict=True):
                 changes[k] = change
-        arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
-        at = dict(zip(self._made.names, arrays, strict=True))
         scale = 1 if loss is None else self.examples
-        columns: dict[str, list[Array]] = {name: [] for name in COLUMNS}
-        for product, part, rows in self._sites:
-            place = product.parts.index(part)
-            seen = back[product.site][place] if product.site in back else None
-            k = at[part.path]
-            one = self._row(product, part, rows, leaves[k], grads[k], changes[k])
-            one |= _forward_row(found[product.site][place], rows)
-            one |= _backward_row(seen, found[product.site][place], rows, scale)
-            for name, values in one.items():
-                columns[name].append(jnp.broadcast_to(values, len(rows.names)))
-        marks: dict[str, list[Array]] = {name: [] for name in POINT_COLUMNS}
-        for point, rows in self._marks:
-            for name, values in _point_row(point, found[point.site], rows).items():
-                marks[name].append(jnp.broadcast_to(values, len(rows.names)))
+        arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
+        columns, norms = self._of_leaves(
+            [leaves[k] for k in arrays],
+            [grads[k] for k in arrays],
+            [changes[k] for k in arrays],
+        )
+        columns |= self._of_outputs(found, back, scale)
+        order, marks = np.array(self._order, int), np.array(self._mark_order, int)
         return Numbers(
-            _joined(columns, self._order),
-            _joined(marks, self._mark_order),
-            {
-                self.paths[name]: jnp.nan if grads[k] is None else _norm(grads[k])
-                for name, k in at.items()
-            },
+            {name: columns[name][order] for name in COLUMNS},
+            {name: x[marks] for name, x in self._of_points(found).items()},
+            norms,
             value,
         )
+
+    def _spot(self, product: Product) -> tuple[Spot, ...]:
+        """What is measured of a product, for each of its parts."""
+        *_, (_, eqn) = enclosing(self._made.jaxpr, product.site)
+        aval = eqn.outvars[0].aval
+        devices = [x.length or 1 for x in product.loops if x.kind == "shard_map"]
+        sizes = {self.examples, self.examples // math.prod(devices)}
+        exact = any(loop.kind == "while" for loop in product.loops)
+        spots: list[Spot] = []
+        for part in product.parts:
+            shape = list(aval.shape)
+            if part.span is not None:
+                axis, start, stop = part.span
+                shape[axis] = stop - start
+            own = [k for k in range(len(shape)) if k not in product.features]
+            axes = (k for k in own if shape[k] in sizes and shape[k] > 1)
+            if jnp.issubdtype(aval.dtype, jnp.complexfloating):
+                shape.append(2)
+            rest = (part.span, next(axes, None), product.features, exact)
+            spots.append(Spot(tuple(shape), *rest))
+        return tuple(spots)
 
     def _visit(
         self, product: Product, operands: Any, result: Array, given: Any, found: Any
     ) -> tuple[Array, Any]:
         seen = jax.lax.stop_gradient(result)
         point = self._seen.get(product.site)
-        if point is not None:
-            return result, _at_point(point, jax.lax.stop_gradient(operands), seen)
-        spots = self._spots(product, result.shape)
+        if point is not None and product.site not in self._spots:
+            operands = jax.lax.stop_gradient(operands)
+            return result, _at_point(point, operands, seen, self.examples)
+        spots = self._spots[product.site]
         sums = tuple(
-            _statistics.forward(_statistics.cut(seen, span), place)
-            for place, span in spots
+            _statistics.forward(_statistics.cut(seen, spot.span), spot)
+            for spot in spots
         )
         if given is not None:
             result = _statistics.probe(result, given, spots)
         return result, sums
 
-    def _spots(self, product: Product, shape: Sequence[int]) -> tuple[Any, ...]:
-        """For each part of a product its `Place` and span."""
-        devices = [x.length for x in product.loops if x.kind == "shard_map"]
-        sizes = {self.examples, self.examples // math.prod(n or 1 for n in devices)}
-        own = [k for k in range(len(shape)) if k not in product.features]
-        examples = next((k for k in own if shape[k] in sizes and shape[k] > 1), None)
-        exact = any(loop.kind == "while" for loop in product.loops)
-        place = Place(examples, product.features, exact)
-        return tuple((place, part.span) for part in product.parts)
-
     def _dummies(self) -> dict[Site, Any]:
         """Zeros, whose cotangents are what is seen on the way back."""
-        zeros: dict[Site, Any] = {}
-        for product in self._made.products.values():
-            if not product.unseen:
-                shape = [x.length for x in product.loops if x.length is not None]
-                one = Backward(*(jnp.zeros(shape, float) for _ in Backward._fields))
-                zeros[product.site] = (one,) * len(product.parts)
-        return zeros
-
-    def _row(
-        self,
-        product: Product,
-        part: Part,
-        rows: Rows,
-        leaf: Any,
-        grad: Any,
-        change: Any,
-    ) -> dict[str, Any]:
-        """What the leaf itself tells."""
-        own = _rows.of_leaf(leaf, part, product.loops, rows)
-        size, spread = _statistics.moments(own)
-        nothing = jnp.full((), jnp.nan)
-        told = {"kernel_std": spread}
-        told |= {"kernel_gradient": nothing, "update": nothing}
-        if grad is not None:
-            grad = _rows.of_leaf(grad, part, product.loops, rows)
-            told["kernel_gradient"] = _statistics.moments(grad)[0] * math.sqrt(
-                grad.shape[1]
+        return {
+            site: tuple(
+                _statistics.nothing(spot, _lengths(product.loops))
+                for spot in self._spots[site]
             )
-        if change is not None:
-            change = _rows.of_leaf(change, part, product.loops, rows)
-            told["update"] = _statistics.moments(change)[0] / size
-        return told
+            for site, product in self._made.products.items()
+            if not product.unseen
+        }
+
+    def _of_outputs(
+        self, found: Mapping[Site, Any], back: Mapping[Site, Any], scale: float
+    ) -> dict[str, Array]:
+        """The columns that outputs tell."""
+        outs: list[tuple[Sums, Rows]] = []
+        grads: list[tuple[Sums, Rows]] = []
+        numbers: list[tuple[float, float, float]] = []
+        for product, place, rows in self._sites:
+            spot = self._spots[product.site][place]
+            outs.append((found[product.site][place], rows))
+            if product.site in back:
+                grads.append((back[product.site][place], rows))
+            else:
+                nan = jnp.full(_lengths(product.loops), jnp.nan)
+                grads.append((Sums(nan, nan, alive=nan), rows))
+            examples = spot.shape[spot.examples] if spot.examples is not None else 1
+            one = (float(spot.count), float(spot.channels), float(examples))
+            numbers += [one] * len(rows.names)
+        count, channels, examples = np.array(numbers).T
+        of, ran = _by_row(outs)
+        by, returned = _by_row(grads)
+        assert of.total is not None and of.fourth is not None and of.joint is not None
+        assert by.alive is not None
+        count = count * ran
+        mean, square = of.total / count, of.square / count
+        unseen = jnp.where((returned > 0) & (ran > 0), 0, jnp.nan)
+        alive = by.alive / (channels * ran)
+        return {
+            "mean": of.unit * mean,
+            "std": of.unit * jnp.sqrt(jnp.maximum(square - mean**2, 0)),
+            "rms": of.unit * jnp.sqrt(square),
+            "kurtosis": of.fourth / count / square**2,
+            "cosine": (of.joint - of.square) / ((examples - 1) * of.square),
+            "gradient": scale * by.unit * jnp.sqrt(by.square / count) + unseen,
+            # No unit is dead where all are cut off.
+            "dead": jnp.where(by.square > 0, 1 - alive, jnp.nan) + unseen,
+        }
+
+    def _of_leaves(
+        self, leaves: Sequence[Any], grads: Sequence[Any], changes: Sequence[Any]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The columns that leaves tell, and the norm of the gradient of each."""
+        number = {name: k for k, name in enumerate(self._made.names)}
+        uses: list[tuple[Way, int]] = []
+        for product, place, rows in self._sites:
+            part = product.parts[place]
+            k = number[part.path]
+            axes = _rows.leaf_axes(leaves[k].shape, part, product.loops)
+            uses.append(((k, axes), len(rows.names)))
+        kernels = dict.fromkeys(way for way, _ in uses)
+        known = {k for k, _ in kernels}
+        others = [
+            (k, ())
+            for k, leaf in enumerate(leaves)
+            if k not in known and _is_inexact(leaf) and leaf.size
+        ]
+
+        def sums(of: Sequence[Any], ways: Iterable[Way], full: bool) -> _OfLeaves:
+            entries: list[tuple[Sums, None]] = []
+            at: dict[Way, slice] = {}
+            start = 0
+            for k, axes in ways:
+                if of[k] is not None:
+                    one = _rows.of_leaf(of[k], axes)
+                    entries.append((_statistics.of_rows(one, full), None))
+                    at[k, axes] = slice(start, start + len(one))
+                    start += len(one)
+            return _OfLeaves(_by_row(entries)[0] if entries else None, at)
+
+        def column(values: Array, at: Mapping[Way, slice]) -> Array:
+            missing = lambda n: jnp.full(n, jnp.nan)  # noqa: E731
+            return jnp.concatenate(
+                [
+                    jnp.broadcast_to(values[at[way]], n) if way in at else missing(n)
+                    for way, n in uses
+                ]
+            )
+
+        def size(found: _OfLeaves) -> Array:
+            if found.sums is None:
+                return jnp.full(sum(n for _, n in uses), jnp.nan)
+            unit, square = found.sums.unit, found.sums.square
+            return column(unit * jnp.sqrt(square), found.at)
+
+        entries = np.concatenate(
+            [
+                np.full(n, leaves[k].size / math.prod(leaves[k].shape[a] for a in axes))
+                for (k, axes), n in uses
+            ]
+        )
+        of = sums(leaves, kernels, True)
+        assert of.sums is not None and of.sums.total is not None
+        unit, square, total = (
+            column(x, of.at) for x in (of.sums.unit, of.sums.square, of.sums.total)
+        )
+        variance = square / entries - (total / entries) ** 2
+        by = sums(grads, [*kernels, *others], False)
+        norms: dict[str, Array] = {}
+        if by.sums is not None:
+            sizes = by.sums.unit * jnp.sqrt(by.sums.square)
+            for (k, _), place in by.at.items():
+                own = sizes[place]
+                if len(own) > 1:
+                    most = jnp.where(own.max() > 0, own.max(), 1)
+                    own = most * jnp.sqrt(jnp.sum(jnp.square(own / most)))[None]
+                norms.setdefault(self.paths[self._made.names[k]], own[0])
+        told = {
+            "kernel_std": unit * jnp.sqrt(jnp.maximum(variance, 0)),
+            "kernel_gradient": size(by),
+            "update": size(sums(changes, kernels, False)) / size(of),
+        }
+        return told, norms
+
+    def _of_points(self, found: Mapping[Site, Any]) -> dict[str, Array]:
+        """The columns of the points."""
+        parts: dict[str, list[Array]] = {name: [jnp.zeros(0)] for name in POINT_COLUMNS}
+        for point, rows in self._marks:
+            told = _point_row(found[point.site], rows, point)
+            for name in POINT_COLUMNS:
+                one = told.get(name, jnp.full((), jnp.nan))
+                parts[name].append(jnp.broadcast_to(one, len(rows.names)))
+        return {name: jnp.concatenate(each) for name, each in parts.items()}
+
+
+class _OfLeaves(NamedTuple):
+    """Sums of the rows of leaves, and where those of each are."""
+
+    sums: Sums | None
+    at: dict[Way, slice]
+
+
+def _lengths(loops: Sequence[Loop]) -> tuple[int, ...]:
+    return tuple(loop.length for loop in loops if loop.length is not None)
 
 
 def _sorted(
@@ -303,71 +416,73 @@ def _sorted(
     return order, tuple(entries[k][1] for k in order)
 
 
-def _joined(
-    columns: Mapping[str, list[Array]], order: Sequence[int]
-) -> dict[str, Array]:
-    places = np.array(order, int)
-    return {
-        name: jnp.concatenate([x.astype(float) for x in parts])[places]
-        if parts
-        else jnp.zeros(0)
-        for name, parts in columns.items()
-    }
+def _by_row(entries: Sequence[tuple[Sums, Rows | None]]) -> tuple[Sums, Array]:
+    """Sums of many places as those of each row, one after the other.
+
+    Places of one form are added up together, which compiles to less.
+
+    Returns:
+        The sums, and over how many calls each was added up.
+    """
+    groups: dict[Any, list[int]] = {}
+    ready: list[Sums] = []
+    for k, (sums, rows) in enumerate(entries):
+        if sums.joint is None and sums.fourth is not None:
+            sums = sums._replace(joint=jnp.square(sums.total))
+        pooled = 0
+        if rows is not None:
+            sums = jax.tree.map(lambda x, rows=rows: _rows.by_row(x, rows), sums)
+            pooled = len(rows.pooled)
+        ready.append(sums)
+        key = (pooled, sums.unit.shape, sums.unit.dtype)
+        groups.setdefault(key, []).append(k)
+    found: list[Any] = []
+    place: dict[tuple[int, int], int] = {}
+    for (pooled, shape, _), members in groups.items():
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(ready[k] for k in members))
+        stacked = jax.lax.optimization_barrier(stacked)
+        ran = ~jnp.isnan(stacked.unit)
+        ran = ran[..., 0] if len(shape) > 1 + pooled else ran
+        ran = ran.sum(tuple(range(2, 2 + pooled)), dtype=float)
+        one = _statistics.merged(stacked, range(2, 1 + len(shape)))
+        for k in members:
+            for row in range(shape[0]):
+                place[k, row] = len(place)
+        found.append(jax.tree.map(jnp.ravel, (one, ran)))
+    order = [place[pair] for pair in sorted(place)]
+    join = lambda *x: jnp.concatenate([y.astype(float) for y in x])  # noqa: E731
+    whole = jax.tree.map(join, *found)
+    return jax.tree.map(lambda x: x[np.array(order, int)], whole)
 
 
-def _pooled(sums: Any, rows: Rows) -> Any:
-    """Sums with a leading axis for each loop as those of each row."""
-    by_row = type(sums)(*(_rows.by_row(x, rows) for x in sums))
-    return _statistics.pooled(by_row, range(1, by_row[0].ndim))
-
-
-def _forward_row(sums: Any, rows: Rows) -> dict[str, Array]:
-    of = _pooled(sums, rows)
-    mean, square = of.total / of.count, of.square / of.count
-    return {
-        "mean": of.unit * mean,
-        "std": of.unit * jnp.sqrt(jnp.maximum(square - mean**2, 0)),
-        "rms": of.unit * jnp.sqrt(square),
-        "kurtosis": of.fourth / of.count / square**2,
-        "cosine": of.pairs / of.among,
-    }
-
-
-def _backward_row(
-    sums: Any, forward: Any, rows: Rows, scale: float
-) -> dict[str, Array]:
-    if sums is None:
-        return dict.fromkeys(("gradient", "dead", "inactive"), jnp.full((), jnp.nan))
-    of, ran = _pooled(sums, rows), _pooled(forward, rows)
-    # NaN where a branch was not taken, and no unit is dead where all are cut off.
-    dead = jnp.where(of.active > 0, 1 - of.alive / ran.features, jnp.nan)
-    return {
-        "gradient": scale * of.unit * jnp.sqrt(of.square / ran.count),
-        "dead": dead,
-        "inactive": 1 - of.active / ran.count,
-    }
-
-
-def _at_point(point: Point, operands: Sequence[Any], result: Array) -> Any:
-    if point.axis is not None:
-        return _statistics.weights(operands[0], result, point.axis)
+def _at_point(
+    point: Point, operands: Sequence[Any], result: Array, examples: int
+) -> Any:
     if point.kind == "stream":
         exact = any(loop.kind == "while" for loop in point.loops)
-        return _statistics.forward(result, Place(None, (), exact))
-    return _statistics.bounded(result, point.kind)
-
-
-def _point_row(point: Point, sums: Any, rows: Rows) -> dict[str, Array]:
-    told = dict.fromkeys(POINT_COLUMNS, jnp.full((), jnp.nan))
-    if point.kind == "stream":
-        return told | {"rms": _forward_row(sums, rows)["rms"]}
-    of = _pooled(sums, rows)
+        spot = Spot(result.shape, None, None, (), exact)
+        sums = _statistics.squares(result, spot)
+        return sums, jnp.asarray(result.size, float)
+    few = [_statistics.a_few(x, examples) for x in (operands[0], result)]
     if point.axis is None:
-        return told | {"saturated": of.saturated / of.count}
-    return told | {
-        "logit_std": jnp.sqrt(of.spread / of.count),
-        "entropy": of.entropy / of.count,
-    }
+        return _statistics.bounded(few[1], point.kind)
+    return _statistics.attention(*few, point.axis)
+
+
+def _point_row(found: Any, rows: Rows, point: Point) -> dict[str, Array]:
+    if point.kind == "stream":
+        sums, count = found
+        of, _ = _by_row([(sums, rows)])
+        counts = _rows.by_row(count, rows)
+        counts = jnp.nansum(counts, axis=tuple(range(1, counts.ndim)))
+        return {"rms": of.unit * jnp.sqrt(of.square / counts)}
+    by_row = jax.tree.map(lambda x: _rows.by_row(x, rows), found)
+    count, first, second = (
+        jnp.nansum(x, axis=tuple(range(1, x.ndim))) if x.ndim > 1 else x for x in by_row
+    )
+    if point.axis is None:
+        return {"saturated": first / count}
+    return {"logit_std": jnp.sqrt(second / count), "entropy": first / count}
 
 
 def _noised(out: Any, key: Key) -> Array:
@@ -379,11 +494,6 @@ def _noised(out: Any, key: Key) -> Array:
         noise = jax.random.normal(k, x.shape, x.dtype)
         total = total + jnp.real(jnp.sum(x * noise)).astype(float)
     return total
-
-
-def _norm(grad: Array) -> Array:
-    size, _ = _statistics.moments(grad.reshape(1, -1))
-    return size[0] * math.sqrt(grad.size)
 
 
 def _is_inexact(leaf: Any) -> bool:

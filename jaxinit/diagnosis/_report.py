@@ -45,7 +45,6 @@ class Row(NamedTuple):
             without a loss, of the outputs' product with normal noise.
         dead: share of the output's features that no example sends a gradient through,
             as units of a ReLU that are never active.
-        inactive: share of the output's entries whose gradient is zero.
         kernel_gradient: norm of the mean loss's gradient by the kernel.
         update: root mean square of the first update over that of the kernel; a step of
             plain gradient descent unless an optimizer was given.
@@ -66,7 +65,6 @@ class Row(NamedTuple):
     cosine: float
     gradient: float
     dead: float
-    inactive: float
     kernel_gradient: float
     update: float
     reason: str
@@ -74,6 +72,8 @@ class Row(NamedTuple):
 
 class PointRow(NamedTuple):
     """A place that shows something of the signal besides the layers.
+
+    Attention and saturation are those of the first few examples.
 
     Attributes:
         name: the kernel whose output it holds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,8 +52,10 @@ def by_row(x: Array, rows: Rows) -> Array:
     return x.reshape(len(rows.names), *shape, *x.shape[len(axes) :])
 
 
-def of_leaf(x: Array, part: Part, loops: Sequence[Loop], rows: Rows) -> Array:
-    """A leaf as one array (rows, entries), or (1, entries) where rows share it all.
+def leaf_axes(
+    shape: Sequence[int], part: Part, loops: Sequence[Loop]
+) -> tuple[int, ...]:
+    """The axes of a leaf whose places are its rows; none where all rows share it.
 
     Loops that share an axis of the leaf share its places, the outer the major part.
     """
@@ -61,18 +64,20 @@ def of_leaf(x: Array, part: Part, loops: Sequence[Loop], rows: Rows) -> Array:
         for axis, loop in zip(part.axes, loops, strict=True)
         if axis is not None and loop.length is not None
     ]
-    axes = tuple(dict.fromkeys(axis for axis, _ in pairs))
-    lengths = [
-        int(np.prod([n for a, n in pairs if a == axis], dtype=int)) for axis in axes
-    ]
+    axes = [axis for axis, _ in pairs]
+    distinct = tuple(dict.fromkeys(axes))
+    lengths = [math.prod(n for a, n in pairs if a == axis) for axis in distinct]
     # Loops whose axes alternate would need the places put in another order.
-    in_turn = [axis for axis, _ in pairs] == sorted(
-        (axis for axis, _ in pairs), key=axes.index
-    )
-    if not in_turn or lengths != [x.shape[axis] for axis in axes]:
-        return x.reshape(1, -1)
+    in_turn = axes == sorted(axes, key=distinct.index)
+    return distinct if in_turn and lengths == [shape[a] for a in distinct] else ()
+
+
+def of_leaf(x: Array, axes: Sequence[int]) -> Array:
+    """A leaf as an array (rows, entries, columns), with rows along some axes."""
     rest = [k for k in range(x.ndim) if k not in axes]
-    return jnp.transpose(x, (*axes, *rest)).reshape(len(rows.names), -1)
+    rows = math.prod(x.shape[k] for k in axes)
+    columns = x.shape[rest[-1]] if rest else 1
+    return jnp.transpose(x, (*axes, *rest)).reshape(rows, -1, columns)
 
 
 def _rows(

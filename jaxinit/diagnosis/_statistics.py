@@ -1,9 +1,9 @@
 r"""Statistics of arrays, reduced where they arise.
 
-An array is summed over the examples first, and what is left, an array as small as one
-example, over the rest: on a CPU one reduction to a number takes up to twice as long.
-Entries are divided by the largest of a sample, so that no power of them overflows or
-vanishes.
+An array is summed over the examples first, and what is left, as small as one example,
+over the rest: on a CPU one reduction to a number takes up to twice as long. Each column
+of the first sum is in units of its largest entry, so that no power of an entry
+overflows or vanishes.
 """
 
 from __future__ import annotations
@@ -11,215 +11,236 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxinit._types import Array
 
-_SAMPLE = 8  # slices of which the largest entry is the unit
+FEW = 8
+"""Examples on which attention and saturation are measured."""
+
+_SMALL = 20
+"""How many times smaller than an array its statistics by feature are, to be kept."""
 
 
-class Place(NamedTuple):
-    """What the axes of an array are.
+class Spot(NamedTuple):
+    """What is measured of an array, and what its axes are.
 
     Attributes:
+        shape: of the array, or of the span of it.
+        span: axis, start and stop of the part that is measured; None for all.
         examples: the axis of the examples; None where they are not told apart.
         features: the axes of a kernel's outputs.
-        exact: whether entries are taken as they are, with no unit.
+        exact: whether entries are taken in units of 1.
     """
 
+    shape: tuple[int, ...]
+    span: tuple[int, int, int] | None
     examples: int | None
     features: tuple[int, ...]
     exact: bool = False
 
+    @property
+    def count(self) -> int:
+        """How many entries there are."""
+        return math.prod(self.shape)
 
-class Forward(NamedTuple):
-    r"""Sums over the entries $z$ of an array, in units of `unit`.
+    @property
+    def channels(self) -> int:
+        """How many features there are."""
+        return math.prod(self.shape[axis] for axis in self.features)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The shape of its statistics: by feature, or numbers where that is not small.
+
+        A loop keeps them for each turn; they are added up after it, for all at once.
+        """
+        small = _SMALL * self.channels <= self.count
+        return (self.channels,) if small else ()
+
+
+class Sums(NamedTuple):
+    r"""Sums over entries $z$, each in units of a power of `unit`.
 
     Attributes:
-        count: how many entries.
-        unit: what they are divided by.
-        total: $\sum z$.
+        unit: the largest size of an entry, 0 if all are zero. NaN for what did not run.
         square: $\sum z^2$.
+        total: $\sum z$.
         fourth: $\sum z^4$.
-        pairs: $\sum_{a \ne b} z_a \cdot z_b$ over pairs of examples.
-        among: what `pairs` is if all examples are equal: $(B - 1) \sum z^2$.
-        features: how many features there are.
-    """
-
-    count: Array
-    unit: Array
-    total: Array
-    square: Array
-    fourth: Array
-    pairs: Array
-    among: Array
-    features: Array
-
-
-class Backward(NamedTuple):
-    r"""Sums over the entries $g$ of a gradient, in units of `unit`.
-
-    They are zero where nothing comes back.
-
-    Attributes:
-        unit: what the entries are divided by.
-        square: $\sum g^2$.
-        active: how many are not zero.
-        alive: through how many features some example sends a gradient.
+        joint: $\sum_f (\sum_b z_{bf})^2$ over examples b and all else f.
+        alive: how many features have an entry that is not zero.
     """
 
     unit: Array
     square: Array
-    active: Array
-    alive: Array
+    total: Array | None = None
+    fourth: Array | None = None
+    joint: Array | None = None
+    alive: Array | None = None
 
 
-class Weights(NamedTuple):
-    """Sums over the rows of a softmax.
-
-    Attributes:
-        count: how many rows have more than one entry to choose from.
-        entropy: of the weights, over that of equal ones, summed over rows.
-        spread: the variance of the logits of a row, summed over rows.
-        rows: how many rows there are.
-    """
-
-    count: Array
-    entropy: Array
-    spread: Array
-    rows: Array
+_POWERS = {"square": 2, "total": 1, "fourth": 4, "joint": 2, "alive": 0}
 
 
-class Bounded(NamedTuple):
-    """Counts of a nonlinearity with bounds.
-
-    Attributes:
-        count: how many entries.
-        saturated: how many lie within a hundredth of the range from a bound.
-    """
-
-    count: Array
-    saturated: Array
-
-
-Sums = TypeVar("Sums", Forward, Backward, Weights, Bounded)
-
-SQUARES = {"total": 1, "square": 2, "fourth": 4, "pairs": 2, "among": 2}
-"""The power of the unit that a sum is in."""
-
-
-def forward(z: Array, place: Place) -> Forward:
-    """The sums of an array."""
+def forward(z: Array, spot: Spot) -> Sums:
+    """The sums of an array, in the shape `spot.kept`."""
     z = _real(z)
-    unit = _unit(z, place)
-    z = z / unit
+    axis = _first(z, spot)
+    unit, z = _in_units(z, axis, spot.exact)
     square = jnp.square(z)
-    axis = _first(z, place)
-    firsts = [z.sum(axis), square.sum(axis), jnp.square(square).sum(axis)]
-    # XLA would make one reduction of two.
-    first, second, fourth = jax.lax.optimization_barrier(firsts)
-    total, square = first.sum(), second.sum()
-    if place.examples is None:
-        pairs = among = jnp.zeros_like(square)
-    else:
-        pairs = jnp.square(first).sum() - square
-        among = (z.shape[place.examples] - 1) * square
-    number = lambda x: jnp.asarray(x, z.dtype)  # noqa: E731
-    features = number(math.prod(z.shape[k] for k in place.features))
-    sums = (total, square, fourth.sum(), pairs, among)
-    return Forward(number(z.size), unit, *sums, features)
+    total, fourth = z.sum(axis), jnp.square(square).sum(axis)
+    joint = jnp.square(total)
+    return _kept(Sums(unit, square.sum(axis), total, fourth, joint), z, spot, axis)
 
 
-def backward(g: Array, place: Place) -> Backward:
-    """The sums of a gradient."""
+def squares(z: Array, spot: Spot) -> Sums:
+    """The sum of the squares alone."""
+    z = _real(z)
+    axis = _first(z, spot)
+    unit, z = _in_units(z, axis, spot.exact)
+    return _kept(Sums(unit, jnp.square(z).sum(axis)), z, spot, axis)
+
+
+def backward(g: Array, spot: Spot) -> Sums:
+    """The sums of a gradient: of squares, and of what some example reaches."""
     g = _real(g)
-    unit = _unit(g, place)
-    axis = _first(g, place)
-    firsts = [jnp.square(g / unit).sum(axis), (g != 0).sum(axis, dtype=g.dtype)]
-    square, active = jax.lax.optimization_barrier(firsts)
-    shift = [k - (isinstance(axis, int) and k > axis) for k in place.features]
-    others = tuple(k for k in range(active.ndim) if k not in shift)
-    by_feature = active.sum(others)
-    alive = (by_feature > 0).sum(dtype=g.dtype)
-    return Backward(unit, square.sum(), by_feature.sum(), alive)
+    axis = _first(g, spot)
+    unit, g = _in_units(g, axis, spot.exact)
+    sums = _kept(Sums(unit, jnp.square(g).sum(axis)), g, spot, axis, True)
+    return sums
 
 
-def weights(logits: Array, numerators: Array, axis: int) -> Weights:
+def nothing(spot: Spot, leading: Sequence[int]) -> Sums:
+    """Zeros in the form of what `backward` returns, with leading axes."""
+    zeros = lambda shape: jnp.zeros((*leading, *shape), float)  # noqa: E731
+    alive = zeros(spot.kept)
+    return Sums(zeros(spot.kept), zeros(spot.kept), alive=alive)
+
+
+def of_rows(x: Array, full: bool) -> Sums:
+    """The sums of the rows of a leaf (rows, entries, columns), by column."""
+    x = _real(x)
+    unit, x = _in_units(x, 1, exact=False)
+    return Sums(unit, jnp.square(x).sum(1), x.sum(1) if full else None)
+
+
+def merged(sums: Sums, axes: Sequence[int]) -> Sums:
+    """Sums that lie along axes added up; what did not run counts nothing."""
+    axes = tuple(axes)
+    ran = ~jnp.isnan(sums.unit)
+    unit = jnp.where(ran, sums.unit, 0)
+    most = unit.max(axes, keepdims=True)
+    ratio = unit / jnp.where(most > 0, most, 1)
+    added = {
+        name: jnp.where(ran, x * ratio ** _POWERS[name], 0).sum(axes)
+        for name, x in sums._asdict().items()
+        if name != "unit" and x is not None
+    }
+    return Sums(unit=most.squeeze(axes), **added)
+
+
+def _kept(
+    sums: Sums, z: Array, spot: Spot, axis: int | tuple[int, ...], reach: bool = False
+) -> Sums:
+    """The sums by feature, or as numbers."""
+    gone = () if axis == () else (axis,)
+    left = [k for k in range(z.ndim) if k not in gone]
+    features = [left.index(k) for k in spot.features]
+    rest = [k for k in range(len(left)) if k not in features]
+    if rest and z.size:
+        # XLA would make one reduction of two.
+        sums = merged(jax.lax.optimization_barrier(sums), rest)
+    sums = jax.tree.map(jnp.ravel, sums)
+    if reach:
+        sums = sums._replace(alive=(sums.square > 0).astype(z.dtype))
+    if not spot.kept:
+        return merged(jax.lax.optimization_barrier(sums), (0,))
+    return sums
+
+
+class Few(NamedTuple):
+    """Sums over a few examples, of an attention or a nonlinearity with bounds.
+
+    Attributes:
+        count: rows of an attention with more than one entry to choose from, or entries
+            of a nonlinearity. NaN for what did not run.
+        first: of an attention the entropies over those of equal weights, summed; how
+            many entries of a nonlinearity lie within a hundredth of its range from a
+            bound.
+        second: the variances of the logits of a row, summed; 0 otherwise.
+    """
+
+    count: Array
+    first: Array
+    second: Array
+
+
+def attention(logits: Array, numerators: Array, axis: int) -> Few:
     """The sums of a softmax, from its logits and its numerators or its results.
 
     Logits that are lower than the largest of their row by 5,000 are masked.
     """
     logits, numerators = _real(logits), _real(numerators)
-    far = logits > logits.max(axis, keepdims=True) - 5000
-    seen = far & (logits > -jnp.inf)
-    held = seen.sum(axis, dtype=logits.dtype)
-    some = jnp.maximum(held, 1)
-    kept = jnp.where(seen, logits, 0)
-    mean = jnp.expand_dims(kept.sum(axis) / some, axis)
-    spread = jnp.where(seen, jnp.square(kept - mean), 0).sum(axis) / some
-    shares = numerators / numerators.sum(axis, keepdims=True)
-    information = jnp.where(
-        shares > 0, -shares * jnp.log(jnp.maximum(shares, 1e-37)), 0
-    )
-    entropy = information.sum(axis) / jnp.log(jnp.maximum(held, 2))
+    shifted = logits - logits.max(axis, keepdims=True)
+    seen = shifted > -5000
+    shifted = jnp.where(seen, shifted, 0)
+    held = seen.sum(axis, dtype=shifted.dtype)
+    mean = shifted.sum(axis) / held
+    spread = jnp.square(shifted).sum(axis) / held - jnp.square(mean)
+    all_of = numerators.sum(axis)
+    # The largest has logit 0, so its weight tells the normalization.
+    largest = numerators.max(axis) / all_of
+    entropy = -(numerators * shifted).sum(axis) / all_of - jnp.log(largest)
     more = held > 1
+    share = entropy / jnp.log(jnp.maximum(held, 2))
     total = lambda x: jnp.where(more, x, 0).sum()  # noqa: E731
-    return Weights(
-        more.sum(dtype=logits.dtype),
-        total(entropy),
-        total(spread),
-        jnp.asarray(more.size, logits.dtype),
-    )
+    return Few(more.sum(dtype=shifted.dtype), total(share), total(spread))
 
 
-def bounded(y: Array, kind: str) -> Bounded:
+def bounded(y: Array, kind: str) -> Few:
     """The counts of a tanh, or of a sigmoid."""
     y = _real(y)
     out = jnp.abs(y) if kind == "tanh" else jnp.abs(2 * y - 1)
-    return Bounded(jnp.asarray(y.size, y.dtype), (out > 0.98).sum(dtype=y.dtype))
+    count = jnp.asarray(y.size, y.dtype)
+    return Few(count, (out > 0.98).sum(dtype=y.dtype), jnp.zeros_like(count))
 
 
-def moments(x: Array) -> tuple[Array, Array]:
-    """Root mean square and standard deviation of the rows of an array."""
-    x = _real(x).reshape(len(x), -1)
-    if not x.shape[1]:
-        return (jnp.full(len(x), jnp.nan),) * 2
-    most = jnp.abs(x[:, :: min(_SAMPLE, -(-x.shape[1] // _SAMPLE))]).max(1)
-    unit = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
-    scaled = x / unit[:, None]
-    mean, square = scaled.mean(axis=1), jnp.mean(jnp.square(scaled), axis=1)
-    variance = jnp.maximum(square - jnp.square(mean), 0)
-    return unit * jnp.sqrt(square), unit * jnp.sqrt(variance)
+def a_few(x: Array, examples: int) -> Array:
+    """The first few examples, if an axis is as long as there are examples."""
+    axis = next((k for k, n in enumerate(x.shape) if n == examples), None)
+    if axis is None or examples <= FEW:
+        return x
+    return jax.lax.slice_in_dim(x, 0, FEW, axis=axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def probe(z: Array, dummy: Sequence[Backward], spots: Any) -> Array:
+def probe(z: Array, dummy: Sequence[Sums], spots: Sequence[Spot]) -> Array:
     """An array as it is; the cotangents of the dummies are sums of its own cotangent.
 
     Args:
         z: the array.
-        dummy: for each spot zeros as `backward` returns numbers.
-        spots: pairs of a `Place` and a span (axis, start, stop), None for all of it.
+        dummy: for each spot what `nothing` returns.
+        spots: what is measured.
     """
     return z
 
 
 def _probe_forward(
-    z: Array, dummy: Sequence[Backward], spots: Any
-) -> tuple[Array, Sequence[Backward]]:
+    z: Array, dummy: Sequence[Sums], spots: Sequence[Spot]
+) -> tuple[Array, Sequence[Sums]]:
     return z, dummy
 
 
 def _probe_backward(
-    spots: Any, dummy: Sequence[Backward], g: Array
-) -> tuple[Array, Sequence[Backward]]:
-    found = [backward(cut(g, span), place) for place, span in spots]
+    spots: Sequence[Spot], dummy: Sequence[Sums], g: Array
+) -> tuple[Array, Sequence[Sums]]:
+    found = tuple(backward(cut(g, spot.span), spot) for spot in spots)
     # As varied over the devices of a mesh as the dummy is.
     same = lambda x, d: x.astype(d.dtype) + 0 * d  # noqa: E731
-    return g, jax.tree.map(same, type(dummy)(found), dummy)
+    return g, jax.tree.map(same, found, dummy)
 
 
 probe.defvjp(_probe_forward, _probe_backward)
@@ -233,24 +254,6 @@ def cut(x: Array, span: tuple[int, int, int] | None) -> Array:
     return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
-def pooled(sums: Sums, axes: Sequence[int]) -> Sums:
-    """Sums that lie along axes added up. What did not run is NaN, or counts nothing."""
-    axes = tuple(axes)
-    ran = jnp.isfinite(sums[0])
-    kept = {n: jnp.where(ran, x, 0) for n, x in sums._asdict().items()}
-    if "unit" in kept:
-        unit = kept["unit"].max(axes, keepdims=True)
-        unit = jnp.where(unit > 0, unit, 1)
-        ratio = kept["unit"] / unit
-        for name, power in SQUARES.items():
-            if name in kept:
-                kept[name] = kept[name] * ratio**power
-    added = {name: value.sum(axes) for name, value in kept.items()}
-    if "unit" in kept:
-        added["unit"] = unit.squeeze(axes)
-    return type(sums)(**added)
-
-
 def _real(x: Array) -> Array:
     """The array in float32 or wider; real and imaginary parts count apart."""
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -259,22 +262,22 @@ def _real(x: Array) -> Array:
     return x if wide else x.astype(jnp.float32)
 
 
-def _first(x: Array, place: Place) -> int | tuple[int, ...]:
+def _first(x: Array, spot: Spot) -> int | tuple[int, ...]:
     """The axis to sum over first, none if all are features."""
-    if place.examples is not None:
-        return place.examples
-    others = [k for k in range(x.ndim) if k not in place.features]
+    if spot.examples is not None:
+        return spot.examples
+    others = [k for k in range(x.ndim) if k not in spot.features]
     return max(others, key=lambda k: x.shape[k]) if others else ()
 
 
-def _unit(x: Array, place: Place) -> Array:
-    """The largest of a sample of the entries, 1 if that is zero or not finite."""
-    one = jnp.ones((), x.dtype)
-    if place.exact or x.size == 0:
-        return one
-    axis = _first(x, place)
-    if isinstance(axis, int):
-        size = x.shape[axis]
-        x = jax.lax.slice_in_dim(x, 0, size, -(-size // _SAMPLE), axis)
-    most = jnp.abs(x).max()
-    return jnp.where(jnp.isfinite(most) & (most > 0), most, one)
+def _in_units(
+    x: Array, axis: int | tuple[int, ...], exact: bool
+) -> tuple[Array, Array]:
+    """The largest size along an axis, and the array divided by it."""
+    sizes = jnp.abs(x) if x.size else jnp.zeros_like(x)
+    most = jax.lax.stop_gradient(sizes).max(axis, initial=0)
+    unit = jnp.where(jnp.isfinite(most), most, 1)
+    if exact:
+        unit = jnp.ones_like(unit)
+    whole = jnp.expand_dims(unit, axis) if axis != () else unit
+    return unit, x / jnp.where(whole > 0, whole, 1)
