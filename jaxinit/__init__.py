@@ -75,6 +75,7 @@ if _TYPE_CHECKING:
     from jaxinit import diagnosis as diagnosis
     from jaxinit import trace as trace
     from jaxinit import tree as tree
+    from jaxinit.diagnosis._audit import audit as audit
     from jaxinit.diagnosis._diagnose import diagnose as diagnose
     from jaxinit.tree._describe import describe as describe
     from jaxinit.tree._init import init as init
@@ -88,6 +89,7 @@ __all__ = [
     "Layout",
     "Traits",
     "__version__",
+    "audit",
     "bilinear",
     "chrono",
     "compute_fans",
@@ -164,6 +166,7 @@ _LATER = {
     "diagnosis": "jaxinit.diagnosis",
     "trace": "jaxinit.trace",
     "tree": "jaxinit.tree",
+    "audit": "jaxinit.diagnosis._audit",
     "describe": "jaxinit.tree._describe",
     "diagnose": "jaxinit.diagnosis._diagnose",
     "init": "jaxinit.tree._init",

@@ -5,6 +5,7 @@ function, which a module of that name would hide.
 """
 
 # Names listed here are public; modules with an underscore are the package's own.
+from jaxinit.diagnosis._audit import Audit as Audit
 from jaxinit.diagnosis._finding import Finding as Finding
 from jaxinit.diagnosis._measure import Label as Label
 from jaxinit.diagnosis._measure import PointLabel as PointLabel
@@ -13,4 +14,13 @@ from jaxinit.diagnosis._report import PointRow as PointRow
 from jaxinit.diagnosis._report import Report as Report
 from jaxinit.diagnosis._report import Row as Row
 
-__all__ = ["Finding", "Growth", "Label", "PointLabel", "PointRow", "Report", "Row"]
+__all__ = [
+    "Audit",
+    "Finding",
+    "Growth",
+    "Label",
+    "PointLabel",
+    "PointRow",
+    "Report",
+    "Row",
+]

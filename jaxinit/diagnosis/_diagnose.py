@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +85,92 @@ def diagnose(
         >>> print(report.verdict.split("`")[1])
         jaxinit.reinit(key, params, jaxinit.he_normal(), apply, inputs)
     """
-    owner = "diagnose"
+    rate = (learning_rate, optimizer)
+    return prepare("diagnose", apply, params, inputs, loss, labels, key, *rate).report()
+
+
+class Prepared(NamedTuple):
+    """A function with all that it is called with, traced and ready to be measured.
+
+    Attributes:
+        apply: `apply(params, *others)`.
+        params: its parameters.
+        others: its other arguments.
+        loss: `loss(outputs, labels)`, None where there is none.
+        labels: what the outputs should be.
+        key: for noise.
+        update: from gradients and parameters to the first update, or None.
+        measurement: the trace.
+    """
+
+    apply: Callable[..., Any]
+    params: Any
+    others: tuple[Any, ...]
+    loss: Callable[..., Any] | None
+    labels: Any
+    key: Key
+    update: Callable[[Any, Any], Any] | None
+    measurement: Measurement
+
+    def of_outputs(self, labels: Any) -> Callable[[Any], Any] | None:
+        """The loss as a function of the outputs."""
+        loss = self.loss
+        return None if loss is None else lambda out: loss(out, labels)
+
+    def report(self) -> Report:
+        """Measure."""
+        leaves, tree = jax.tree.flatten((self.params, self.others))
+        measurement = self.measurement
+
+        def run(arrays: Any, labels: Any, key: Key, backward: bool) -> Any:
+            given = iter(arrays)
+            own = [next(given) if is_array(leaf) else leaf for leaf in leaves]
+            params, others = tree.unflatten(own)
+            loss = self.of_outputs(labels)
+            return measurement(
+                params, others, loss, key, self.update, backward=backward
+            )
+
+        run = jax.jit(run, static_argnums=3)
+        arrays = [leaf for leaf in leaves if is_array(leaf)]
+        notes: tuple[str, ...] = ()
+        try:
+            numbers = run(arrays, self.labels, self.key, True)
+        except ValueError as error:
+            if _IRREVERSIBLE not in str(error):
+                raise
+            numbers = run(arrays, self.labels, self.key, False)
+            notes = (
+                "No gradient is measured: the function has a while loop, through "
+                "which none goes back; a scan, or a fori_loop of fixed length, lets "
+                "it through.",
+            )
+        return Report(
+            labels=measurement.labels,
+            columns=numbers.layers,
+            points=measurement.points,
+            marks=numbers.points,
+            leaves=numbers.leaves,
+            loss=numbers.loss,
+            ignorance=_ignorance(measurement, self.labels),
+            examples=measurement.examples,
+            missed=tuple(measurement.missed.items()),
+            notes=notes,
+        )
+
+
+def prepare(
+    owner: str,
+    apply: Any,
+    params: Any,
+    inputs: tuple[Any, ...],
+    loss: Callable[..., Any] | None,
+    labels: Any,
+    key: Key | None,
+    learning_rate: float | None,
+    optimizer: Any,
+) -> Prepared:
+    """Check what is given, and trace the function; see `diagnose`."""
     key = jax.random.key(0) if key is None else key
     _check_inputs(owner, inputs)
     function, params, others = as_function(owner, apply, params, inputs, key)
@@ -104,52 +189,8 @@ def diagnose(
             f"{owner}: no parameter is a kernel: none enters a product or a "
             "convolution with the inputs; see jaxinit.trace.layers for what each is."
         )
-    return measured(measurement, params, others, of_outputs, labels, key, update)
-
-
-def measured(
-    measurement: Measurement,
-    params: Any,
-    others: Any,
-    loss: Callable[..., Any] | None,
-    labels: Any,
-    key: Key,
-    update: Callable[[Any, Any], Any] | None,
-) -> Report:
-    """The report of a function that is ready to be measured."""
-    leaves, tree = jax.tree.flatten((params, others))
-
-    def run(arrays: Any, labels: Any, key: Key, backward: bool) -> Any:
-        given = iter(arrays)
-        own = [next(given) if is_array(leaf) else leaf for leaf in leaves]
-        params, others = tree.unflatten(own)
-        of_outputs = None if loss is None else lambda out: loss(out, labels)
-        return measurement(params, others, of_outputs, key, update, backward=backward)
-
-    run = jax.jit(run, static_argnums=3)
-    arrays = [leaf for leaf in leaves if is_array(leaf)]
-    notes: tuple[str, ...] = ()
-    try:
-        numbers = run(arrays, labels, key, True)
-    except ValueError as error:
-        if _IRREVERSIBLE not in str(error):
-            raise
-        numbers = run(arrays, labels, key, False)
-        notes = (
-            "No gradient is measured: the function has a while loop, through which "
-            "none goes back; a scan, or a fori_loop of fixed length, lets it through.",
-        )
-    return Report(
-        labels=measurement.labels,
-        columns=numbers.layers,
-        points=measurement.points,
-        marks=numbers.points,
-        leaves=numbers.leaves,
-        loss=numbers.loss,
-        ignorance=_ignorance(measurement, labels),
-        examples=measurement.examples,
-        missed=tuple(measurement.missed.items()),
-        notes=notes,
+    return Prepared(
+        function, params, others, of_outputs, labels, key, update, measurement
     )
 
 

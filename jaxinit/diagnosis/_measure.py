@@ -187,7 +187,7 @@ class Measurement:
             arrays = arrays_of(own, *others)
             out, found = replay(self._visited, self._visit, arrays, dummies)
             if loss is None:
-                return _noised(out, key), (found, jnp.asarray(jnp.nan))
+                return noised(out, key), (found, jnp.asarray(jnp.nan))
             value = jnp.mean(loss(out))
             return value, (found, value)
 
@@ -485,7 +485,7 @@ def _point_row(found: Any, rows: Rows, point: Point) -> dict[str, Array]:
     return {"logit_std": jnp.sqrt(second / count), "entropy": first / count}
 
 
-def _noised(out: Any, key: Key) -> Array:
+def noised(out: Any, key: Key) -> Array:
     """The product of all outputs with normal noise."""
     arrays = [x for x in jax.tree.leaves(out) if _is_inexact(x)]
     keys = jax.random.split(key, max(1, len(arrays)))

@@ -25,6 +25,9 @@ _SMALL = 20
 """How many times smaller than an array its statistics by feature are, to be kept."""
 
 
+_LEAST = 1e-37
+
+
 class Spot(NamedTuple):
     """What is measured of an array, and what its axes are.
 
@@ -89,28 +92,28 @@ def forward(z: Array, spot: Spot) -> Sums:
     """The sums of an array, in the shape `spot.kept`."""
     z = _real(z)
     axis = _first(z, spot)
-    unit, z = _in_units(z, axis, spot.exact)
-    square = jnp.square(z)
-    total, fourth = z.sum(axis), jnp.square(square).sum(axis)
-    joint = jnp.square(total)
-    return _kept(Sums(unit, square.sum(axis), total, fourth, joint), z, spot, axis)
+    unit, by = _unit(z, axis, spot.exact)
+    # One after the other: XLA would keep the products that several of them read.
+    total, by = jax.lax.optimization_barrier(((z * by).sum(axis), by))
+    square, by = jax.lax.optimization_barrier((jnp.square(z * by).sum(axis), by))
+    fourth = jnp.square(jnp.square(z * by)).sum(axis)
+    return _kept(Sums(unit, square, total, fourth, jnp.square(total)), z, spot, axis)
 
 
 def squares(z: Array, spot: Spot) -> Sums:
     """The sum of the squares alone."""
     z = _real(z)
     axis = _first(z, spot)
-    unit, z = _in_units(z, axis, spot.exact)
-    return _kept(Sums(unit, jnp.square(z).sum(axis)), z, spot, axis)
+    unit, by = _unit(z, axis, spot.exact)
+    return _kept(Sums(unit, jnp.square(z * by).sum(axis)), z, spot, axis)
 
 
 def backward(g: Array, spot: Spot) -> Sums:
     """The sums of a gradient: of squares, and of what some example reaches."""
     g = _real(g)
     axis = _first(g, spot)
-    unit, g = _in_units(g, axis, spot.exact)
-    sums = _kept(Sums(unit, jnp.square(g).sum(axis)), g, spot, axis, True)
-    return sums
+    unit, by = _unit(g, axis, spot.exact)
+    return _kept(Sums(unit, jnp.square(g * by).sum(axis)), g, spot, axis, reach=True)
 
 
 def nothing(spot: Spot, leading: Sequence[int]) -> Sums:
@@ -121,10 +124,20 @@ def nothing(spot: Spot, leading: Sequence[int]) -> Sums:
 
 
 def of_rows(x: Array, full: bool) -> Sums:
-    """The sums of the rows of a leaf (rows, entries, columns), by column."""
-    x = _real(x)
-    unit, x = _in_units(x, 1, exact=False)
-    return Sums(unit, jnp.square(x).sum(1), x.sum(1) if full else None)
+    """The sums of the rows of a leaf (rows, entries, columns), by column.
+
+    The unit of a row is the largest size in a sample of it: a leaf may be larger than
+    all activations, and each way through it counts.
+    """
+    x = _real(x).reshape(*x.shape[:2], -1)
+    entries = x.shape[1]
+    sample = x[:, :: -(-entries // min(entries, max(8, entries // 8)))]
+    unit, _ = _unit(sample.reshape(len(x), -1), 1, exact=False)
+    unit = jnp.where(unit > 0, unit, 1)
+    units = jnp.broadcast_to(unit[:, None], (len(x), x.shape[2]))
+    by = (1 / unit)[:, None, None]
+    square, by = jax.lax.optimization_barrier((jnp.square(x * by).sum(1), by))
+    return Sums(units, square, (x * by).sum(1) if full else None)
 
 
 def merged(sums: Sums, axes: Sequence[int]) -> Sums:
@@ -270,14 +283,12 @@ def _first(x: Array, spot: Spot) -> int | tuple[int, ...]:
     return max(others, key=lambda k: x.shape[k]) if others else ()
 
 
-def _in_units(
-    x: Array, axis: int | tuple[int, ...], exact: bool
-) -> tuple[Array, Array]:
-    """The largest size along an axis, and the array divided by it."""
+def _unit(x: Array, axis: int | tuple[int, ...], exact: bool) -> tuple[Array, Array]:
+    """The largest size along an axis, and its reciprocal, to be broadcast."""
     sizes = jnp.abs(x) if x.size else jnp.zeros_like(x)
-    most = jax.lax.stop_gradient(sizes).max(axis, initial=0)
-    unit = jnp.where(jnp.isfinite(most), most, 1)
-    if exact:
-        unit = jnp.ones_like(unit)
-    whole = jnp.expand_dims(unit, axis) if axis != () else unit
-    return unit, x / jnp.where(whole > 0, whole, 1)
+    most = sizes.max(axis, initial=0)
+    # Both it and its reciprocal are normal numbers.
+    unit = jnp.where(jnp.isfinite(most), jnp.clip(most, _LEAST, 1 / _LEAST), 1)
+    unit = jnp.where(most == 0, 0, jnp.ones_like(unit) if exact else unit)
+    by = 1 / jnp.where(unit > 0, unit, 1)
+    return unit, jnp.expand_dims(by, axis) if axis != () else by
