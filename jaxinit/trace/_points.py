@@ -22,6 +22,7 @@ from ._products import (
     loops_of,
     within,
 )
+from ._trace import gates_of
 from ._view import Site
 from ._walk import shape_of
 
@@ -76,7 +77,8 @@ def points(program: Program) -> dict[Site, Point]:
     """
     found: dict[Site, Point] = {}
     kinds: list[tuple[Site, str, int | None]] = []
-    kinds += [(site, "stream", None) for site in program.trace.stream.places()]
+    places = program.trace.stream.places(gates_of(program.trace))
+    kinds += [(site, "stream", None) for site in places]
     kinds += [(site, "attention", axis) for site, axis in _attention(program)]
     kinds += [(site, kind, None) for site, kind in _bounded(program)]
     for site, kind, axis in sorted(kinds, key=lambda entry: entry[0]):
