@@ -9,10 +9,10 @@ from jaxinit.diagnosis._audit import Audit as Audit
 from jaxinit.diagnosis._finding import Finding as Finding
 from jaxinit.diagnosis._measure import Label as Label
 from jaxinit.diagnosis._measure import PointLabel as PointLabel
-from jaxinit.diagnosis._report import Growth as Growth
-from jaxinit.diagnosis._report import PointRow as PointRow
+from jaxinit.diagnosis._numbers import Growth as Growth
+from jaxinit.diagnosis._numbers import PointRow as PointRow
+from jaxinit.diagnosis._numbers import Row as Row
 from jaxinit.diagnosis._report import Report as Report
-from jaxinit.diagnosis._report import Row as Row
 
 __all__ = [
     "Audit",

@@ -169,7 +169,7 @@ def _same_values(subject: Subject) -> Iterator[Finding]:
 
 def _members(layer: Layer, value: np.ndarray) -> np.ndarray:
     """The separate layers of a leaf, (members, entries)."""
-    axes = layer.batch_axes
+    axes = layer.batch_axes or layer.out_axes[:-1]
     rest = [k for k in range(value.ndim) if k not in axes]
     count = math.prod(value.shape[axis] for axis in axes)
     return value.transpose(*axes, *rest).reshape(count, -1)

@@ -288,8 +288,10 @@ class Measurement:
             else:
                 nan = jnp.full(_lengths(product.loops), jnp.nan)
                 grads.append((Sums(nan, nan, alive=nan), rows))
-            examples = spot.shape[spot.examples] if spot.examples is not None else 1
-            one = (float(spot.count), float(spot.channels), float(examples))
+            examples = math.nan  # without which there are no pairs
+            if spot.examples is not None:
+                examples = float(spot.shape[spot.examples])
+            one = (float(spot.count), float(spot.channels), examples)
             numbers += [one] * len(rows.names)
         count, channels, examples = np.array(numbers).T
         of, ran = _by_row(outs)

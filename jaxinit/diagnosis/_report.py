@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import importlib.util
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,101 +16,8 @@ from jaxinit import meanfield
 from jaxinit._checks import is_traced
 from jaxinit._types import Array
 from jaxinit.diagnosis._measure import Label, PointLabel
-
-
-class Row(NamedTuple):
-    r"""One layer: a kernel's product, in one iteration of the scans around it.
-
-    Numbers that are not known are NaN.
-
-    Attributes:
-        name: the path of its kernel, `path[3]` in a scan, `path (2)` for a second use.
-        kind: "dense" or "conv".
-        fan_in: terms that an output sums.
-        fan_out: outputs that an input reaches.
-        before: the last nonlinearity on its input's way, None if there is none.
-        after: the first nonlinearity that its output meets, None if there is none.
-        kernel_std: standard deviation of the kernel's entries.
-        mean: of its output, before a bias.
-        std: standard deviation of the output.
-        rms: root mean square of the output, $(\mathbb{E} z^2)^{1/2}$.
-        kurtosis: $\mathbb{E} z^4 / (\mathbb{E} z^2)^2$; 3 for a normal distribution.
-        cosine: $\langle z_a \cdot z_b \rangle / \langle z_a \cdot z_a \rangle$ over
-            pairs of different examples; 1 if all are alike. NaN where no axis of the
-            output is as long as the batch.
-        gradient: root mean square of the gradient of an example's loss by the output;
-            without a loss, of the outputs' product with normal noise.
-        dead: share of the output's features that no example sends a gradient through,
-            as units of a ReLU that are never active.
-        kernel_gradient: norm of the mean loss's gradient by the kernel.
-        update: root mean square of the first update over that of the kernel; a step of
-            plain gradient descent unless an optimizer was given.
-        reason: why no gradient is seen there; empty where one is.
-    """
-
-    name: str
-    kind: str
-    fan_in: float
-    fan_out: float
-    before: str | None
-    after: str | None
-    kernel_std: float
-    mean: float
-    std: float
-    rms: float
-    kurtosis: float
-    cosine: float
-    gradient: float
-    dead: float
-    kernel_gradient: float
-    update: float
-    reason: str
-
-
-class PointRow(NamedTuple):
-    """A place that shows something of the signal besides the layers.
-
-    Attention and saturation are those of the first few examples.
-
-    Attributes:
-        name: the kernel whose output it holds.
-        kind: "stream" for a residual stream after an addition, "attention" for a
-            softmax of products of activations, "tanh" or "sigmoid".
-        rms: root mean square of a stream.
-        logit_std: standard deviation of an attention's logits, each row's own.
-        entropy: of an attention's weights, over that of equal ones: 1 where all that
-            is seen has one weight, 0 where one entry has it all.
-        saturated: share of entries within a hundredth of the range from a bound.
-    """
-
-    name: str
-    kind: str
-    rms: float
-    logit_std: float
-    entropy: float
-    saturated: float
-
-
-class Growth(NamedTuple):
-    r"""Growth from layer to layer.
-
-    The slope of $\ln y$ over the number of a layer among those of its kind, whose
-    paths differ in numbers alone; each kind has its own level.
-
-    Attributes:
-        factor: by which a layer multiplies; NaN with fewer than three of a kind.
-        error: its standard error, by the scatter around the line.
-        layers: how many layers the longest kind has.
-    """
-
-    factor: float
-    error: float
-    layers: int
-
-    @property
-    def total(self) -> float:
-        """The factor over all layers."""
-        return self.factor ** max(0, self.layers - 1)
+from jaxinit.diagnosis._numbers import Growth, PointRow, Row, growth
+from jaxinit.diagnosis._signal import findings
 
 
 @functools.partial(
@@ -236,8 +140,6 @@ class Report:
     @property
     def verdict(self) -> str:
         """What stands out, in plain words, each with the remedy as code."""
-        from jaxinit.diagnosis._signal import findings
-
         said = [f"{each.sentence} {each.remedy}".strip() for each in findings(self)]
         return "\n".join(said) if said else f"Nothing stands out. {_summary(self)}"
 
@@ -327,44 +229,20 @@ class Report:
 
     def __rich__(self) -> Any:
         """The table of rich, if rich is installed."""
-        table = importlib.import_module("rich.table").Table(box=None)
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None)
         for head in _HEADS:
             left = head in _WORDS
             table.add_column(head, justify="left" if left else "right", no_wrap=left)
         for row in self.rows:
             table.add_row(*_cells(row))
-        text = importlib.import_module("rich.text").Text
-        group = importlib.import_module("rich.console").Group
         cells = list(map(_point_cells, self.point_rows))
         points = [_text(_POINT_HEADS, cells, {"point", "of"})] if cells else []
-        return group(table, *(text(x) for x in (*points, *self.notes, self.verdict)))
-
-
-def growth(pairs: Iterable[tuple[str, float]]) -> Growth:
-    """The growth of numbers along layers, given by name in order."""
-    kinds: dict[str, list[float]] = {}
-    for name, value in pairs:
-        kinds.setdefault(re.sub(r"\d+", "#", name), []).append(value)
-    x: list[float] = []
-    y: list[float] = []
-    groups = layers = 0
-    for values in kinds.values():
-        shown = [(k, math.log(v)) for k, v in enumerate(values) if 0 < v < math.inf]
-        if len(shown) < 3:
-            continue
-        places, logs = np.array(shown).T
-        x.extend(places - places.mean())
-        y.extend(logs - logs.mean())
-        groups, layers = groups + 1, max(layers, len(values))
-    if not groups:
-        return Growth(math.nan, math.nan, layers)
-    xs, ys = np.array(x), np.array(y)
-    slope = float(xs @ ys / (xs @ xs))
-    free = len(xs) - groups - 1
-    rest = float(np.sum((ys - slope * xs) ** 2))
-    error = math.sqrt(rest / free / float(xs @ xs)) if free > 0 else math.nan
-    factor = math.exp(max(-700.0, min(700.0, slope)))
-    return Growth(factor, factor * error, layers)
+        said = (*points, *self.notes, self.verdict)
+        return Group(table, *map(Text, said))
 
 
 def _concrete(columns: Mapping[str, Array]) -> dict[str, np.ndarray]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from jaxinit import meanfield
 from jaxinit.diagnosis._finding import Finding
-
-if TYPE_CHECKING:
-    from jaxinit.diagnosis._report import Growth, Report
+from jaxinit.diagnosis._numbers import Growth, PointRow, Row
 
 FAR = 1e3
 """Over all layers: a signal that changes by this factor is lost to training."""
@@ -28,7 +26,29 @@ _NAMED = {
     "selu": ("lecun_normal()", "gain 1 for selu"),
 }
 
-Check = Callable[["Report"], Iterator[Finding]]
+
+class Report(Protocol):
+    """What is judged: the part of a report that checks read."""
+
+    @property
+    def rows(self) -> tuple[Row, ...]: ...  # noqa: D102
+    @property
+    def point_rows(self) -> tuple[PointRow, ...]: ...  # noqa: D102
+    @property
+    def forward(self) -> Growth: ...  # noqa: D102
+    @property
+    def backward(self) -> Growth: ...  # noqa: D102
+    @property
+    def stream(self) -> Growth: ...  # noqa: D102
+    @property
+    def loss(self) -> Any: ...  # noqa: D102
+    @property
+    def ignorance(self) -> float | None: ...  # noqa: D102
+    @property
+    def examples(self) -> int: ...  # noqa: D102
+
+
+Check = Callable[[Report], Iterator[Finding]]
 
 
 def findings(report: Report) -> list[Finding]:
