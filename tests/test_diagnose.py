@@ -486,7 +486,7 @@ def test_nothing_of_the_size_of_an_activation_is_kept(name):
 
         x = normal(512, 64)
     else:
-        model = nets.GPT(scan=name == "scanned", layers=4)
+        model = nets.GPT(scan=name == "scanned", layers=2)
         x = RNG.integers(0, 50, (64, 16))
         params = jax.jit(model.init)(KEY, x)["params"]
         apply = lambda p, x: model.apply({"params": p}, x)  # noqa: E731

@@ -7,9 +7,9 @@ function, which a module of that name would hide.
 # Names listed here are public; modules with an underscore are the package's own.
 from jaxinit.diagnosis._audit import Audit as Audit
 from jaxinit.diagnosis._finding import Finding as Finding
-from jaxinit.diagnosis._measure import Label as Label
-from jaxinit.diagnosis._measure import PointLabel as PointLabel
 from jaxinit.diagnosis._numbers import Growth as Growth
+from jaxinit.diagnosis._numbers import Label as Label
+from jaxinit.diagnosis._numbers import PointLabel as PointLabel
 from jaxinit.diagnosis._numbers import PointRow as PointRow
 from jaxinit.diagnosis._numbers import Row as Row
 from jaxinit.diagnosis._report import Report as Report

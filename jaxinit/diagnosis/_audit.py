@@ -126,7 +126,7 @@ def audit(
     found = [
         *_leaves.findings(subject),
         *_cut_off(ready, subject),
-        *_signal.findings(report),
+        *_signal.findings(report.signal),
     ]
     found.sort(key=lambda finding: not finding.serious)
     return Audit(tuple(found), report)

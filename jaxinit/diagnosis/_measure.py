@@ -12,68 +12,16 @@ import numpy as np
 
 from jaxinit._types import Array, Key, is_array
 from jaxinit.diagnosis import _rows, _statistics
+from jaxinit.diagnosis._numbers import COLUMNS, POINT_COLUMNS, Label, PointLabel
 from jaxinit.diagnosis._rows import Rows
 from jaxinit.diagnosis._statistics import Spot, Sums
 from jaxinit.trace import Loop, Point, Product, Site, arrays_of, points, program, replay
 from jaxinit.trace._products import enclosing
+from jaxinit.trace._walk import shape_of
 from jaxinit.tree._leaves import leaves_of
-
-COLUMNS = (
-    "kernel_std",
-    "mean",
-    "std",
-    "rms",
-    "kurtosis",
-    "cosine",
-    "gradient",
-    "dead",
-    "kernel_gradient",
-    "update",
-)
-"""The numbers of a layer; see `Row`."""
-
-POINT_COLUMNS = ("rms", "logit_std", "entropy", "saturated")
-"""The numbers of a point; see `PointRow`."""
-
 
 Way: TypeAlias = tuple[int, tuple[int, ...]]
 """The number of a leaf, and the axes along which its rows are."""
-
-
-class Label(NamedTuple):
-    """What is said of a layer before anything is measured.
-
-    Attributes:
-        name: the path of its kernel, `path[3]` in a loop, `path (2)` for a second use.
-        path: the path of the leaf.
-        kind: "dense" or "conv".
-        fan_in: terms that an output sums.
-        fan_out: outputs that an input reaches.
-        before: the last nonlinearity on its input's way, None if there is none.
-        after: the first nonlinearity that its output meets, None if there is none.
-        reason: why no gradient is seen there; empty where one is.
-    """
-
-    name: str
-    path: str
-    kind: str
-    fan_in: float
-    fan_out: float
-    before: str | None
-    after: str | None
-    reason: str
-
-
-class PointLabel(NamedTuple):
-    """What is said of a point before anything is measured.
-
-    Attributes:
-        name: the kernel whose output it holds, with its place in a loop.
-        kind: "stream", "attention", "tanh" or "sigmoid"; see `jaxinit.trace.Point`.
-    """
-
-    name: str
-    kind: str
 
 
 class Numbers(NamedTuple):
@@ -121,7 +69,7 @@ class Measurement:
         self.missed = {self.paths[path]: why for path, why in made.missed.items()}
         self.examples = examples
         outs = made.jaxpr.outvars
-        self.output_shape = tuple(outs[0].aval.shape) if len(outs) == 1 else None
+        self.output_shape = shape_of(outs[0]) if len(outs) == 1 else None
         self._made = made
         self._seen = points(made)
         at = {site: point.product for site, point in self._seen.items()}
@@ -227,7 +175,7 @@ class Measurement:
     def _spot(self, product: Product) -> tuple[Spot, ...]:
         """What is measured of a product, for each of its parts."""
         *_, (_, eqn) = enclosing(self._made.jaxpr, product.site)
-        aval = eqn.outvars[0].aval
+        aval: Any = eqn.outvars[0].aval
         devices = [x.length or 1 for x in product.loops if x.kind == "shard_map"]
         sizes = {self.examples, self.examples // math.prod(devices)}
         exact = any(loop.kind == "while" for loop in product.loops)
@@ -291,11 +239,11 @@ class Measurement:
             examples = math.nan  # without which there are no pairs
             if spot.examples is not None:
                 examples = float(spot.shape[spot.examples])
-            one = (float(spot.count), float(spot.channels), examples)
+            one = (float(spot.entries), float(spot.channels), examples)
             numbers += [one] * len(rows.names)
         count, channels, examples = np.array(numbers).T
-        of, ran = _by_row(outs)
-        by, returned = _by_row(grads)
+        of, ran = _rows.added_up(outs)
+        by, returned = _rows.added_up(grads)
         assert of.total is not None and of.fourth is not None and of.joint is not None
         assert by.alive is not None
         count = count * ran
@@ -342,7 +290,7 @@ class Measurement:
                     entries.append((_statistics.of_rows(one, full), None))
                     at[k, axes] = slice(start, start + len(one))
                     start += len(one)
-            return _OfLeaves(_by_row(entries)[0] if entries else None, at)
+            return _OfLeaves(_rows.added_up(entries)[0] if entries else None, at)
 
         def column(values: Array, at: Mapping[Way, slice]) -> Array:
             missing = lambda n: jnp.full(n, jnp.nan)  # noqa: E731
@@ -418,45 +366,6 @@ def _sorted(
     return order, tuple(entries[k][1] for k in order)
 
 
-def _by_row(entries: Sequence[tuple[Sums, Rows | None]]) -> tuple[Sums, Array]:
-    """Sums of many places as those of each row, one after the other.
-
-    Places of one form are added up together, which compiles to less.
-
-    Returns:
-        The sums, and over how many calls each was added up.
-    """
-    groups: dict[Any, list[int]] = {}
-    ready: list[Sums] = []
-    for k, (sums, rows) in enumerate(entries):
-        if sums.joint is None and sums.fourth is not None:
-            sums = sums._replace(joint=jnp.square(sums.total))
-        pooled = 0
-        if rows is not None:
-            sums = jax.tree.map(lambda x, rows=rows: _rows.by_row(x, rows), sums)
-            pooled = len(rows.pooled)
-        ready.append(sums)
-        key = (pooled, sums.unit.shape, sums.unit.dtype)
-        groups.setdefault(key, []).append(k)
-    found: list[Any] = []
-    place: dict[tuple[int, int], int] = {}
-    for (pooled, shape, _), members in groups.items():
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(ready[k] for k in members))
-        stacked = jax.lax.optimization_barrier(stacked)
-        ran = ~jnp.isnan(stacked.unit)
-        ran = ran[..., 0] if len(shape) > 1 + pooled else ran
-        ran = ran.sum(tuple(range(2, 2 + pooled)), dtype=float)
-        one = _statistics.merged(stacked, range(2, 1 + len(shape)))
-        for k in members:
-            for row in range(shape[0]):
-                place[k, row] = len(place)
-        found.append(jax.tree.map(jnp.ravel, (one, ran)))
-    order = [place[pair] for pair in sorted(place)]
-    join = lambda *x: jnp.concatenate([y.astype(float) for y in x])  # noqa: E731
-    whole = jax.tree.map(join, *found)
-    return jax.tree.map(lambda x: x[np.array(order, int)], whole)
-
-
 def _at_point(
     point: Point, operands: Sequence[Any], result: Array, examples: int
 ) -> Any:
@@ -468,17 +377,17 @@ def _at_point(
     few = [_statistics.a_few(x, examples) for x in (operands[0], result)]
     if point.axis is None:
         return _statistics.bounded(few[1], point.kind)
-    return _statistics.attention(*few, point.axis)
+    return _statistics.attention(few[0], few[1], point.axis)
 
 
 def _point_row(found: Any, rows: Rows, point: Point) -> dict[str, Array]:
     if point.kind == "stream":
         sums, count = found
-        of, _ = _by_row([(sums, rows)])
+        of, _ = _rows.added_up([(sums, rows)])
         counts = _rows.by_row(count, rows)
         counts = jnp.nansum(counts, axis=tuple(range(1, counts.ndim)))
         return {"rms": of.unit * jnp.sqrt(of.square / counts)}
-    by_row = jax.tree.map(lambda x: _rows.by_row(x, rows), found)
+    by_row = [_rows.by_row(x, rows) for x in found]
     count, first, second = (
         jnp.nansum(x, axis=tuple(range(1, x.ndim))) if x.ndim > 1 else x for x in by_row
     )

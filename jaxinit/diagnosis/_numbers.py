@@ -9,6 +9,59 @@ from typing import NamedTuple
 
 import numpy as np
 
+COLUMNS = (
+    "kernel_std",
+    "mean",
+    "std",
+    "rms",
+    "kurtosis",
+    "cosine",
+    "gradient",
+    "dead",
+    "kernel_gradient",
+    "update",
+)
+"""The numbers of a layer; see `Row`."""
+
+POINT_COLUMNS = ("rms", "logit_std", "entropy", "saturated")
+"""The numbers of a point; see `PointRow`."""
+
+
+class Label(NamedTuple):
+    """What is said of a layer before anything is measured.
+
+    Attributes:
+        name: the path of its kernel, `path[3]` in a loop, `path (2)` for a second use.
+        path: the path of the leaf.
+        kind: "dense" or "conv".
+        fan_in: terms that an output sums.
+        fan_out: outputs that an input reaches.
+        before: the last nonlinearity on its input's way, None if there is none.
+        after: the first nonlinearity that its output meets, None if there is none.
+        reason: why no gradient is seen there; empty where one is.
+    """
+
+    name: str
+    path: str
+    kind: str
+    fan_in: float
+    fan_out: float
+    before: str | None
+    after: str | None
+    reason: str
+
+
+class PointLabel(NamedTuple):
+    """What is said of a point before anything is measured.
+
+    Attributes:
+        name: the kernel whose output it holds, with its place in a loop.
+        kind: "stream", "attention", "tanh" or "sigmoid"; see `jaxinit.trace.Point`.
+    """
+
+    name: str
+    kind: str
+
 
 class Row(NamedTuple):
     r"""One layer: a kernel's product, in one iteration of the scans around it.

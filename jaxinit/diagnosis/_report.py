@@ -15,9 +15,8 @@ import numpy as np
 from jaxinit import meanfield
 from jaxinit._checks import is_traced
 from jaxinit._types import Array
-from jaxinit.diagnosis._measure import Label, PointLabel
-from jaxinit.diagnosis._numbers import Growth, PointRow, Row, growth
-from jaxinit.diagnosis._signal import findings
+from jaxinit.diagnosis._numbers import Growth, Label, PointLabel, PointRow, Row, growth
+from jaxinit.diagnosis._signal import Signal, findings
 
 
 @functools.partial(
@@ -138,9 +137,18 @@ class Report:
         return np.array(sizes)
 
     @property
+    def signal(self) -> Signal:
+        """What a verdict and an audit judge."""
+        growth = (self.forward, self.backward, self.stream)
+        rest = (float(self.loss), self.ignorance, self.examples)
+        return Signal(self.rows, self.point_rows, *growth, *rest)
+
+    @property
     def verdict(self) -> str:
         """What stands out, in plain words, each with the remedy as code."""
-        said = [f"{each.sentence} {each.remedy}".strip() for each in findings(self)]
+        said = [
+            f"{each.sentence} {each.remedy}".strip() for each in findings(self.signal)
+        ]
         return "\n".join(said) if said else f"Nothing stands out. {_summary(self)}"
 
     def to_json(self) -> str:

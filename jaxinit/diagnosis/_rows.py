@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxinit._types import Array
+from jaxinit.diagnosis._statistics import Sums, merged
 from jaxinit.trace import Loop, Part, Site
 
 
@@ -78,6 +80,46 @@ def of_leaf(x: Array, axes: Sequence[int]) -> Array:
     rows = math.prod(x.shape[k] for k in axes)
     columns = x.shape[rest[-1]] if rest else 1
     return jnp.transpose(x, (*axes, *rest)).reshape(rows, -1, columns)
+
+
+def added_up(entries: Sequence[tuple[Sums, Rows | None]]) -> tuple[Sums, Array]:
+    """Sums of many places as those of each row, one after the other.
+
+    Places of one form are added up together, which compiles to less.
+
+    Returns:
+        The sums, and over how many calls each was added up.
+    """
+    groups: dict[Any, list[int]] = {}
+    ready: list[Sums] = []
+    for k, (sums, rows) in enumerate(entries):
+        by_feature = sums.fourth is not None and sums.joint is None
+        if by_feature and sums.total is not None:
+            sums = sums._replace(joint=jnp.square(sums.total))
+        pooled = 0
+        if rows is not None:
+            sums = jax.tree.map(lambda x, rows=rows: by_row(x, rows), sums)
+            pooled = len(rows.pooled)
+        ready.append(sums)
+        key = (pooled, sums.unit.shape, sums.unit.dtype)
+        groups.setdefault(key, []).append(k)
+    found: list[Any] = []
+    place: dict[tuple[int, int], int] = {}
+    for (pooled, shape, _), members in groups.items():
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *(ready[k] for k in members))
+        stacked = jax.lax.optimization_barrier(stacked)
+        ran = ~jnp.isnan(stacked.unit)
+        ran = ran[..., 0] if len(shape) > 1 + pooled else ran
+        ran = ran.sum(tuple(range(2, 2 + pooled)), dtype=float)
+        one = merged(stacked, range(2, 1 + len(shape)))
+        for k in members:
+            for row in range(shape[0]):
+                place[k, row] = len(place)
+        found.append(jax.tree.map(jnp.ravel, (one, ran)))
+    order = [place[pair] for pair in sorted(place)]
+    join = lambda *x: jnp.concatenate([y.astype(float) for y in x])  # noqa: E731
+    whole = jax.tree.map(join, *found)
+    return jax.tree.map(lambda x: x[np.array(order, int)], whole)
 
 
 def _rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import NamedTuple
 
 from jaxinit import meanfield
 from jaxinit.diagnosis._finding import Finding
@@ -27,40 +27,32 @@ _NAMED = {
 }
 
 
-class Report(Protocol):
-    """What is judged: the part of a report that checks read."""
+class Signal(NamedTuple):
+    """What is judged; the fields are those of a `Report`."""
 
-    @property
-    def rows(self) -> tuple[Row, ...]: ...  # noqa: D102
-    @property
-    def point_rows(self) -> tuple[PointRow, ...]: ...  # noqa: D102
-    @property
-    def forward(self) -> Growth: ...  # noqa: D102
-    @property
-    def backward(self) -> Growth: ...  # noqa: D102
-    @property
-    def stream(self) -> Growth: ...  # noqa: D102
-    @property
-    def loss(self) -> Any: ...  # noqa: D102
-    @property
-    def ignorance(self) -> float | None: ...  # noqa: D102
-    @property
-    def examples(self) -> int: ...  # noqa: D102
+    rows: tuple[Row, ...]
+    point_rows: tuple[PointRow, ...]
+    forward: Growth
+    backward: Growth
+    stream: Growth
+    loss: float
+    ignorance: float | None
+    examples: int
 
 
-Check = Callable[[Report], Iterator[Finding]]
+Check = Callable[[Signal], Iterator[Finding]]
 
 
-def findings(report: Report) -> list[Finding]:
+def findings(signal: Signal) -> list[Finding]:
     """What is wrong with the signal, serious things first."""
-    found = [finding for check in CHECKS for finding in check(report)]
+    found = [finding for check in CHECKS for finding in check(signal)]
     return sorted(found, key=lambda finding: not finding.serious)
 
 
-def _not_finite(report: Report) -> Iterator[Finding]:
-    for row in report.rows:
+def _not_finite(signal: Signal) -> Iterator[Finding]:
+    for row in signal.rows:
         if not row.rms < math.inf and not math.isnan(row.kernel_std):
-            ran = any(other.rms < math.inf for other in report.rows)
+            ran = any(other.rms < math.inf for other in signal.rows)
             if math.isnan(row.rms) and row.reason == "" and math.isnan(row.gradient):
                 continue  # a branch that was not taken
             sentence = f"The output of {row.name} is not finite."
@@ -71,16 +63,16 @@ def _not_finite(report: Report) -> Iterator[Finding]:
                 row.name,
                 row.rms,
                 f"{sentence} {rest}",
-                _remedy(report),
+                _remedy(signal),
             )
             return
 
 
-def _growing(report: Report) -> Iterator[Finding]:
+def _growing(signal: Signal) -> Iterator[Finding]:
     for growth, rule, what, way in (
-        (report.forward, "outputs", "outputs of layers", ""),
+        (signal.forward, "outputs", "outputs of layers", ""),
         (
-            report.backward,
+            signal.backward,
             "gradients",
             "gradients",
             ", from the last layer to the first",
@@ -98,12 +90,12 @@ def _growing(report: Report) -> Iterator[Finding]:
             growth.factor,
             f"The {what} {verb} by {growth.factor:.3g} a layer{way}, {total:.2g} over "
             f"{growth.layers}.",
-            _remedy(report),
+            _remedy(signal),
         )
 
 
-def _stream(report: Report) -> Iterator[Finding]:
-    growth = report.stream
+def _stream(signal: Signal) -> Iterator[Finding]:
+    growth = signal.stream
     change = _change(growth)
     if change is not None and growth.factor > 1:
         yield Finding(
@@ -129,10 +121,10 @@ def _change(growth: Growth) -> float | None:
     return change if change > UNUSUAL and abs(slope) > 3 * error else None
 
 
-def _dead(report: Report) -> Iterator[Finding]:
-    if report.examples < ENOUGH:
+def _dead(signal: Signal) -> Iterator[Finding]:
+    if signal.examples < ENOUGH:
         return
-    rows = [row for row in report.rows if row.dead > 0.5]
+    rows = [row for row in signal.rows if row.dead > 0.5]
     if rows:
         worst = max(rows, key=lambda row: row.dead)
         yield Finding(
@@ -144,12 +136,12 @@ def _dead(report: Report) -> Iterator[Finding]:
             f"sends a gradient through them"
             f"{f'; {len(rows)} layers are such' if len(rows) > 1 else ''}.",
             "Centre its bias at zero, and draw the kernel anew: "
-            f"`jaxinit.reinit(key, params, {_scheme(report)}, apply, inputs)`.",
+            f"`jaxinit.reinit(key, params, {_scheme(signal)}, apply, inputs)`.",
         )
 
 
-def _saturated(report: Report) -> Iterator[Finding]:
-    rows = [row for row in report.point_rows if row.saturated > 0.4]
+def _saturated(signal: Signal) -> Iterator[Finding]:
+    rows = [row for row in signal.point_rows if row.saturated > 0.4]
     if rows:
         worst = max(rows, key=lambda row: row.saturated)
         yield Finding(
@@ -163,8 +155,8 @@ def _saturated(report: Report) -> Iterator[Finding]:
         )
 
 
-def _collapsed(report: Report) -> Iterator[Finding]:
-    told = [row for row in report.rows if row.cosine == row.cosine]
+def _collapsed(signal: Signal) -> Iterator[Finding]:
+    told = [row for row in signal.rows if row.cosine == row.cosine]
     if len(told) < 3:
         return
     first, last = told[0], told[-1]
@@ -178,12 +170,12 @@ def _collapsed(report: Report) -> Iterator[Finding]:
             f"All examples look alike from {inner[0].name} on: the cosine of a pair "
             f"is {inner[0].cosine:.6f}, {first.cosine:.2f} in the first layer.",
             "Move to the edge of chaos: `jaxinit.tree.edge_of_chaos("
-            f"{_activation(report)!r})`, or add a residual stream.",
+            f"{_activation(signal)!r})`, or add a residual stream.",
         )
 
 
-def _attention(report: Report) -> Iterator[Finding]:
-    rows = [row for row in report.point_rows if row.entropy < 0.3]
+def _attention(signal: Signal) -> Iterator[Finding]:
+    rows = [row for row in signal.point_rows if row.entropy < 0.3]
     if rows:
         worst = min(rows, key=lambda row: row.entropy)
         yield Finding(
@@ -199,28 +191,28 @@ def _attention(report: Report) -> Iterator[Finding]:
         )
 
 
-def _loss(report: Report) -> Iterator[Finding]:
-    loss = float(report.loss)
-    if report.ignorance is None or not loss < math.inf:
+def _loss(signal: Signal) -> Iterator[Finding]:
+    loss = signal.loss
+    if signal.ignorance is None or not loss < math.inf:
         return
-    excess = loss - report.ignorance
+    excess = loss - signal.ignorance
     if excess > 2:
-        head = report.rows[-1]
+        head = signal.rows[-1]
         yield Finding(
             "loss",
             excess > 5,
             head.name,
             loss,
             f"The loss begins at {loss:.3g}, where equal probabilities cost "
-            f"{report.ignorance:.3g}: logits of deviation {head.std:.3g} are sure of "
+            f"{signal.ignorance:.3g}: logits of deviation {head.std:.3g} are sure of "
             "what nobody knows yet.",
             f"Draw the head smaller: rules such as `[({head.name!r}, "
             f"jaxinit.normal({_small(head.kernel_std, head.std):.2g}))]`.",
         )
 
 
-def _updates(report: Report) -> Iterator[Finding]:
-    rows = [row for row in report.rows if row.update > 0.3 and row.kernel_std > 0]
+def _updates(signal: Signal) -> Iterator[Finding]:
+    rows = [row for row in signal.rows if row.update > 0.3 and row.kernel_std > 0]
     if rows:
         worst = max(rows, key=lambda row: row.update)
         yield Finding(
@@ -233,8 +225,8 @@ def _updates(report: Report) -> Iterator[Finding]:
         )
 
 
-def _uneven(report: Report) -> Iterator[Finding]:
-    rows = [r for r in report.rows if 0 < r.kernel_gradient < math.inf]
+def _uneven(signal: Signal) -> Iterator[Finding]:
+    rows = [r for r in signal.rows if 0 < r.kernel_gradient < math.inf]
     if len(rows) < 2:
         return
     low = min(rows, key=lambda row: row.kernel_gradient)
@@ -264,24 +256,24 @@ CHECKS: tuple[Check, ...] = (
     _updates,
     _uneven,
 )
-"""All checks of a report, in the order of what they tell."""
+"""All checks, in the order of what they tell."""
 
 
-def _activation(report: Report) -> str:
+def _activation(signal: Signal) -> str:
     """The nonlinearity that most layers follow."""
-    counts = Counter(row.before for row in report.rows[1:] if row.before)
+    counts = Counter(row.before for row in signal.rows[1:] if row.before)
     name = counts.most_common(1)[0][0] if counts else "linear"
     return name if name in meanfield.ACTIVATIONS else "linear"
 
 
-def _scheme(report: Report) -> str:
-    name = _activation(report)
+def _scheme(signal: Signal) -> str:
+    name = _activation(signal)
     return f"jaxinit.{_NAMED[name][0]}" if name in _NAMED else "jaxinit.lecun_normal()"
 
 
-def _remedy(report: Report) -> str:
+def _remedy(signal: Signal) -> str:
     """The scheme that keeps a signal through the nonlinearity of most layers."""
-    name = _activation(report)
+    name = _activation(signal)
     if name in _NAMED:
         scheme, says = _NAMED[name]
         return (

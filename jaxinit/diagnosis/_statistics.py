@@ -46,7 +46,7 @@ class Spot(NamedTuple):
     exact: bool = False
 
     @property
-    def count(self) -> int:
+    def entries(self) -> int:
         """How many entries there are."""
         return math.prod(self.shape)
 
@@ -61,7 +61,7 @@ class Spot(NamedTuple):
 
         A loop keeps them for each turn; they are added up after it, for all at once.
         """
-        small = _SMALL * self.channels <= self.count
+        small = _SMALL * self.channels <= self.entries
         return (self.channels,) if small else ()
 
 
@@ -178,7 +178,7 @@ class Few(NamedTuple):
     """Sums over a few examples, of an attention or a nonlinearity with bounds.
 
     Attributes:
-        count: rows of an attention with more than one entry to choose from, or entries
+        number: rows of an attention with more than one entry to choose from, or entries
             of a nonlinearity. NaN for what did not run.
         first: of an attention the entropies over those of equal weights, summed; how
             many entries of a nonlinearity lie within a hundredth of its range from a
@@ -186,7 +186,7 @@ class Few(NamedTuple):
         second: the variances of the logits of a row, summed; 0 otherwise.
     """
 
-    count: Array
+    number: Array
     first: Array
     second: Array
 
