@@ -708,3 +708,18 @@ def test_bad_input_is_told_in_one_sentence():
         with pytest.raises(raised, match=says) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_the_command(capsys, tmp_path):
+    cli = pytest.importorskip("jaxinit.compare.cli")
+    small = ["diagnose", "--task", "digits-mlp(depth=4, width=32)"]
+    figure = tmp_path / "signal.png"
+    assert cli.run([*small, "--scheme", "normal(0.001)", "--plot", str(figure)]) == 0
+    said = capsys.readouterr().out
+    assert "Dense_4/kernel" in said and "vanishing outputs" in said
+    assert "jaxinit.he_normal()" in said and figure.stat().st_size > 1000
+    assert cli.run([*small, "--learning-rate", "0.01", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert len(content["layers"]) == 5 and content["ignorance"] == math.log(10)
+    assert content["layers"][0]["update"] > 0
+    assert cli.run(["diagnose", "--scheme", "he_norml"]) == 2

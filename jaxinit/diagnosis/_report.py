@@ -220,13 +220,8 @@ class Report:
         """The table, a line a layer, then the points and the verdict."""
         if any(map(is_traced, jax.tree.leaves(self))):
             return repr(self)
-        parts = [_text(_HEADS, map(_cells, self.rows), _WORDS)]
-        if self.points:
-            cells = map(_point_cells, self.point_rows)
-            parts.append(_text(_POINT_HEADS, cells, {"point", "of"}))
-        for path, name in self.missed:
-            parts.append(f"{path} is not measured: it is used within `{name}`.")
-        return "\n\n".join([*parts, *self.notes, self.verdict])
+        table = _text(_HEADS, map(_cells, self.rows), _WORDS)
+        return "\n\n".join([table, *self._rest()])
 
     def __repr__(self) -> str:
         """How many layers and points it has."""
@@ -235,22 +230,37 @@ class Report:
     def _repr_html_(self) -> str:
         return f"<pre>{self!s}</pre>"
 
-    def __rich__(self) -> Any:
-        """The table of rich, if rich is installed."""
-        from rich.console import Group
+    def table(self) -> Any:
+        """The layers as a table of rich, with what is told of none left out."""
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(box=None)
-        for head in _HEADS:
-            left = head in _WORDS
-            table.add_column(head, justify="left" if left else "right", no_wrap=left)
-        for row in self.rows:
-            table.add_row(*_cells(row))
-        cells = list(map(_point_cells, self.point_rows))
-        points = [_text(_POINT_HEADS, cells, {"point", "of"})] if cells else []
-        said = (*points, *self.notes, self.verdict)
-        return Group(table, *map(Text, said))
+        cells = list(map(_cells, self.rows))
+        told = [k for k in range(len(_HEADS)) if any(row[k] for row in cells)]
+        for k in told:
+            left = _HEADS[k] in _WORDS
+            side = "left" if left else "right"
+            table.add_column(_HEADS[k], justify=side, no_wrap=left)
+        for row in cells:
+            table.add_row(*(row[k] for k in told))
+        return table
+
+    def __rich__(self) -> Any:
+        """The table, the points and the verdict, for a console of rich."""
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.table(), *map(Text, self._rest()))
+
+    def _rest(self) -> list[str]:
+        """What is said after the table."""
+        said: list[str] = []
+        if self.points:
+            cells = map(_point_cells, self.point_rows)
+            said.append(_text(_POINT_HEADS, cells, {"point", "of"}))
+        for path, name in self.missed:
+            said.append(f"{path} is not measured: it is used within `{name}`.")
+        return [*said, *self.notes, self.verdict]
 
 
 def _concrete(columns: Mapping[str, Array]) -> dict[str, np.ndarray]:
@@ -299,6 +309,10 @@ def _point_cells(row: PointRow) -> tuple[str, ...]:
 
 def _text(heads: Sequence[str], rows: Iterable[Sequence[str]], left: set[str]) -> str:
     lines = [tuple(heads), *map(tuple, rows)]
+    # What is told of no row is left out.
+    told = [k for k in range(len(heads)) if any(line[k] for line in lines[1:])]
+    heads = [heads[k] for k in told]
+    lines = [tuple(line[k] for k in told) for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     put: Callable[[str, str, int], str] = lambda head, cell, width: (  # noqa: E731
         cell.ljust(width) if head in left else cell.rjust(width)
