@@ -71,7 +71,8 @@ class Measurement:
         outs = made.jaxpr.outvars
         self.output_shape = shape_of(outs[0]) if len(outs) == 1 else None
         self._made = made
-        self._seen = points(made)
+        found = points(made)
+        self._seen = {at: x for at, x in found.items() if at not in made.products}
         at = {site: point.product for site, point in self._seen.items()}
         self._visited = made._replace(products={**at, **made.products})
         self._spots = {site: self._spot(each) for site, each in made.products.items()}
@@ -198,7 +199,7 @@ class Measurement:
     ) -> tuple[Array, Any]:
         seen = jax.lax.stop_gradient(result)
         point = self._seen.get(product.site)
-        if point is not None and product.site not in self._spots:
+        if point is not None:
             operands = jax.lax.stop_gradient(operands)
             return result, _at_point(point, operands, seen, self.examples)
         spots = self._spots[product.site]
