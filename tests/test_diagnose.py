@@ -477,10 +477,10 @@ def temporary(function, *args):
 @pytest.mark.parametrize("name", ["MLP", "scanned", "listed", "recomputed"])
 def test_nothing_of_the_size_of_an_activation_is_kept(name):
     if name == "MLP":
-        params = {f"w{k}": normal(64, 64) for k in range(12)}
+        params = {f"w{k}": normal(64, 64) for k in range(32)}
 
         def apply(p, x):
-            for k in range(12):
+            for k in range(32):
                 x = jnp.tanh(x @ p[f"w{k}"])
             return x
 
