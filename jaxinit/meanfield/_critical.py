@@ -205,6 +205,7 @@ def critical_gain(activation: Activation, bias_variance: float = 0.0) -> float:
             grows: gelu, silu and mish with small biases.
 
     Example:
+        >>> from jaxinit.meanfield import gain
         >>> round(critical_gain("tanh"), 6), round(critical_gain("tanh", 2.01e-5), 3)
         (1.0, 1.025)
         >>> round(critical_gain("relu"), 6) == round(gain("relu"), 6)
