@@ -72,8 +72,11 @@ from jaxinit.meanfield import gain as gain
 
 if _TYPE_CHECKING:
     from jaxinit import compare as compare
+    from jaxinit import diagnosis as diagnosis
     from jaxinit import trace as trace
     from jaxinit import tree as tree
+    from jaxinit.diagnosis._audit import audit as audit
+    from jaxinit.diagnosis._diagnose import diagnose as diagnose
     from jaxinit.tree._describe import describe as describe
     from jaxinit.tree._init import init as init
     from jaxinit.tree._reinit import reinit as reinit
@@ -86,6 +89,7 @@ __all__ = [
     "Layout",
     "Traits",
     "__version__",
+    "audit",
     "bilinear",
     "chrono",
     "compute_fans",
@@ -93,6 +97,8 @@ __all__ = [
     "convolution_orthogonal",
     "delta_orthogonal",
     "describe",
+    "diagnose",
+    "diagnosis",
     "dirac",
     "edge_of_chaos",
     "einsum_axes",
@@ -157,9 +163,12 @@ __all__ = [
 # What a kernel alone does not need is imported when it is asked for.
 _LATER = {
     "compare": "jaxinit.compare",
+    "diagnosis": "jaxinit.diagnosis",
     "trace": "jaxinit.trace",
     "tree": "jaxinit.tree",
+    "audit": "jaxinit.diagnosis._audit",
     "describe": "jaxinit.tree._describe",
+    "diagnose": "jaxinit.diagnosis._diagnose",
     "init": "jaxinit.tree._init",
     "reinit": "jaxinit.tree._reinit",
 }

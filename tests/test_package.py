@@ -37,6 +37,7 @@ ROOMS = [
     "_models",
     "trace",
     "tree",
+    "diagnosis",
     "_parse",
     "_catalogue",
     "compare.extra",
@@ -105,7 +106,7 @@ def test_what_is_public_is_listed():
 
 def test_a_name_has_one_home():
     homes = {}
-    for room in (jaxinit, jaxinit.tree, jaxinit.trace):
+    for room in (jaxinit, jaxinit.tree, jaxinit.trace, jaxinit.diagnosis):
         for name, value in vars(room).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith(
                 "jaxinit"

@@ -36,6 +36,7 @@ from jaxinit.compare.sweep.compare import compare
 from jaxinit.compare.sweep.progress import histogram
 from jaxinit.compare.task import builtin
 from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.health import health
 
 app = tyro.extras.SubcommandApp()
 
@@ -232,6 +233,36 @@ def _is_one_of_one(out: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> bool
     return len(folders) == 1 and out.exists() and out.samefile(folders[0])
 
 
+@app.command(name="diagnose")
+def diagnose_command(
+    *,
+    task: str = "digits-mlp",
+    scheme: str = "he_normal",
+    seed: int = 0,
+    learning_rate: float | None = None,
+    json: Flag = False,
+    plot: pathlib.Path | None = None,
+) -> None:
+    """Say why a network does not train: its signal at step 0, and what is wrong.
+
+    Args:
+        task: a built-in task, or one's own: mine.py:task.
+        scheme: text of the scheme that draws the parameters.
+        seed: of the initialization.
+        learning_rate: of plain gradient descent; with one, updates are judged.
+        json: print the report as JSON, and nothing else.
+        plot: file of a figure of the signal, such as signal.png.
+    """
+    found = health(builtin.parse_task(task), parse(scheme), seed, learning_rate)
+    if plot is not None:
+        found.report.plot()[0].figure.savefig(plot)
+    if json:
+        print(found.report.to_json())
+        return
+    terminal.console().print(found.report.table())
+    print(found)
+
+
 @app.command(name="list")
 def list_command(
     *,
@@ -307,7 +338,7 @@ def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
 
 
-_ABOUT = "Weight initialization: list, show, compare, report, merge."
+_ABOUT = "Weight initialization: list, show, diagnose, compare, report, merge."
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,8 @@ from ._layer import KERNELS as KERNELS
 from ._layer import Layer as Layer
 from ._layer import Use as Use
 from ._layer import kernels as kernels
+from ._points import Point as Point
+from ._points import points as points
 from ._products import Loop as Loop
 from ._products import Part as Part
 from ._products import Product as Product
@@ -26,6 +28,7 @@ __all__ = [
     "Layer",
     "Loop",
     "Part",
+    "Point",
     "Product",
     "Program",
     "Site",
@@ -34,6 +37,7 @@ __all__ = [
     "kernels",
     "layers",
     "outputs",
+    "points",
     "program",
     "replay",
 ]

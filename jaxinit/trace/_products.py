@@ -10,11 +10,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxinit import _compat
 from jaxinit._types import is_array
 
-from ._layer import KERNELS, Use
+from ._layer import KERNELS, Layer, Use
 from ._linear import linear
-from ._trace import Recorded, recorded
+from ._trace import Recorded, assembled, recorded
 from ._view import Site, View
-from ._walk import Record, shape_of
+from ._walk import Record, Trace, shape_of
 
 OWN_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
 """Calls of functions that bring their own derivative."""
@@ -94,6 +94,7 @@ class Program(NamedTuple):
         missed: kernels, by path, with a use within an operation that `replay` does not
             enter, and which.
         rebuild: from the program's results to what the function returns.
+        trace: what the walk found.
     """
 
     jaxpr: Jaxpr
@@ -103,6 +104,11 @@ class Program(NamedTuple):
     products: dict[Site, Product]
     missed: dict[str, str]
     rebuild: Callable[[Sequence[Any]], Any]
+    trace: Trace
+
+    def layers(self) -> list[Layer]:
+        """Its layers, as `jaxinit.trace.layers` lists them, with no further trace."""
+        return assembled(self.trace, self.names, self.arrays[: len(self.names)])
 
 
 def program(apply: Callable[..., Any], params: Any, *inputs: Any) -> Program:
@@ -144,8 +150,8 @@ def program(apply: Callable[..., Any], params: Any, *inputs: Any) -> Program:
         for leaf, _ in found:
             counts[leaf] = counts.get(leaf, 0) + 1
         products[site] = _product(walked, around, found, counts, straight)
-    jaxpr, consts, arrays, names, _, rebuild = walked
-    return Program(jaxpr, consts, arrays, names, products, missed, rebuild)
+    jaxpr, consts, arrays, names, trace, rebuild = walked
+    return Program(jaxpr, consts, arrays, names, products, missed, rebuild, trace)
 
 
 def arrays_of(*trees: Any) -> list[Any]:
@@ -198,7 +204,7 @@ def _product(
     straight: Mapping[tuple[Site, int], bool],
 ) -> Product:
     *outside, (site, eqn) = around
-    loops = [loop for place in outside if (loop := _loop(*place)) is not None]
+    loops = loops_of(outside)
     operands = walked.trace.operands[site]
     side = _side(operands, found[0][0])
     places = _places(eqn, side)
@@ -221,9 +227,14 @@ def _product(
         tuple(parts),
         1 - side if len(operands) > 1 else None,
         tuple(sorted(features)),
-        tuple(loops),
+        loops,
         _unseen(outside, found),
     )
+
+
+def loops_of(outside: Sequence[tuple[Site, JaxprEqn]]) -> tuple[Loop, ...]:
+    """The loops among the operations around a site."""
+    return tuple(loop for place in outside if (loop := _loop(*place)) is not None)
 
 
 def _loop(site: Site, eqn: JaxprEqn) -> Loop | None:

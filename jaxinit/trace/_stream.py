@@ -120,10 +120,7 @@ class Stream:
         side of which a gate chooses, or that share a leaf, share an addition, as do
         branches of the program.
         """
-        # Through loops from their start: a skip may go around a stack of layers.
-        past = _closure({**self.reach, **self.starts})
-        found = self._found(past, gates)
-        found = [pair for pair in found if not self._is_local(*pair, found, past)]
+        found, past = self._additions(gates)
         sites = [addition.site for addition, _ in found]
         written = {node for _, nodes in found for node in nodes}
         groups: dict[int, list[int]] = {}
@@ -149,6 +146,10 @@ class Stream:
                     end.uncounted or None in turns,
                 )
         return ends
+
+    def places(self, gates: Set[int]) -> list[Site]:
+        """Where something is added to the stream, in order of execution."""
+        return sorted({addition.site for addition, _ in self._additions(gates)[0]})
 
     def pieces(self) -> dict[int, set[Site]]:
         """Where products with one leaf are, whose outputs are summed."""
@@ -187,6 +188,17 @@ class Stream:
                         parts = not self.slices[loop].isdisjoint(self.reach[node])
                         found[leaf] = Window(self.loops[loop] or 1, parts)
         return found | {k: Window(len(nodes), True) for k, nodes in places.items()}
+
+    def _additions(
+        self, gates: Set[int]
+    ) -> tuple[list[tuple[Addition, dict[int, Gate]]], dict[int, int]]:
+        """The additions to the stream as `_found` has them, and what is before each."""
+        # Through loops from their start: a skip may go around a stack of layers.
+        past = _closure({**self.reach, **self.starts})
+        found = self._found(past, gates)
+        local = [self._is_local(*pair, found, past) for pair in found]
+        pairs = zip(found, local, strict=True)
+        return [pair for pair, is_local in pairs if not is_local], past
 
     def _found(
         self, long: Mapping[int, int], gates: Set[int]

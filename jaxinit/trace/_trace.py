@@ -53,7 +53,7 @@ def layers(apply: Callable[..., Any], params: Any, *inputs: Any) -> list[Layer]:
     """
     program = recorded(apply, params, *inputs)
     leaves = program.arrays[: len(program.names)]
-    return _assemble(program.trace, program.names, leaves)
+    return assembled(program.trace, program.names, leaves)
 
 
 _RESULT = object()
@@ -193,18 +193,22 @@ def layers_made(
             trace.end(outs[var])
 
     trace = _walked(shapes, walk)
-    found = _assemble(trace, list(made), [var.aval for var in variables])
+    found = assembled(trace, list(made), [var.aval for var in variables])
     return None if any(layer.uses == 0 for layer in found) else found
 
 
-def _assemble(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
+def gates_of(trace: Trace) -> set[int]:
+    """The leaves of which gates are made."""
+    return {leaf for leaf, (_, name) in trace.after.items() if name in GATES}
+
+
+def assembled(trace: Trace, names: list[str], leaves: list[Any]) -> list[Layer]:
     """The records of each leaf as one layer, in order of the first."""
     of_leaf: dict[int, list[tuple[int, Record]]] = {}
     for order, ((_, leaf), record) in enumerate(trace.records.items()):
         of_leaf.setdefault(leaf, []).append((order, record))
     placed: list[tuple[int, Layer]] = []
-    gates = {leaf for leaf, (_, name) in trace.after.items() if name in GATES}
-    ends, windows = trace.stream.ends(gates), trace.stream.windows()
+    ends, windows = trace.stream.ends(gates_of(trace)), trace.stream.windows()
     pieces = trace.stream.pieces()
     learned = {
         leaf

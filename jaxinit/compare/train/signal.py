@@ -13,8 +13,7 @@ import numpy as np
 from jaxinit._models import Params, State
 from jaxinit._types import Array
 from jaxinit.compare.task.task import Task
-from jaxinit.trace import Loop, Part, Product, Site, arrays_of, program, replay
-from jaxinit.tree._leaves import leaves_of
+from jaxinit.diagnosis._measure import Measurement
 
 EXAMPLES = 64
 """Of the training data, that the signal is measured on."""
@@ -89,10 +88,9 @@ def signals(
     measure, paths = _measure(task, *next(iter(initial.values())), x, y)
     found: dict[str, list[LayerSignal]] = {}
     for scheme, (params, state) in initial.items():
-        measured = np.asarray(measure(params, state), float)
+        measured = [np.asarray(x, float).tolist() for x in measure(params, state)]
         found[scheme] = [
-            LayerSignal(path, float(out), float(back))
-            for path, (out, back) in zip(paths, measured, strict=True)
+            LayerSignal(*row) for row in zip(paths, *measured, strict=True)
         ]
     return found
 
@@ -139,109 +137,30 @@ def from_json(content: Mapping[str, Any]) -> dict[str, list[LayerSignal]]:
 
 def _measure(
     task: Task, params: Params, state: State, x: Array, y: Array
-) -> tuple[Callable[[Params, State], Any], list[str]]:
-    """`(params, state) -> (layers, 2)` as a program, and the paths of the layers."""
+) -> tuple[Callable[[Params, State], tuple[Array, Array]], list[str]]:
+    """`(params, state) -> (forward, backward)` as a program, and the layers' paths."""
+    key = jax.random.key(0)
 
-    def total(params: Params, state: State, x: Array, y: Array, key: Any) -> Array:
-        outputs, _ = task.model.apply(params, state, x, key, True)
-        return task.loss(outputs, y).mean() * len(x)
+    def apply(params: Params, x: Array, state: State, key: Any) -> Any:
+        return task.model.apply(params, state, x, key, True)[0]
 
-    given = (x, y, jax.random.key(0))
     with jax.default_matmul_precision("highest"):
-        made = program(total, params, state, *given)
-    leaves, _ = leaves_of(params)
-    paths = dict(zip(made.names, (leaf.path for leaf in leaves), strict=True))
-    firsts = [
-        (product, part)
-        for product in made.products.values()
-        for part in product.parts
-        if part.number == 1
+        measurement = Measurement(apply, params, (x, state, key), len(x))
+    places = [
+        (k, label.name)
+        for k, label in enumerate(measurement.labels)
+        if not label.name.removeprefix(label.path).startswith(" (")
     ]
-    wanted = {product.site for product, _ in firsts}
-
-    def visit(
-        product: Product, operands: Any, result: Array, tap: Any, found: Any
-    ) -> tuple[Array, Array | None]:
-        result = result if tap is None else result + tap
-        return result, result if product.site in wanted else None
-
-    def losses(taps: Mapping[Site, Array], *arrays: Any) -> tuple[Array, Any]:
-        return replay(made, visit, arrays, taps)
-
-    shapes = jax.eval_shape(losses, {}, *made.arrays)[1]
+    if not places:
+        return lambda params, state: (jnp.zeros(0), jnp.zeros(0)), []
+    chosen = np.array([k for k, _ in places], int)
 
     @jax.jit
-    def measure(params: Params, state: State) -> Array:
-        zeros = {
-            site: jnp.zeros(out.shape, out.dtype)
-            for site, out in shapes.items()
-            if not made.products[site].unseen
-        }
-        arrays = arrays_of(params, state, *given)
-        grads, outputs = jax.grad(losses, has_aux=True)(zeros, *arrays)
-        columns: list[Array] = []
-        for product, part in firsts:
-            forward = _sizes(outputs[product.site], product, part)
-            if product.unseen:
-                backward = jnp.full(forward.shape, jnp.nan)
-            else:
-                backward = _sizes(grads[product.site], product, part)
-            columns.append(jnp.stack([forward.ravel(), backward.ravel()], axis=1))
-        pairs = jnp.concatenate(columns) if columns else jnp.zeros((0, 2))
-        return pairs[np.array(order, int)]
+    def measure(params: Params, state: State) -> tuple[Array, Array]:
+        numbers = measurement(
+            params, (x, state, key), lambda out: task.loss(out, y), key
+        )
+        columns = numbers.layers
+        return columns["rms"][chosen], columns["gradient"][chosen]
 
-    rows = [
-        row
-        for product, part in firsts
-        for row in _rows(paths[part.path], product, part)
-    ]
-    order = sorted(range(len(rows)), key=lambda k: rows[k][1])
-    return measure, [rows[k][0] for k in order]
-
-
-def _sizes(x: Array, product: Product, part: Part) -> Array:
-    """The root mean square of a leaf's share of a product, for each of its layers."""
-    stacked = [loop for loop in product.loops if loop.length is not None]
-    if part.span is not None:
-        dim, start, stop = part.span
-        x = jax.lax.slice_in_dim(x, start, stop, axis=len(stacked) + dim)
-    axes = [axis for axis, _ in _layer_axes(product, part)]
-    x = jnp.moveaxis(x, axes, range(len(axes)))
-    size = _rms
-    for _ in axes:
-        size = jax.vmap(size)
-    return size(x)
-
-
-def _layer_axes(product: Product, part: Part) -> list[tuple[int, Loop]]:
-    """The leading axes along which a loop goes through layers, and the loops."""
-    pairs = zip(product.loops, part.axes, strict=True)
-    stacked = [(loop, axis) for loop, axis in pairs if loop.length is not None]
-    return [(k, loop) for k, (loop, axis) in enumerate(stacked) if axis is not None]
-
-
-def _rows(path: str, product: Product, part: Part) -> list[tuple[str, tuple[int, ...]]]:
-    """For each layer of a leaf its name, and what sorts layers by execution."""
-    loops = [loop for _, loop in _layer_axes(product, part)]
-    rows: list[tuple[str, tuple[int, ...]]] = []
-    for place in np.ndindex(*(loop.length or 0 for loop in loops)):
-        turns = dict(zip((loop.site for loop in loops), place, strict=True))
-        order: list[int] = []
-        for k, number in enumerate(product.site, 1):
-            order.append(number)
-            around = next(
-                (x for x in product.loops if x.site == product.site[:k]), None
-            )
-            if around is not None:
-                turn = turns.get(around.site, 0)
-                order.append(-turn if around.reverse else turn)
-        name = f"{path}[{', '.join(map(str, place))}]" if place else path
-        rows.append((name, tuple(order)))
-    return rows
-
-
-def _rms(x: Array) -> Array:
-    """sqrt(mean(x^2)) without squares that overflow or vanish."""
-    most = jnp.abs(x).max()
-    unit = jnp.where(jnp.isfinite(most) & (most > 0), most, 1)
-    return unit * jnp.sqrt(jnp.mean(jnp.square(x / unit)))
+    return measure, [name for _, name in places]

@@ -1,282 +1,21 @@
-r"""Mean-field theory of wide random networks: gains, critical points, depth scales.
-
-In the limit of infinite width, the pre-activations of a fully connected layer with
-weights of variance $\sigma_w^2 / \text{fan\_in}$ and biases of variance $\sigma_b^2$
-are Gaussian, and their variance $q$ and correlation $c$ over two inputs follow
-
-$q' = \sigma_w^2\, \mathbb{E}[\phi(\sqrt q\, z)^2] + \sigma_b^2$ and
-$q' c' = \sigma_w^2\, \mathbb{E}[\phi(\sqrt q\, z_1)\,
-\phi(\sqrt q\, (c z_1 + \sqrt{1 - c^2}\, z_2))] + \sigma_b^2$
-
-with independent standard normal $z, z_1, z_2$. Every expectation is a quadrature in
-float64 on the host; kinks and jumps of the activation are found and integrated between.
-"""
+"""Where the signal of a deep network settles: fixed points and the edge of chaos."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxinit import _checks
-from jaxinit._quadrature import ACTIVATIONS as ACTIVATIONS
-from jaxinit._quadrature import (
-    Activation,
-    Floats,
-    edges_of,
-    evaluate,
-    expectation,
-    name_of,
-    nodes,
-    not_finite,
+from jaxinit._quadrature import Activation, evaluate, name_of
+from jaxinit.meanfield._maps import (
+    check_variances,
+    mixed_moment,
+    second_moment,
+    slope,
+    variance_map,
 )
-
-_TORCH = {
-    "linear": 1.0,
-    "conv": 1.0,
-    "sigmoid": 1.0,
-    "tanh": 5 / 3,
-    "relu": math.sqrt(2),
-    "leaky_relu": math.sqrt(2 / (1 + 0.01**2)),
-    "selu": 0.75,
-}
-
-
-def gain(
-    activation: Activation,
-    *,
-    direction: Literal["forward", "backward"] = "forward",
-    convention: Literal["exact", "torch"] = "exact",
-) -> float:
-    r"""The gain that keeps the second moment of a signal through an activation.
-
-    Forward $g = \mathbb{E}[\phi(z)^2]^{-1/2}$, backward
-    $g = \mathbb{E}[\phi'(z)^2]^{-1/2}$, with $z \sim N(0, 1)$. A layer that *follows*
-    the activation and draws its weights with variance $g^2 / \text{fan\_in}$ has
-    pre-activations of variance 1 if those before the activation had. In a deep network
-    of a smooth activation its gradients grow with every layer, by 1.178 for tanh; see
-    `critical_gain`.
-
-    Args:
-        activation: a name, or an elementwise function.
-        direction: "forward" keeps activations, "backward" gradients.
-        convention: "exact" is the integral; "torch" the table of
-            `torch.nn.init.calculate_gain`, whose 5/3 for tanh and 3/4 for selu are no
-            integrals.
-
-    Returns:
-        The gain, dimensionless, exact to 1e-6.
-
-    Raises:
-        ValueError: an unknown name, or an activation whose integral is zero or not
-            finite.
-
-    Example:
-        >>> import jax
-        >>> round(gain("relu"), 6), round(gain("tanh"), 6)
-        (1.414214, 1.592537)
-        >>> round(gain(lambda x: x * jax.nn.sigmoid(1.702 * x)), 3)
-        1.539
-
-    References:
-        He, Zhang, Ren and Sun 2015, arXiv:1502.01852, equation 10.
-    """
-    _checks.choice("gain", "direction", direction, ("forward", "backward"))
-    _checks.choice("gain", "convention", convention, ("exact", "torch"))
-    if convention == "torch":
-        if not isinstance(activation, str) or activation not in _TORCH:
-            raise ValueError(
-                f"gain: torch's table has no {name_of(activation)}; it has "
-                f"{', '.join(_TORCH)}."
-            )
-        return _TORCH[str(activation)]
-    moment = second_moment(activation, 1.0, derivative=direction == "backward")
-    if not 0 < moment < math.inf:
-        raise ValueError(
-            f"gain: the mean square of activation {name_of(activation)} under N(0, 1) "
-            f"is {moment}; no gain keeps a signal through it."
-        )
-    return moment**-0.5
-
-
-def second_moment(
-    activation: Activation, variance: float = 1.0, *, derivative: bool = False
-) -> float:
-    r"""$\mathbb{E}[\phi(\sqrt q\, z)^2]$, or the same of the derivative $\phi'$.
-
-    Args:
-        activation: a name, or an elementwise function.
-        variance: q, of the pre-activations; at least zero.
-        derivative: whether to take the derivative instead. Kinks are no trouble;
-            jumps of the activation itself are not differentiated. At q = 0 it is the
-            limit, half of each side's square where there is a kink.
-
-    Returns:
-        The expectation; infinite if it overflows.
-
-    Raises:
-        ValueError: the activation is not a number somewhere, or the integral does not
-            converge.
-
-    Example:
-        >>> round(second_moment("relu", 4.0), 6)
-        2.0
-        >>> round(second_moment("erf", derivative=True), 4)
-        0.5694
-
-    References:
-        Poole, Lahiri, Raghu, Sohl-Dickstein and Ganguli 2016, arXiv:1606.05340,
-        equations 3 and 5.
-    """
-    _checks.number("second_moment", minimum=0.0, variance=variance)
-    # At 0 itself a kink has no derivative.
-    root = math.sqrt(max(variance, 1e-16) if derivative else variance)
-
-    def square(z: Floats) -> Floats:
-        with np.errstate(over="ignore"):
-            return evaluate(activation, root * z, derivative) ** 2
-
-    return expectation(square, edges_of(activation, root), activation)
-
-
-def variance_map(
-    activation: Activation,
-    variance: float,
-    *,
-    weight_variance: float,
-    bias_variance: float = 0.0,
-) -> float:
-    r"""Variance of the pre-activations a layer further on.
-
-    $q' = \sigma_w^2\, \mathbb{E}[\phi(\sqrt q\, z)^2] + \sigma_b^2$.
-
-    Args:
-        activation: a name, or an elementwise function.
-        variance: q, of this layer's pre-activations.
-        weight_variance: $\sigma_w^2$, fan-in times the variance of a weight.
-        bias_variance: $\sigma_b^2$, the variance of a bias.
-
-    Returns:
-        q'.
-
-    Example:
-        >>> round(variance_map("relu", 3.0, weight_variance=2.0), 6)
-        3.0
-
-    References:
-        Poole, Lahiri, Raghu, Sohl-Dickstein and Ganguli 2016, arXiv:1606.05340,
-        equation 3.
-    """
-    _check_variances("variance_map", weight_variance, bias_variance)
-    return weight_variance * second_moment(activation, variance) + bias_variance
-
-
-def correlation_map(
-    activation: Activation,
-    correlation: float,
-    variance: float,
-    *,
-    weight_variance: float,
-    bias_variance: float = 0.0,
-) -> float:
-    r"""Correlation of two inputs' pre-activations a layer further on.
-
-    $c' = (\sigma_w^2\, \mathbb{E}[\phi(\sqrt q z_1)\, \phi(\sqrt q (c z_1 +
-    \sqrt{1 - c^2} z_2))] + \sigma_b^2) / q'$, both inputs of variance q.
-
-    Args:
-        activation: a name, or an elementwise function.
-        correlation: c, from -1 to 1.
-        variance: q, of this layer's pre-activations.
-        weight_variance: $\sigma_w^2$, fan-in times the variance of a weight.
-        bias_variance: $\sigma_b^2$, the variance of a bias.
-
-    Returns:
-        c'.
-
-    Raises:
-        ValueError: a correlation outside [-1, 1], or a next variance of zero.
-
-    Example:
-        >>> round(correlation_map("relu", 0.0, 1.0, weight_variance=2.0), 6)
-        0.31831
-
-    References:
-        Poole, Lahiri, Raghu, Sohl-Dickstein and Ganguli 2016, arXiv:1606.05340,
-        equation 4; Cho and Saul 2009, Kernel methods for deep learning, for ReLU.
-    """
-    owner = "correlation_map"
-    _check_variances(owner, weight_variance, bias_variance)
-    _checks.number(owner, minimum=0.0, variance=variance)
-    if not -1 <= correlation <= 1:
-        raise ValueError(f"{owner}: correlation={correlation!r} must lie in [-1, 1].")
-    after = variance_map(
-        activation,
-        variance,
-        weight_variance=weight_variance,
-        bias_variance=bias_variance,
-    )
-    if after == 0:
-        raise ValueError(
-            f"{owner}: the next layer's variance is zero, so it has no correlation; "
-            "give a positive weight_variance or bias_variance."
-        )
-    mixed = _mixed_moment(activation, correlation, variance)
-    return (weight_variance * mixed + bias_variance) / after
-
-
-def _mixed_moment(
-    activation: Activation,
-    correlation: float,
-    variance: float,
-    derivative: bool = False,
-) -> float:
-    """E[phi(u1) phi(u2)] of two normals of that correlation, or of the derivatives."""
-    root = math.sqrt(variance)
-    z, weights = nodes(activation, float(variance))
-    first = evaluate(activation, root * z, derivative)
-    other = math.sqrt(max(0.0, 1 - correlation**2))
-    # The kinks of phi(c z1 + ... z2) in z2 move with z1, and so do the inner points.
-    inner = [nodes(activation, float(variance), correlation * z1, other) for z1 in z]
-    points = np.concatenate(
-        [correlation * z1 + other * z2 for z1, (z2, _) in zip(z, inner, strict=True)]
-    )
-    values = evaluate(activation, root * points, derivative)
-    masses = np.concatenate([mass for _, mass in inner])
-    starts = np.cumsum([0, *(len(mass) for _, mass in inner[:-1])])
-    second = np.add.reduceat(masses * values, starts)
-    mixed = float(weights @ (first * second))
-    if math.isnan(mixed):
-        raise ValueError(not_finite(activation))
-    return mixed
-
-
-def slope(activation: Activation, variance: float, *, weight_variance: float) -> float:
-    r"""$\chi = \sigma_w^2\, \mathbb{E}[\phi'(\sqrt q\, z)^2]$: growth of a gradient.
-
-    The mean squared gradient grows by $\chi$ a layer backwards; it is the slope of the
-    correlation map at c = 1, so $\chi < 1$ is the ordered and $\chi > 1$ the chaotic
-    phase.
-
-    Args:
-        activation: a name, or an elementwise function.
-        variance: q, of the pre-activations.
-        weight_variance: $\sigma_w^2$, fan-in times the variance of a weight.
-
-    Returns:
-        $\chi$, dimensionless.
-
-    Example:
-        >>> round(slope("relu", 1.0, weight_variance=2.0), 6)
-        1.0
-
-    References:
-        Poole, Lahiri, Raghu, Sohl-Dickstein and Ganguli 2016, arXiv:1606.05340,
-        equation 5.
-    """
-    return weight_variance * second_moment(activation, variance, derivative=True)
 
 
 class FixedPoint(NamedTuple):
@@ -335,7 +74,7 @@ def fixed_point(
         Schoenholz, Gilmer, Ganguli and Sohl-Dickstein 2017, arXiv:1611.01232,
         equations 6 to 9.
     """
-    _check_variances("fixed_point", weight_variance, bias_variance)
+    check_variances("fixed_point", weight_variance, bias_variance)
 
     def excess(q: float) -> float:
         return (
@@ -404,7 +143,7 @@ def edge_of_chaos(activation: Activation, bias_variance: float = 0.0) -> FixedPo
         Schoenholz, Gilmer, Ganguli and Sohl-Dickstein 2017, arXiv:1611.01232,
         section 3.
     """
-    _check_variances("edge_of_chaos", 1.0, bias_variance)
+    check_variances("edge_of_chaos", 1.0, bias_variance)
 
     def excess(q: float) -> float:
         square = second_moment(activation, q)
@@ -466,6 +205,7 @@ def critical_gain(activation: Activation, bias_variance: float = 0.0) -> float:
             grows: gelu, silu and mish with small biases.
 
     Example:
+        >>> from jaxinit.meanfield import gain
         >>> round(critical_gain("tanh"), 6), round(critical_gain("tanh", 2.01e-5), 3)
         (1.0, 1.025)
         >>> round(critical_gain("relu"), 6) == round(gain("relu"), 6)
@@ -536,8 +276,8 @@ def _chaotic_correlation(
     """
     c = rate = 0.0
     for _ in range(50):
-        excess = (weight * _mixed_moment(activation, c, q) + bias) / q - c
-        rate = weight * _mixed_moment(activation, c, q, derivative=True)
+        excess = (weight * mixed_moment(activation, c, q) + bias) / q - c
+        rate = weight * mixed_moment(activation, c, q, derivative=True)
         if excess < 1e-12 or rate >= 1:
             break
         c = min(c + excess / (1 - rate), 1.0)
@@ -549,7 +289,3 @@ def _depth(factor: float) -> float:
     if size == 0:
         return 0.0
     return math.inf if abs(size - 1) < 1e-9 else 1 / abs(math.log(size))
-
-
-def _check_variances(owner: str, weight: float, bias: float) -> None:
-    _checks.number(owner, minimum=0.0, weight_variance=weight, bias_variance=bias)

@@ -1,0 +1,61 @@
+"""What is wrong with a task's initialization, before a step is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit.compare.task.task import EXAMPLES, Task
+from jaxinit.compare.train.initial import InitialParams, Scheme
+from jaxinit.compare.train.trainer import Config
+from jaxinit.diagnosis import Audit
+from jaxinit.diagnosis._audit import audit
+
+
+def health(
+    task: Task, scheme: Scheme, seed: int = 0, learning_rate: float | None = None
+) -> Audit:
+    """The audit of a task under a scheme, with the report of its signal.
+
+    The parameters are those with which the seed's runs of a sweep begin; the model is
+    as in training, on its first examples.
+
+    Args:
+        task: what is learned.
+        scheme: what draws its parameters.
+        seed: of the initialization.
+        learning_rate: of plain gradient descent; with one, updates are judged.
+
+    Returns:
+        The `Audit`.
+
+    Raises:
+        ValueError: the model has no kernel, or the scheme does not fit it.
+
+    Example:
+        >>> import jaxinit
+        >>> from jaxinit.compare import digits_mlp
+        >>> found = health(digits_mlp(depth=1, width=16), jaxinit.he_normal())
+        >>> [row.name for row in found.report.rows]
+        ['Dense_0/kernel', 'Dense_1/kernel']
+    """
+    starts = InitialParams(task, Config(), {"": scheme}, seed + 1)
+    params, state, _ = starts.of([("", seed)])
+    params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
+    x, y = jnp.asarray(task.x_train[:EXAMPLES]), jnp.asarray(task.y_train[:EXAMPLES])
+
+    def apply(params: Any, x: Any, state: Any, key: Any) -> Any:
+        return task.model.apply(params, state, x, key, True)[0]
+
+    return audit(
+        apply,
+        params,
+        x,
+        state,
+        jax.random.key(seed),
+        loss=task.loss,
+        labels=y,
+        learning_rate=learning_rate,
+    )

@@ -1,0 +1,210 @@
+"""`audit`: what is wrong with an initialization, in plain words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxinit import _checks
+from jaxinit._types import Key, is_array
+from jaxinit.diagnosis import _leaves, _signal
+from jaxinit.diagnosis._diagnose import Prepared, prepare
+from jaxinit.diagnosis._finding import Finding
+from jaxinit.diagnosis._measure import noised
+from jaxinit.diagnosis._report import Report
+from jaxinit.trace import KERNELS, Layer
+from jaxinit.tree._combine import SchemeLike
+from jaxinit.tree._describe import describe
+from jaxinit.tree._leaves import leaves_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What `jaxinit.audit` found.
+
+    Attributes:
+        findings: what is wrong, serious things first.
+        report: the signal that was measured for it.
+    """
+
+    findings: tuple[Finding, ...]
+    report: Report
+
+    @property
+    def serious(self) -> tuple[Finding, ...]:
+        """The findings with which training fails, or falls far short."""
+        return tuple(finding for finding in self.findings if finding.serious)
+
+    def raise_if_serious(self) -> Audit:
+        """Raise if something serious was found.
+
+        Returns:
+            The audit itself.
+
+        Raises:
+            ValueError: with a line for each serious finding.
+        """
+        if self.serious:
+            raise ValueError("audit: " + "\n".join(map(str, self.serious)))
+        return self
+
+    def __str__(self) -> str:
+        """A line for each finding."""
+        if not self.findings:
+            return "Nothing is wrong, as far as an audit sees."
+        return "\n".join(map(str, self.findings))
+
+
+def audit(
+    apply: Any,
+    params: Any,
+    *inputs: Any,
+    loss: Callable[..., Any] | None = None,
+    labels: Any = None,
+    key: Key | None = None,
+    learning_rate: float | None = None,
+    optimizer: Any = None,
+    scheme: SchemeLike | None = None,
+) -> Audit:
+    """Say what is wrong with an initialization, before a step is trained.
+
+    It judges the signal that `jaxinit.diagnose` measures, and the leaves by how the
+    computation uses them: leaves that are not used, not finite, or zero where no
+    gradient will ever come; units, layers and leaves with equal values; deviations of
+    miscounted fans; values that are cut off or of low precision; a tied head as large
+    as its embedding; the wrong matrix of a branch scaled by depth.
+
+    Args:
+        apply: as in `jaxinit.diagnose`.
+        params: as in `jaxinit.diagnose`, concrete.
+        inputs: as in `jaxinit.diagnose`, one batch. With fewer than 16 examples dead
+            units are not judged.
+        loss: as in `jaxinit.diagnose`.
+        labels: as in `jaxinit.diagnose`.
+        key: as in `jaxinit.diagnose`.
+        learning_rate: as in `jaxinit.diagnose`; with it updates are judged.
+        optimizer: as in `jaxinit.diagnose`; with it updates are judged.
+        scheme: a scheme, as in `jaxinit.reinit`, that the leaves should follow.
+
+    Returns:
+        The `Audit`; printed, a sentence for each finding with what mends it.
+
+    Raises:
+        TypeError, ValueError: as `jaxinit.diagnose`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxinit
+        >>> key = jax.random.key(0)
+        >>> draw = jaxinit.lecun_normal()
+        >>> params = {name: draw(key, (64, 64)) for name in ("q", "k")}
+        >>> apply = lambda params, x: jnp.tanh(x @ params["q"]) @ params["k"]
+        >>> found = jaxinit.audit(apply, params, jax.random.normal(key, (32, 64)))
+        >>> [finding.rule for finding in found.findings]
+        ['same values']
+    """
+    rate = (learning_rate, optimizer)
+    ready = prepare("audit", apply, params, inputs, loss, labels, key, *rate)
+    leaves, _ = leaves_of(ready.params)
+    if any(_checks.is_traced(leaf.value) for leaf in leaves):
+        raise TypeError(
+            "audit: params are traced; judge concrete ones, outside of jax.jit."
+        )
+    report = ready.report()
+    layers = [_renamed(layer, ready) for layer in ready.measurement.layers]
+    floating = [x for x in leaves if jnp.issubdtype(x.value.dtype, jnp.inexact)]
+    values = {leaf.path: _leaves.on_host(leaf.value) for leaf in floating}
+    layers = [layer for layer in layers if layer.path in values]
+    expected: dict[str, float] = {}
+    if scheme is not None:
+        rows = describe(ready.params, scheme, ready.apply, ready.others)
+        expected = {row.path: row.std for row in rows if row.init is not None}
+    subject = _leaves.Subject(layers, values, report, expected)
+    found = [
+        *_leaves.findings(subject),
+        *_cut_off(ready, subject),
+        *_signal.findings(report.signal),
+    ]
+    found.sort(key=lambda finding: not finding.serious)
+    return Audit(tuple(found), report)
+
+
+def _renamed(layer: Layer, ready: Prepared) -> Layer:
+    """The layer with the paths that a reader knows."""
+    paths = ready.measurement.paths
+    others = {
+        name: tuple(paths[path] for path in getattr(layer, name))
+        for name in ("feeds", "acts_on", "ends")
+    }
+    return dataclasses.replace(layer, path=paths[layer.path], **others)
+
+
+_STEPS = 3
+"""Of descent, after which a factor of zero has a gradient, if it ever has."""
+
+
+def _cut_off(ready: Prepared, subject: _leaves.Subject) -> Iterator[Finding]:
+    """Leaves of zeros that no gradient reaches, because a factor beside them is zero.
+
+    One factor of zero is no harm: a branch or a head that begins with zeros moves at
+    the first step, and what is before it at the second. Whether a leaf will move is
+    found out by moving the others.
+    """
+    norms = {path: float(norm) for path, norm in subject.report.leaves.items()}
+    waiting = {
+        layer.path
+        for layer in subject.layers
+        if layer.kind in (*KERNELS, "scale")
+        and norms.get(layer.path) == 0
+        and not subject.values[layer.path].any()
+    }
+    if not waiting:
+        return
+    named = [leaf.path for leaf in leaves_of(ready.params)[0]]
+    leaves, tree = jax.tree.flatten(ready.params)
+    arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
+    moved = [k for k in arrays if jnp.issubdtype(leaves[k].dtype, jnp.inexact)]
+    loss = ready.of_outputs(ready.labels)
+
+    def total(floats: list[Any]) -> Any:
+        own = list(leaves)
+        for k, leaf in zip(moved, floats, strict=True):
+            own[k] = leaf
+        out = ready.apply(tree.unflatten(own), *ready.others)
+        return noised(out, ready.key) if loss is None else jnp.mean(loss(out))
+
+    @jax.jit
+    def step(floats: list[Any]) -> tuple[list[Any], list[Any]]:
+        grads = jax.grad(total)(floats)
+        size = lambda x: jnp.sqrt(jnp.mean(jnp.square(jnp.abs(x))))  # noqa: E731
+        sizes = [size(grad) for grad in grads]
+        rates = [
+            jnp.where(g > 0, jnp.maximum(size(x), 0.1) / jnp.maximum(g, 1e-30), 0)
+            for x, g in zip(floats, sizes, strict=True)
+        ]
+        after = [
+            x - (0.1 * rate).astype(x.dtype) * grad
+            for x, grad, rate in zip(floats, grads, rates, strict=True)
+        ]
+        return after, sizes
+
+    floats = [leaves[k] for k in moved]
+    paths = [named[arrays.index(k)] for k in moved]
+    for _ in range(_STEPS):
+        floats, sizes = step(floats)
+        waiting -= {p for p, g in zip(paths, sizes, strict=True) if float(g) != 0}
+        if not waiting:
+            return
+    for path in sorted(waiting):
+        yield Finding(
+            "cut off",
+            True,
+            path,
+            0.0,
+            f"{path} is zero and will stay so: its gradient is zero, and stays zero "
+            "as the others move, for a factor beside it is zero too.",
+            "Draw one of the two: zeros belong into the last factor alone.",
+        )

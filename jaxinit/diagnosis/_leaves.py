@@ -1,0 +1,421 @@
+"""What the values of the leaves themselves show to be wrong."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxinit import meanfield
+from jaxinit.diagnosis._finding import Finding
+from jaxinit.diagnosis._report import Report
+from jaxinit.trace import KERNELS, Layer
+from jaxinit.tree import Structure
+
+_MANY = 64
+"""Entries from which on equal values are no chance."""
+
+_FIXED = 32
+"""Distinct values up to which a leaf is a pattern, such as an identity, and no draw."""
+
+
+class Subject(NamedTuple):
+    """What is judged.
+
+    Attributes:
+        layers: what each leaf is, in order of execution.
+        values: the leaves by path.
+        report: the signal.
+        expected: by path the deviation that a scheme gives; empty without a scheme.
+    """
+
+    layers: Sequence[Layer]
+    values: Mapping[str, np.ndarray]
+    report: Report
+    expected: Mapping[str, float]
+
+    @property
+    def drawn(self) -> Iterator[tuple[Layer, np.ndarray]]:
+        """Leaves that are draws from a distribution, as far as their values tell."""
+        for layer in self.layers:
+            value = self.values[layer.path]
+            if value.size >= _MANY and np.isfinite(value).all():
+                if len(np.unique(value.ravel()[:4096])) > _FIXED:
+                    yield layer, value
+
+
+Check = Callable[[Subject], Iterator[Finding]]
+
+
+def _unused(subject: Subject) -> Iterator[Finding]:
+    for layer in subject.layers:
+        if layer.uses == 0 and layer.reason == "It is never used.":
+            yield Finding(
+                "unused",
+                False,
+                layer.path,
+                0.0,
+                f"{layer.path} enters no computation, so it will never be trained.",
+                "Remove it, or use it.",
+            )
+
+
+def _not_finite(subject: Subject) -> Iterator[Finding]:
+    for path, value in subject.values.items():
+        wrong = int(value.size - np.isfinite(value).sum())
+        if wrong:
+            yield Finding(
+                "not finite",
+                True,
+                path,
+                float(wrong),
+                f"{path} has {wrong} entries of {value.size} that are not finite.",
+                "Draw it in float32, and take logarithms of what is above zero.",
+            )
+
+
+def _equal_units(subject: Subject) -> Iterator[Finding]:
+    layers = {layer.path: layer for layer in subject.layers}
+    for layer in subject.layers:
+        value = subject.values[layer.path]
+        if layer.kind not in KERNELS or layer.fan_out < 2 or not layer.feeds:
+            continue
+        if not _alike(value, layer.out_axes):
+            continue
+        after = [layers[path] for path in layer.feeds if path != layer.path]
+        stuck = bool(after) and all(
+            each.kind in KERNELS and _alike(subject.values[each.path], each.in_axes)
+            for each in after
+        )
+        zero = not value.any()
+        if stuck or not zero:
+            what = "zero" if zero else "equal"
+            rest = (
+                ", and so are their weights further on: they stay equal for good."
+                if stuck
+                else ", so that its output has one direction at the start."
+            )
+            yield Finding(
+                "equal units",
+                stuck,
+                layer.path,
+                float(value.flat[0]),
+                f"All units of {layer.path} have {what} weights{rest}",
+                "Draw it from a distribution: `jaxinit.lecun_normal()`.",
+            )
+
+
+def _alike(value: np.ndarray, axes: Sequence[int]) -> bool:
+    """Whether a leaf is the same all along some axes."""
+    first = value[
+        tuple(slice(0, 1) if k in axes else slice(None) for k in range(value.ndim))
+    ]
+    count = math.prod(value.shape[axis] for axis in axes)
+    return count > 1 and bool((value == first).all())
+
+
+def _same_values(subject: Subject) -> Iterator[Finding]:
+    names: list[str] = []
+    heads: list[np.ndarray] = []
+    for layer, value in subject.drawn:
+        if layer.kind not in (*KERNELS, "embedding", "unknown"):
+            continue
+        members = _members(layer, value)
+        if len(members) > 1 and members.shape[1] >= _MANY:
+            pair = _first_pair(members[:, : 4 * _MANY])
+            if pair is not None:
+                a, b, sign = pair
+                yield Finding(
+                    "same values",
+                    True,
+                    layer.path,
+                    sign,
+                    f"Layers {a} and {b} of {layer.path} have the same values: a key "
+                    "was used twice.",
+                    "Give each its own key: `jax.random.split(key, count)`, or "
+                    "draw all by `jaxinit.init`.",
+                )
+                continue
+        names.append(layer.path)
+        heads.append(value.ravel()[:_MANY])
+    if len(heads) < 2:
+        return
+    seen = set[str]()
+    while (pair := _first_pair(np.stack(heads))) is not None:
+        a, b, sign = pair
+        one, other = (subject.values[names[k]].ravel() for k in (a, b))
+        size = min(one.size, other.size, 4096)
+        whole = _correlation(one[:size], other[:size])
+        name, path = names[a], names[b]
+        del names[b], heads[b]
+        if abs(whole) > 0.999 and path not in seen:
+            seen.add(path)
+            yield Finding(
+                "same values",
+                False,
+                path,
+                sign,
+                f"{path} has the values of {name}, up to a factor: a key was used "
+                "twice.",
+                "Give each leaf its own key: `jax.random.fold_in(key, number)`, or "
+                "draw all by `jaxinit.init`.",
+            )
+
+
+def _members(layer: Layer, value: np.ndarray) -> np.ndarray:
+    """The separate layers of a leaf, (members, entries)."""
+    axes = layer.batch_axes or layer.out_axes[:-1]
+    rest = [k for k in range(value.ndim) if k not in axes]
+    count = math.prod(value.shape[axis] for axis in axes)
+    return value.transpose(*axes, *rest).reshape(count, -1)
+
+
+def _first_pair(rows: np.ndarray) -> tuple[int, int, float] | None:
+    """The first two rows that are the same up to a factor, and the factor's sign."""
+    rows = rows.astype(float)
+    norms = np.linalg.norm(rows, axis=1)
+    rows = rows / np.where(norms > 0, norms, 1)[:, None]
+    cosines = np.tril(rows @ rows.T, -1)
+    places = np.argwhere(np.abs(cosines) > 0.999)
+    if not len(places):
+        return None
+    b, a = places[0]
+    return int(a), int(b), float(np.sign(cosines[b, a]))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one.astype(float), other.astype(float)
+    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / norms if norms > 0 else 0.0
+
+
+def _wrong_fan(subject: Subject) -> Iterator[Finding]:
+    for layer, value in subject.drawn:
+        if layer.kind not in KERNELS or value.size < 1024:
+            continue
+        variance = float(value.astype(float).var())
+        error = 3 * math.sqrt(2 / value.size) + 0.01
+        held = functools.partial(_explains, variance, error)
+        if held(layer, layer.fan_in, layer.fan_out):
+            continue
+        for what, factor in _miscounts(layer):
+            if held(layer, layer.fan_in * factor, layer.fan_out * factor):
+                deviation = math.sqrt(variance)
+                yield Finding(
+                    "wrong fan",
+                    False,
+                    layer.path,
+                    deviation,
+                    f"The deviation of {layer.path}, {deviation:.3g}, is that of a "
+                    f"fan-in of {layer.fan_in * factor:g}, but each output sums "
+                    f"{layer.fan_in:g} terms: {what} was counted in.",
+                    f"Say which axes are which: `in_axis={layer.in_axes}, "
+                    f"out_axis={layer.out_axes}, batch_axis={layer.batch_axes}`, or "
+                    "draw by use: `jaxinit.reinit(key, params, scheme, apply, "
+                    "inputs)`.",
+                )
+                break
+
+
+def _explains(
+    variance: float, error: float, layer: Layer, fan_in: float, fan_out: float
+) -> bool:
+    """Whether a common scheme gives this variance with these fans."""
+    squares = {1.0, 2.0, 1 / 3}
+    if layer.activation_before in meanfield.ACTIVATIONS:
+        squares.add(_gain_of(layer.activation_before) ** 2)
+    fans = (fan_in, fan_out, (fan_in + fan_out) / 2, max(fan_in, fan_out))
+    return any(
+        abs(variance * fan / square - 1) < error for fan in fans for square in squares
+    )
+
+
+@functools.cache
+def _gain_of(name: str) -> float:
+    try:
+        return meanfield.gain(name)
+    except ValueError:
+        return 1.0
+
+
+def _miscounts(layer: Layer) -> Iterator[tuple[str, float]]:
+    """What is miscounted at times, and by how much the fan is then larger."""
+    sizes = layer.shape
+    stacked = [axis for axis in layer.batch_axes if axis in layer.layer_axes]
+    apart = [axis for axis in layer.batch_axes if axis not in layer.layer_axes]
+    yield from (
+        (what, float(math.prod(sizes[axis] for axis in axes)))
+        for what, axes in (
+            ("the axis of layers", stacked),
+            ("the axis of members, such as experts or heads,", apart),
+            (
+                "the axis of heads",
+                layer.out_axes[:1] if len(layer.out_axes) > 1 else (),
+            ),
+        )
+        if math.prod(sizes[axis] for axis in axes) > 1
+    )
+    if layer.groups > 1:
+        yield "the number of groups", float(layer.groups)
+
+
+def _piled_up(subject: Subject) -> Iterator[Finding]:
+    for layer, value in subject.drawn:
+        if value.size < 1024 or layer.kind not in (*KERNELS, "embedding"):
+            continue
+        most = np.abs(value).max()
+        share = float((np.abs(value) == most).mean())
+        if share > 2e-3:
+            yield Finding(
+                "piled up",
+                False,
+                layer.path,
+                share,
+                f"{share:.1%} of {layer.path} lie exactly at its bound {most:.3g}: it "
+                "was cut off in place of being drawn within bounds.",
+                "Draw it by `jaxinit.truncated_normal(stddev)`, which computes in "
+                "float32.",
+            )
+        elif value.dtype == np.float32:
+            some = value.ravel()[:4096]
+            if (
+                np.asarray(jnp.asarray(some).astype(jnp.bfloat16), float) == some
+            ).all():
+                yield Finding(
+                    "low precision",
+                    False,
+                    layer.path,
+                    float(len(np.unique(some))),
+                    f"{layer.path} is float32, but all its values are of bfloat16: it "
+                    "was drawn in low precision.",
+                    "Draw in float32 and cast what is kept in low precision.",
+                )
+
+
+def _tied_head(subject: Subject) -> Iterator[Finding]:
+    tables = {
+        layer.path
+        for layer in subject.layers
+        if layer.kind == "embedding"
+        and any(use.kind in KERNELS for use in layer.other_uses)
+    }
+    labels = subject.report.labels
+    for row, label in zip(subject.report.rows, labels, strict=True):
+        if label.path in tables and row.std > 3:
+            yield Finding(
+                "tied head",
+                row.std > 10,
+                label.path,
+                row.std,
+                f"{label.path} is embedding and head in one: with a deviation of "
+                f"{row.kernel_std:.3g} its logits have one of {row.std:.3g}.",
+                "Draw it smaller, `jaxinit.normal(0.02)`, or divide the logits by the "
+                "root of the width.",
+            )
+
+
+def _wrong_matrix(subject: Subject) -> Iterator[Finding]:
+    structure = Structure(subject.layers)
+    depth = structure.depth
+    if depth < 4:
+        return
+    size = {
+        layer.path: float(subject.values[layer.path].astype(float).std())
+        * math.sqrt(layer.fan_in)
+        for layer in structure.kernels
+    }
+    for branch in structure.branches:
+        end = size[branch.end.path]
+        for layer in branch.kernels[:-1]:
+            twins = [
+                other
+                for other in branch.kernels[:-1]
+                if other.path != layer.path and other.shape == layer.shape
+            ]
+            for twin in twins:
+                for count in (depth, depth / 2):
+                    ratio = size[layer.path] / max(size[twin.path], 1e-37)
+                    scaled = abs(ratio * math.sqrt(count) - 1) < 0.05
+                    if scaled and end > 0.7 * size[twin.path]:
+                        yield Finding(
+                            "wrong matrix",
+                            False,
+                            layer.path,
+                            ratio,
+                            f"{layer.path} is {1 / ratio:.3g} times smaller than its "
+                            f"twin {twin.path}, as ends of branches are among {depth}, "
+                            f"but {branch.end.path} is the end and is not.",
+                            "Scale the end: `jaxinit.tree.gpt2()` finds it by its use.",
+                        )
+
+
+def _large_biases(subject: Subject) -> Iterator[Finding]:
+    for layer in subject.layers:
+        value = subject.values[layer.path]
+        if layer.kind != "bias" or layer.place_axes or not layer.acts_on:
+            continue
+        if not value.size or not np.isfinite(value).all():
+            continue
+        size = float(np.sqrt(np.mean(np.square(value.astype(float)))))
+        if size > 10:
+            yield Finding(
+                "large bias",
+                False,
+                layer.path,
+                size,
+                f"The bias {layer.path} has a size of {size:.3g}, and decides what "
+                "its units put out whatever comes in.",
+                "Begin it at zero: `jaxinit.zeros`.",
+            )
+
+
+def _off_scheme(subject: Subject) -> Iterator[Finding]:
+    for path, expected in subject.expected.items():
+        value = subject.values[path].astype(float)
+        if value.size < _MANY:
+            continue
+        found = float(value.std())
+        error = 5 / math.sqrt(2 * value.size) + 0.02
+        if abs(found - expected) > error * max(expected, 1e-30):
+            yield Finding(
+                "off the scheme",
+                False,
+                path,
+                found,
+                f"{path} has a deviation of {found:.3g}, where the scheme gives "
+                f"{expected:.3g}.",
+                "Draw it by the scheme: `jaxinit.reinit(key, params, scheme, apply, "
+                "inputs)`.",
+            )
+
+
+CHECKS: tuple[Check, ...] = (
+    _not_finite,
+    _equal_units,
+    _same_values,
+    _wrong_fan,
+    _piled_up,
+    _tied_head,
+    _wrong_matrix,
+    _large_biases,
+    _off_scheme,
+    _unused,
+)
+"""All checks of leaves, in the order of what they tell."""
+
+
+def findings(subject: Subject) -> list[Finding]:
+    """What is wrong with the leaves."""
+    return [finding for check in CHECKS for finding in check(subject)]
+
+
+def on_host(leaf: jax.Array) -> np.ndarray:
+    """A leaf as an array of numpy, of low precision as float32."""
+    if leaf.dtype.itemsize < 4 and jnp.issubdtype(leaf.dtype, jnp.floating):
+        leaf = leaf.astype(jnp.float32)
+    return np.asarray(leaf)
