@@ -22,7 +22,11 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "linear": lambda x: x,
     "sin": jnp.sin,
+    "cos": jnp.cos,
+    "abs": jnp.abs,
+    "exp": jnp.exp,
     "erf": jax.scipy.special.erf,
+    "squared_relu": lambda x: jnp.square(jax.nn.relu(x)),
     **{
         name: getattr(jax.nn, name)
         for name in (
@@ -37,6 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
             "mish",
             "softplus",
             "squareplus",
+            "sparse_plus",
             "sigmoid",
             "log_sigmoid",
             "soft_sign",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Literal, TypeAlias
 
 from jaxinit import _checks, meanfield
@@ -26,6 +27,13 @@ def gain_of(owner: str, layer: Layer, gain: Gain, bias_variance: float = 0.0) ->
     Raises:
         ValueError: the activation has no such gain; names the layer.
     """
+    name = layer.activation_before
+    if name is not None and name not in meanfield.ACTIVATIONS:
+        warnings.warn(
+            f"{owner}: {layer.path} is fed by {name}, of which no gain is known, and "
+            "has the gain 1; a rule of its own can give it another.",
+            stacklevel=4,
+        )
     try:
         return _gain(_activation(layer), gain, bias_variance)
     except ValueError as error:

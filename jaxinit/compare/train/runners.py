@@ -14,6 +14,7 @@ from jax import lax
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxinit.compare import machine
 from jaxinit.compare.train.trainer import Config, Data, Metrics, RunState, Trainer
 
 RUNS = "runs"
@@ -212,7 +213,7 @@ class _Mesh:
 
     def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
         state, metrics = jax.eval_shape(self._trainer.start, data, *run)
-        held = _bytes((state, metrics))
+        held = machine.bytes_of((state, metrics))
         if not self._at_once:
             return 0, held
         bound = bytes_made(self._trainer, data, run)
@@ -240,7 +241,8 @@ class _Mesh:
 def bytes_made(trainer: Trainer, data: Data, run: Any) -> int:
     """Bytes of all arrays that a run makes in a step and an evaluation."""
     state, metrics = jax.eval_shape(trainer.start, data, *run)
-    return _bytes((state, metrics)) + _bytes_made(trainer.segment, data, state)
+    held = machine.bytes_of((state, metrics))
+    return held + _bytes_made(trainer.segment, data, state)
 
 
 def _one_by_one(function: Any, data: Data, *runs: Any) -> Any:
@@ -366,7 +368,7 @@ class _Threads:
         return done
 
     def bytes_of(self, data: Data, run: Any, most: int, room: int) -> tuple[int, int]:
-        return 0, _bytes(jax.eval_shape(self._trainer.start, data, *run))
+        return 0, machine.bytes_of(jax.eval_shape(self._trainer.start, data, *run))
 
 
 def _kept(state: RunState) -> list[np.ndarray]:
@@ -398,17 +400,13 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
 def _bytes_made(function: Any, *arguments: Any) -> int:
     """Bytes of all arrays that a function makes, as if none were given back."""
 
     def made(jaxpr: Any) -> int:
         total = 0
         for equation in jaxpr.eqns:
-            total += _bytes([variable.aval for variable in equation.outvars])
+            total += machine.bytes_of([variable.aval for variable in equation.outvars])
             for inner in jaxprs_in_params(equation.params):
                 total += made(inner)
         return total
