@@ -25,7 +25,7 @@ CODE = (
 SWEEP = [
     *"compare --depth 2 --width 8 --eval-every 5 --batch-size 32 --seeds 3".split(),
     *"--learning-rates 0.05 0.1 --schemes he_normal normal(1e30)".split(),
-    *"--strategy map".split(),
+    *"--strategy map --tuning-seeds 0".split(),
 ]
 
 

@@ -208,6 +208,7 @@ def test_a_sweep_is_logged_by_both(tmp_path, offline):
     command = [
         *"compare --task linear(depth=1,width=4) --steps 4 --eval-every 2".split(),
         *"--schemes he_normal --learning-rates 0.1 --seeds 2 --quiet".split(),
+        *("--tuning-seeds", "0"),
         *("--out", str(tmp_path / "out"), "--wandb", "starts"),
         *("--tensorboard", str(tmp_path / "board")),
     ]

@@ -85,6 +85,7 @@ def test_each_trains_on_it(text):
                 steps=20,
                 eval_every=20,
                 batch_size=32,
+                tuning_seeds=0,
                 optimizer=optimizer,
                 quiet=True,
             )
@@ -140,6 +141,7 @@ def test_pairs_and_rules_of_several_leaves_side_by_side():
         [pair, [gates], "tree.chrono(10)"],
         [1e-3],
         seeds=1,
+        tuning_seeds=0,
         steps=6,
         eval_every=3,
         quiet=True,

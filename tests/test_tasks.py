@@ -171,7 +171,7 @@ def test_a_metric_that_falls_is_reported(tmp_path, capsys):
     assert best.scheme == "he_normal()" and best.reached == 2
     assert worst.final_valid_metric.median == np.inf  # none, and not the best: 0
     printed = capsys.readouterr().out
-    assert "validation loss <= 0.6" in printed and "60%" not in printed
+    assert "validation loss <= 0.6" in printed and "validation accuracy" not in printed
     settings = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert (settings["metric_name"], settings["direction"]) == ("loss", "min")
     panels = result.plot_curves()
@@ -227,7 +227,7 @@ BAD = [
     (bad("digits-mlp(2)"), "is no task; use a name or a call with named options"),
     (bad("digits-mlp(depth=print())"), "is no task"),
     (bad("digits-mlp(depth=2)(width=3)"), "is no task"),
-    (bad("digits-mlp(**{'depth': 2})"), "is no task"),
+    (bad("digits-mlp(**{'depth': 2})"), "** is not accepted"),
     (bad("digits-mlp(depth=2"), "is no task"),
     (bad("digits-mlp(depth='2')"), "depth='2' must be an integer"),
     (bad("digits-cnn(width=0)"), "width=0 must be at least 1"),
