@@ -199,16 +199,16 @@ def test_little_memory_narrows_a_sweep_and_changes_no_run(monkeypatch):
 
 
 def limited(gib, *words, cwd):
-    code = (
-        "import sys; from jaxinit.compare import cli; sys.exit(cli.run(sys.argv[1:]))"
-    )
     limit = int(gib * GIB)
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_AS, {(limit,) * 2}); "
+        "from jaxinit.compare import cli; sys.exit(cli.run(sys.argv[1:]))"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, "compare", *words],
         capture_output=True,
         text=True,
         cwd=cwd,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
 
 

@@ -63,7 +63,7 @@ def test_a_task_of_data_is_named_by_its_file():
     )
     assert "--data 'my file.npz' --depth 2 --activation relu --target 0.9" in command
     assert protocol.command(settings(["he_normal()"], task="Net")) is None
-    assert protocol.command(settings(["mine"])) is None
+    assert protocol.command(settings(["one_of_my_own"])) is None
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ class Maker:
         self._plan, self._out = plan, out
         self._writers, self._quiet = writers, quiet
         self._programs: Runs | None = None
+        self._checkpoints = None if out is None else Checkpoints(out)
         self._kept = SCHEMA.empty_table()
         self._since = time.perf_counter()
         self._took = 0.0
@@ -150,7 +151,7 @@ class Maker:
     def _train(
         self, programs: Runs, settings: Settings, pending: dict[str, Run]
     ) -> None:
-        checkpoints = None if self._out is None else Checkpoints(self._out)
+        checkpoints = self._checkpoints
         unfinished = [] if checkpoints is None else checkpoints.found()
         with Progress(len(pending), self._quiet) as bar:
 
