@@ -257,7 +257,7 @@ def shown(
     pairs = np.array(list(itertools.combinations(range(k), 2)))
     first, second = pairs.T
     logs = np.log(np.minimum(times, budget))
-    reached = times <= budget
+    reached = np.asarray(times <= budget)
     differences = logs[:, first] - logs[:, second]
     mean, variance = differences.mean(axis=2), differences.var(axis=2, ddof=1)
     steady = np.ptp(differences, axis=2) <= 1e-9
@@ -694,7 +694,7 @@ def agreement() -> dict[str, float]:
         "20 % missed, 10 % diverged", (200, 300), missed=0.2, diverged=0.1
     )
     budget = setting.budget
-    worst = dict.fromkeys(
+    worst: dict[str, float] = dict.fromkeys(
         (
             "interval of the ratio, against ttest_rel",
             "p-value, against ttest_rel",

@@ -201,7 +201,8 @@ def test_little_memory_narrows_a_sweep_and_changes_no_run(monkeypatch):
 def limited(gib, *words, cwd):
     limit = int(gib * GIB)
     code = (
-        f"import resource, sys; resource.setrlimit(resource.RLIMIT_AS, {(limit,) * 2}); "
+        "import resource, sys; "
+        f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit})); "
         "from jaxinit.compare import cli; sys.exit(cli.run(sys.argv[1:]))"
     )
     return subprocess.run(
