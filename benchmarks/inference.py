@@ -257,7 +257,7 @@ def shown(
     pairs = np.array(list(itertools.combinations(range(k), 2)))
     first, second = pairs.T
     logs = np.log(np.minimum(times, budget))
-    reached = np.less_equal(times, budget)
+    reached: Any = times <= budget
     differences = logs[:, first] - logs[:, second]
     mean, variance = differences.mean(axis=2), differences.var(axis=2, ddof=1)
     steady = np.ptp(differences, axis=2) <= 1e-9
