@@ -248,6 +248,8 @@ BAD = [
     (lambda: sweep(rates=[0.1, -0.1]), "learning_rate=-0.1"),
     (lambda: sweep(seeds=0), "seeds=0"),
     (lambda: sweep(steps=7), "steps=7 must be a multiple of eval_every=5"),
+    (lambda: sweep(eval_every=0), "eval_every=0"),
+    (lambda: sweep(steps=0, eval_every=None), "steps=0"),
     (lambda: sweep(batch_size=65), "exceeds the 64 training examples"),
     (lambda: sweep(optimizer="lion"), "optimizer='lion'"),
     (lambda: compare("mnist"), "task='mnist' is unknown"),

@@ -246,7 +246,7 @@ def diagnose_command(
     """Say why a network does not train: its signal at step 0, and what is wrong.
 
     Args:
-        task: a built-in task, or one's own: mine.py:task.
+        task: a built-in task, as for jaxinit compare.
         scheme: text of the scheme that draws the parameters.
         seed: of the initialization.
         learning_rate: of plain gradient descent; with one, updates are judged.

@@ -23,8 +23,8 @@ def paragraphs(sweep: Sweep) -> list[str]:
     schemes, rates = len(settings.schemes), len(settings.learning_rates)
     every, tuning = settings.eval_every, settings.tuning_seeds
     flattery = (
-        f"Seeds 0 to {tuning - 1} choose it, {_runoff(settings)}and only the others, "
-        "run at that rate alone, score it."
+        f"Seeds 0 to {tuning - 1} choose it{_runoff(settings)}, and only the others "
+        "score it."
         if tuning
         else "The runs that choose a rate also score it, which flatters every scheme."
     )
@@ -65,8 +65,9 @@ def _runoff(settings: Settings) -> str:
     if not count:
         return ""
     return (
-        f"between the best and the better of its neighbours together with the next "
-        f"{count}, "
+        f"; where the target is reached, the next {count} are run at the best rate and "
+        "at the better of its neighbours, and decide between the two together with "
+        "these"
     )
 
 

@@ -98,8 +98,8 @@ def pairwise(
     guard and may leave out 1 where the adjusted p-value shows nothing. Measured at 5 %
     with four schemes, of which two or four are alike, in 39 settings of
     `benchmarks/inference.py`: 0 to 5.2 %, the most where two of the schemes never
-    reach the target. Counting pairs that never reach makes that 2.8 %, and shows a
-    leader of six schemes less often. A variance that all schemes share, seeds as
+    reach the target. Counting pairs that never reach makes that 2.8 % there, and shows
+    a leader of six schemes less often. A variance that all schemes share, seeds as
     blocks, would show more, and is wrong in up to 24 % where few runs reach: it is not
     used.
 

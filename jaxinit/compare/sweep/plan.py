@@ -243,8 +243,10 @@ def grown(sweep: Sweep, rates: tuple[float, ...]) -> tuple[float, ...]:
 def _eval_every(task: Task, options: Options) -> int:
     """As asked for; or the task's own, or the next smaller that divides the steps."""
     steps = options.steps
-    if options.eval_every is not None or not isinstance(steps, int) or steps < 1:
-        return options.eval_every or task.eval_every  # which `Config.check` looks at
+    if options.eval_every is not None:
+        return options.eval_every
+    if not isinstance(steps, int) or steps < 1:
+        return task.eval_every  # `Config.check` says what is wrong with the steps
     return max(n for n in range(1, task.eval_every + 1) if steps % n == 0)
 
 
