@@ -33,6 +33,8 @@ BENDS = frozenset(
 )
 COMPARISONS = frozenset("gt ge lt le".split())
 
+_UNNAMED = ("tan", "atan", "sinh", "cosh", "asinh")
+
 Ops = Set[str]
 _RULES: tuple[tuple[str, Callable[[Ops], bool]], ...] = (
     ("mish", lambda ops: {"tanh", "log1p", "itself"} <= ops),
@@ -55,6 +57,8 @@ _RULES: tuple[tuple[str, Callable[[Ops], bool]], ...] = (
     ("sin", lambda ops: "sin" in ops),
     ("cos", lambda ops: "cos" in ops),
     ("abs", lambda ops: "abs" in ops),
+    # Of these no gain is known, which is then said.
+    *((name, lambda ops, name=name: name in ops) for name in _UNNAMED),
 )
 
 
