@@ -8,7 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 from jaxinit._checks import shortened
-from jaxinit._value import REGISTRY, Value
+from jaxinit._value import Value, registered
 
 _CONSTANTS = {"inf": math.inf, "nan": math.nan}
 _LITERALS = (bool, int, float, complex, str, type(None))
@@ -28,19 +28,32 @@ class Call(NamedTuple):
     kwargs: dict[str, ast.expr]
 
 
-def read(text: str) -> Any:
-    """The scheme that a text names, of those whose modules have been imported.
+def parse(text: str) -> Any:
+    """The scheme that a text such as `he_normal(in_axis=-2)` names.
+
+    The inverse of `repr`. The text is a name, or a call of a name with literal
+    arguments (numbers, texts, tuples, lists, True, False, None, inf, nan) or further
+    calls; nothing else is accepted, and nothing is evaluated or drawn.
 
     Args:
-        text: a name, or a call of a name with literals, `inf`, `nan` and further
-            schemes as arguments.
+        text: the text; a name alone stands for a call without arguments.
 
     Returns:
-        What the builder of that name returns.
+        The initializer, or for a name that begins with "tree." the scheme for a whole
+        model; `parse(repr(scheme)) == scheme`.
 
     Raises:
-        ValueError: the text has another form, or names an unknown scheme.
-        TypeError: what comes is no text, or the scheme does not take an argument.
+        ValueError: the text has another form, names an unknown scheme, or gives an
+            argument twice or out of range.
+        TypeError: it is no text, or the scheme has no such argument.
+
+    Example:
+        >>> parse("he_normal(gain=2, distribution='normal')")
+        he_normal(gain=2.0, distribution='normal')
+        >>> parse("xavier_uniform")
+        glorot_uniform()
+        >>> parse("tree.gpt2(stddev=0.01)")
+        tree.gpt2(stddev=0.01)
     """
     if not isinstance(text, str):
         raise TypeError(
@@ -164,14 +177,15 @@ def _mapping(keys: list[Any], values: list[ast.expr], text: str) -> dict[Any, An
 def _scheme(node: ast.expr, text: str) -> Any:
     """What a name, or a call of a name, makes."""
     call = taken_apart(node, text)
-    if call.name not in REGISTRY:
-        (close,) = difflib.get_close_matches(call.name[:80], REGISTRY, 1, 0.0)
+    schemes = registered()
+    if call.name not in schemes:
+        (close,) = difflib.get_close_matches(call.name[:80], schemes, 1, 0.0)
         raise ValueError(
             f"{shortened(text)} names the unknown scheme {shortened(call.name)}; the "
             f"nearest is {close!r}."
         )
-    public: Any = REGISTRY[call.name]
-    if isinstance(REGISTRY[call.name], Value) and (call.args or call.kwargs):
+    public = schemes[call.name]
+    if isinstance(public, Value) and (call.args or call.kwargs):
         raise ValueError(
             f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
         )

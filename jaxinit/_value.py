@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import textwrap
 import typing
@@ -23,6 +24,9 @@ from jaxinit._canonical import Convert, converter, plain
 
 REGISTRY: dict[str, Callable[..., Any]] = {}
 """What `parse` may call, by name, aliases included: functions that return values."""
+
+_ROOMS = ("jaxinit.initializers", "jaxinit.presets", "jaxinit.tree")
+"""Where the library's schemes stand, which enter themselves when imported."""
 
 
 class Value:
@@ -95,7 +99,7 @@ class Value:
     @staticmethod
     def _restored(made_by: str | Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """A value from its pickle."""
-        public = REGISTRY[made_by] if isinstance(made_by, str) else made_by
+        public = registered()[made_by] if isinstance(made_by, str) else made_by
         return public if isinstance(public, Value) else public(**arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -235,13 +239,21 @@ def enter(name: str, public: Any) -> None:
     Raises:
         ValueError: the name is the library's, and what comes is not.
     """
-    taken = REGISTRY.get(name)
-    if taken is not None and is_library(taken) and not is_library(public):
+    library = is_library(public)
+    taken = None if library else registered().get(name)
+    if taken is not None and is_library(taken):
         raise ValueError(
             f"The name of scheme {name!r} is taken by the library's own "
             f"jaxinit.{name}; give yours another name."
         )
     REGISTRY[name] = public
+
+
+def registered() -> Mapping[str, Any]:
+    """Every scheme by name, the library's own imported if they were not yet."""
+    for room in _ROOMS:
+        importlib.import_module(room)
+    return REGISTRY
 
 
 def is_library(public: Any) -> bool:

@@ -13,7 +13,8 @@ from jaxinit import _catalogue, tree
 from jaxinit._value import REGISTRY
 from jaxinit.compare import cli, compare
 from jaxinit.compare.task import data
-from jaxinit.compare.task.builtin import MADE_FOR, parse_task
+from jaxinit.compare.task.builtin import parse_task
+from jaxinit.compare.task.made_for import MADE_FOR
 
 KEY = jax.random.key(0)
 

@@ -10,9 +10,10 @@ import pytest
 from sweeps import FAST, SLOW, result, settings
 
 from jaxinit.compare import compare, load_results
+from jaxinit.compare.options import Options
 from jaxinit.compare.store import folder
 from jaxinit.compare.store.identity import run_id
-from jaxinit.compare.store.settings import Options, Settings, names
+from jaxinit.compare.store.settings import Settings, names
 
 OTHER = {
     "task": "other()", "parts": {"model": "1"}, "own_schemes": {"b": "2"},

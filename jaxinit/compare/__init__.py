@@ -6,62 +6,7 @@ name that begins with an underscore is for its own module alone; what stands in
 `__all__` is for users.
 """
 
-from jaxinit._models import Model, as_model
-from jaxinit.compare import extra as _extra  # noqa: F401, says what is missing
-from jaxinit.compare.machine import use_all_cores
-from jaxinit.compare.report.result import Result, load_result
-from jaxinit.compare.report.study import Study, load_results
-from jaxinit.compare.stats.summary import SchemeSummary
-from jaxinit.compare.stats.verdict import Verdict
-from jaxinit.compare.store.folder import read_runs
-from jaxinit.compare.store.settings import Settings
-from jaxinit.compare.store.sweep import Sweep
-from jaxinit.compare.sweep.compare import compare
-from jaxinit.compare.task.builtin import (
-    autoencoder,
-    data_task,
-    digits_cnn,
-    digits_mlp,
-    digits_resnet,
-    linear,
-    mnist1d_cnn,
-    mnist1d_mlp,
-    parse_task,
-    regression_mlp,
-    text_transformer,
-)
-from jaxinit.compare.task.task import Task, make_task
-from jaxinit.compare.train.trainer import Config, Hparams, Metrics, make_train
+from jaxinit import _lazy
+from jaxinit.compare import extra  # noqa: F401, says what is missing
 
-__all__ = [
-    "Config",
-    "Hparams",
-    "Metrics",
-    "Model",
-    "Result",
-    "SchemeSummary",
-    "Settings",
-    "Study",
-    "Sweep",
-    "Task",
-    "Verdict",
-    "as_model",
-    "autoencoder",
-    "compare",
-    "data_task",
-    "digits_cnn",
-    "digits_mlp",
-    "digits_resnet",
-    "linear",
-    "load_result",
-    "load_results",
-    "make_task",
-    "make_train",
-    "mnist1d_cnn",
-    "mnist1d_mlp",
-    "parse_task",
-    "read_runs",
-    "regression_mlp",
-    "text_transformer",
-    "use_all_cores",
-]
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -1,4 +1,7 @@
-"""The command `jaxinit`."""
+"""The command `jaxinit`.
+
+What a command needs is imported in it, so that `jaxinit --help` needs not even JAX.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,15 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jax
-import numpy as np
-import rich.box
-import rich.markup
-import rich.table
 import tyro
 
-from jaxinit import _catalogue, _checks
-from jaxinit._fans import compute_fans
-from jaxinit._initializer import Initializer
-from jaxinit._parse import parse
-from jaxinit.compare import cluster, machine
-from jaxinit.compare.report import terminal
-from jaxinit.compare.report.result import Result
-from jaxinit.compare.report.study import Study, load_results
-from jaxinit.compare.store import folder, report_folder
-from jaxinit.compare.store.settings import Options
-from jaxinit.compare.sweep.compare import compare
-from jaxinit.compare.sweep.progress import histogram
-from jaxinit.compare.task import builtin
-from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.health import health
+from jaxinit.compare.options import Options
+
+if TYPE_CHECKING:
+    from jaxinit._initializer import Initializer
+    from jaxinit.compare.task.task import Task
 
 app = tyro.extras.SubcommandApp()
 
@@ -99,6 +87,9 @@ def compare_command(
         wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
     """
+    from jaxinit.compare import cluster
+    from jaxinit.compare.sweep.compare import compare
+
     _prepare(platform)
     if distributed:
         cluster.join(coordinator, processes, process_index)
@@ -123,6 +114,10 @@ def compare_command(
 
 def _prepare(platform: str | None) -> None:
     """All cores, compiled programs from one run of the command to the next."""
+    import jax
+
+    from jaxinit.compare import machine
+
     if platform is not None:
         jax.config.update("jax_platforms", platform)
     machine.check_addresses()
@@ -133,6 +128,8 @@ def _prepare(platform: str | None) -> None:
 
 def _check_platform(platform: str | None) -> None:
     """Raise unless JAX finds devices; after this no process joins a cluster."""
+    import jax
+
     try:
         jax.devices()
     except RuntimeError:
@@ -162,6 +159,10 @@ def merge_command(
         sources: the folders.
         out: the folder of all runs.
     """
+    from jaxinit.compare.report import terminal
+    from jaxinit.compare.report.result import Result
+    from jaxinit.compare.store import folder
+
     sweep = folder.merge(sources, out)
     Result(sweep).save(out)
     print(f"{sweep.runs.num_rows} runs in {terminal.sentence(str(out))}")
@@ -171,6 +172,8 @@ def _task(
     task: str | None, data: str | None, options: dict[str, Any]
 ) -> tuple[Task, str]:
     """What is trained, and the name of its folder."""
+    from jaxinit.compare.task import builtin
+
     options = {key: value for key, value in options.items() if value is not None}
     if data is None:
         text = "digits-mlp" if task is None else task
@@ -210,6 +213,9 @@ def report_command(
             several sweeps none.
         quiet: print no table.
     """
+    from jaxinit.compare.report.study import Study, load_results
+    from jaxinit.compare.store import report_folder
+
     if len(folders) == 0:
         raise ValueError("report: no folder is given; name one or more of sweeps.")
     found = load_results(*folders)
@@ -253,6 +259,11 @@ def diagnose_command(
         json: print the report as JSON, and nothing else.
         plot: file of a figure of the signal, such as signal.png.
     """
+    from jaxinit._text import parse
+    from jaxinit.compare.report import terminal
+    from jaxinit.compare.task import builtin
+    from jaxinit.compare.train.health import health
+
     found = health(builtin.parse_task(task), parse(scheme), seed, learning_rate)
     if plot is not None:
         found.report.plot()[0].figure.savefig(plot)
@@ -275,6 +286,13 @@ def list_command(
         family: only the schemes of one family, such as orthogonal or gates.
         json: print everything that is known of each, as JSON.
     """
+    import rich.box
+    import rich.markup
+    import rich.table
+
+    from jaxinit import _catalogue, _checks
+    from jaxinit.compare.report import terminal
+
     entries = list(_catalogue.catalogue().values())
     if family is not None:
         _checks.choice("list", "family", family, sorted({e.family for e in entries}))
@@ -308,6 +326,11 @@ def show_command(
         shape: shape of the array to draw, of an initializer.
         cite: print the sources as BibTeX, and nothing else.
     """
+    from jaxinit import _catalogue
+    from jaxinit._initializer import Initializer
+    from jaxinit._text import parse
+    from jaxinit.compare.task.made_for import MADE_FOR
+
     entries = _catalogue.catalogue()
     if cite:
         entry = entries[scheme if scheme in entries else parse(scheme).name]
@@ -320,12 +343,19 @@ def show_command(
         _show_draw(init, shape)
     for reference in entry.references:
         print(f"\n{reference}.")
-    if entry.name in builtin.MADE_FOR:
-        print(f"\nA task that it is made for: {builtin.MADE_FOR[entry.name]}.")
+    if entry.name in MADE_FOR:
+        print(f"\nA task that it is made for: {MADE_FOR[entry.name]}.")
 
 
 def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     """Fans, moments and histogram of a draw."""
+    import jax
+    import numpy as np
+
+    from jaxinit._fans import compute_fans
+    from jaxinit.compare import machine
+    from jaxinit.compare.sweep.progress import histogram
+
     needed = 16.0 * math.prod(shape)  # float32, and as float64 with what sorts it
     machine.check_room(f"show: an array of shape {shape}", needed, "take a smaller one")
     x = np.asarray(init(jax.random.key(0), shape), np.float64)
@@ -373,7 +403,13 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _say(what: object) -> None:
     """Print a sentence to standard error."""
-    print(f"jaxinit: {terminal.sentence(str(what))}", file=sys.stderr, flush=True)
+    print(f"jaxinit: {_sentence(str(what))}", file=sys.stderr, flush=True)
+
+
+def _sentence(text: str) -> str:
+    from jaxinit.compare.report import terminal
+
+    return terminal.sentence(text)
 
 
 @contextlib.contextmanager
@@ -381,7 +417,9 @@ def _one_line_each() -> Iterator[None]:
     """Warnings and the log's messages as sentences, which they are, without a place."""
 
     def formatted(message: Warning | str, *_: Any) -> str:
-        text = terminal.sentence(str(message))
+        from jaxinit.compare import machine
+
+        text = _sentence(str(message))
         if _DAMAGED in text and machine.forget_programs():
             text = "a compiled program that was kept is damaged; all are made again."
         return f"jaxinit: {text}\n"
@@ -399,7 +437,7 @@ def _one_line_each() -> Iterator[None]:
 
 class _Sentences(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return terminal.sentence(super().format(record))
+        return _sentence(super().format(record))
 
 
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "can't start new thread")

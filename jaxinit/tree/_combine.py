@@ -26,7 +26,7 @@ def as_scheme(scheme: SchemeLike) -> Scheme:
         TypeError: it is none of them.
     """
     if isinstance(scheme, str):
-        scheme = _text.read(scheme)
+        scheme = _text.parse(scheme)
     if isinstance(scheme, Scheme):
         return scheme
     if is_pair(scheme):
@@ -72,7 +72,7 @@ def _several(owner: str, name: str, value: Any) -> tuple[Scheme, ...]:
 
 def _kernel_or_none(owner: str, name: str, value: Any) -> Initializer | None:
     if isinstance(value, str):
-        value = _text.read(value)
+        value = _text.parse(value)
     if value is not None and not isinstance(value, Initializer):
         raise TypeError(f"{owner}: {name}={value!r} must be an initializer, or None.")
     return value

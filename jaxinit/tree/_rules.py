@@ -140,7 +140,7 @@ def _pair(rule: Any) -> tuple[Any, Any]:
 
 def _initializer(rule: Any, init: Any) -> Initializer | None:
     if isinstance(init, str):
-        init = _text.read(init)
+        init = _text.parse(init)
     if init is not None and not isinstance(init, Initializer):
         raise TypeError(
             f"reinit: rule {rule!r} must name an initializer, or None to keep the leaf."

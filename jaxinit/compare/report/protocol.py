@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxinit import _catalogue
-from jaxinit._parse import parse
+from jaxinit._text import parse
+from jaxinit.compare.options import Options
 from jaxinit.compare.report import words
 from jaxinit.compare.stats import summary
-from jaxinit.compare.store.settings import Options, Settings
+from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.task import builtin
 

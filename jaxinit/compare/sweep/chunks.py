@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from jaxinit.compare import cluster
 from jaxinit.compare.machine import free_memory
+from jaxinit.compare.options import Strategy
 from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA
@@ -22,7 +23,7 @@ from jaxinit.compare.sweep.checkpoints import Unfinished
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.engine import Engine, Snapshot, power_of_two
 from jaxinit.compare.train.initial import InitialParams, Scheme
-from jaxinit.compare.train.runners import STRATEGIES, Strategy
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
 from jaxinit.compare.train.trainer import (
     Hparams,

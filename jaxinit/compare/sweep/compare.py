@@ -9,15 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from jaxinit.compare import cluster
 from jaxinit.compare.machine import use_all_cores
+from jaxinit.compare.options import (
+    DEFAULT_LEARNING_RATES,
+    DEFAULT_SCHEMES,
+    Dtype,
+    Options,
+    Precision,
+    Strategy,
+)
 from jaxinit.compare.report.result import Result
 from jaxinit.compare.stats import race, summary
 from jaxinit.compare.store import folder
-from jaxinit.compare.store.settings import (
-    DEFAULT_LEARNING_RATES,
-    DEFAULT_SCHEMES,
-    Options,
-    Settings,
-)
+from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.sweep import live
 from jaxinit.compare.sweep.make import Maker
@@ -25,8 +28,7 @@ from jaxinit.compare.sweep.plan import Plan, grid, grown, named, plan
 from jaxinit.compare.task.builtin import parse_task
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.initial import Given
-from jaxinit.compare.train.runners import Strategy
-from jaxinit.compare.train.trainer import Dtype, Precision, Run
+from jaxinit.compare.train.trainer import Run
 
 EXTENSIONS = 4
 """How often a grid grows."""

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxinit import _checks, tree
-from jaxinit._parse import parse
+from jaxinit._text import parse
 from jaxinit.compare import machine
+from jaxinit.compare.options import Options
 from jaxinit.compare.stats import summary
 from jaxinit.compare.store import provenance
 from jaxinit.compare.store.identity import identity
-from jaxinit.compare.store.settings import Options, Settings
+from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import name_of

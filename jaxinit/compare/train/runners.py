@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,11 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinit.compare import machine
+from jaxinit.compare.options import Strategy
 from jaxinit.compare.train.trainer import Config, Data, Metrics, RunState, Trainer
 
 RUNS = "runs"
 """Name of the mesh axis over which runs are spread."""
-
-Strategy: TypeAlias = Literal["map", "vmap", "loop"]
 
 STRATEGIES: tuple[Strategy, ...] = ("map", "vmap", "loop")
 """What a device does with its runs.

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit.compare import files, machine
+from jaxinit.compare.options import Strategy
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.engine import Engine
-from jaxinit.compare.train.runners import STRATEGIES, Strategy
+from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 LOG = logging.getLogger("jaxinit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxinit import _checks
 from jaxinit._models import Params, State
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
+from jaxinit.compare.options import Dtype, Precision
 from jaxinit.compare.task.task import Task
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -30,12 +31,6 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 
 Run: TypeAlias = tuple[str, float, int]
 """Scheme, learning rate and seed: what a run is within its sweep."""
-
-Dtype: TypeAlias = Literal["float32", "bfloat16"]
-"""In what a model may compute."""
-
-Precision: TypeAlias = Literal["default", "high", "highest"]
-"""Of float32 products, as `jax.default_matmul_precision` names them."""
 
 
 class Config(NamedTuple):
