@@ -122,8 +122,7 @@ def _prepare(platform: str | None) -> None:
         jax.config.update("jax_platforms", platform)
     machine.check_addresses()
     machine.use_all_cores()
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore
-        jax.config.update("jax_compilation_cache_dir", str(machine.programs_folder()))
+    machine.keep_programs()
 
 
 def _check_platform(platform: str | None) -> None:

@@ -183,6 +183,30 @@ def programs_folder() -> pathlib.Path:
     return cache_folder() / "programs"
 
 
+KEPT = 2**30
+"""Bytes of compiled programs that the command keeps."""
+
+
+def keep_programs() -> None:
+    """Keep each compiled program for the next run of the command.
+
+    JAX by itself keeps what took a second to compile; a sweep has dozens of programs
+    that take less each and many seconds together. The oldest go where they are too
+    many. Where the user has set `JAX_COMPILATION_CACHE_DIR`, all is as JAX has it.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore
+        return
+    folder = programs_folder()
+    entries = [(entry.stat(), entry) for entry in folder.glob("*-cache")]
+    kept = 0
+    for about, entry in sorted(entries, key=lambda each: -each[0].st_mtime):
+        kept += about.st_size
+        if kept > KEPT:
+            entry.unlink(missing_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 def forget_programs() -> bool:
     """Remove the compiled programs that the command keeps, if JAX reads those.
 

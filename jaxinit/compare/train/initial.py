@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from typing import Any, TypeAlias
 
 import jax
@@ -172,7 +174,9 @@ class InitialParams:
         """
         wanted = set(runs)
         self._drawn = {run: tree for run, tree in self._drawn.items() if run in wanted}
-        for run in sorted(wanted - self._drawn.keys()):
+        missing = sorted(wanted - self._drawn.keys())
+        self._compile({scheme: seed for scheme, seed in reversed(missing)})
+        for run in missing:
             self._drawn[run] = self._draw(*run)
         params = stacked([self._drawn[run] for run in runs])
         seeds = [seed for _, seed in runs]
@@ -181,15 +185,26 @@ class InitialParams:
             return params, states, None
         return params, states, stacked([self._scales[scheme] for scheme, _ in runs])
 
-    def _draw(self, scheme: str, seed: int) -> Any:
-        """The parameters of a scheme and seed, as NumPy arrays."""
+    def _compile(self, seeds: Mapping[str, int]) -> None:
+        """Draw once with each scheme that is new, by its seed, side by side.
+
+        XLA compiles outside of Python's lock, and draws are half of what a small sweep
+        compiles.
+        """
+        new = [run for run in seeds.items() if run[0] not in self.seconds]
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda run: self._drawn_by(*run), new))
+
+    def _drawn_by(self, scheme: str, seed: int) -> Any:
         own = jax.tree.map(jnp.asarray, self._own[seed])
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), self._states)
         given = self._keys[seed], own, state
-        if scheme not in self.seconds:
-            jax.block_until_ready(self._draws[scheme](*given))  # compiles
+        return jax.block_until_ready(self._draws[scheme](*given))
+
+    def _draw(self, scheme: str, seed: int) -> Any:
+        """The parameters of a scheme and seed, as NumPy arrays."""
         began = time.perf_counter()
-        params = jax.block_until_ready(self._draws[scheme](*given))
+        params = self._drawn_by(scheme, seed)
         spent = time.perf_counter() - began
         self.seconds[scheme] = min(spent, self.seconds.get(scheme, spent))
         return _on_host(params)
