@@ -30,8 +30,10 @@ from jaxinit.compare.task.builtin import (
     regression_mlp,
     text_transformer,
 )
-from jaxinit.compare.task.task import Task, make_task
-from jaxinit.compare.train.trainer import Config, Hparams, Metrics, make_train
+from jaxinit.compare.task.make import make_task, training_task
+from jaxinit.compare.task.task import Task
+from jaxinit.compare.task.training import Hparams, Training
+from jaxinit.compare.train.trainer import Config, Metrics, make_train
 
 __all__ = [
     "Config",
@@ -44,6 +46,7 @@ __all__ = [
     "Study",
     "Sweep",
     "Task",
+    "Training",
     "Verdict",
     "as_model",
     "autoencoder",
@@ -63,5 +66,6 @@ __all__ = [
     "read_runs",
     "regression_mlp",
     "text_transformer",
+    "training_task",
     "use_all_cores",
 ]
