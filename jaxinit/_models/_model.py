@@ -112,7 +112,7 @@ def keys_of(key: Any, owner: str) -> tuple[Key, Keys]:
     return key, key
 
 
-def what_was_raised(error: Exception) -> str:
+def what_was_raised(error: BaseException) -> str:
     """An exception as the end of a sentence: its type, and the first line it says."""
     said = str(error).strip().split("\n")[0].rstrip(". ")
     said = said if len(said) <= 200 else f"{said[:197]}..."

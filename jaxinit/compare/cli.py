@@ -26,7 +26,7 @@ from jaxinit import _catalogue, _checks
 from jaxinit._fans import compute_fans
 from jaxinit._initializer import Initializer
 from jaxinit._parse import parse
-from jaxinit.compare import cluster, machine
+from jaxinit.compare import cluster, code, machine
 from jaxinit.compare.report import terminal
 from jaxinit.compare.report.result import Result
 from jaxinit.compare.report.study import Study, load_results
@@ -35,7 +35,6 @@ from jaxinit.compare.store.settings import Options
 from jaxinit.compare.sweep.compare import compare
 from jaxinit.compare.sweep.progress import histogram
 from jaxinit.compare.task import builtin
-from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.health import health
 
 app = tyro.extras.SubcommandApp()
@@ -47,6 +46,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 def compare_command(
     *,
     task: str | None = None,
+    tasks: tuple[str, ...] = (),
     data: str | None = None,
     depth: int | None = None,
     width: int | None = None,
@@ -72,7 +72,11 @@ def compare_command(
     Args:
         task: the task: digits-mlp, the default, digits-cnn, digits-resnet,
             mnist1d-mlp, mnist1d-cnn, autoencoder, text-transformer, regression-mlp or
-            linear; or with its options, as in 'digits-mlp(depth=8, width=128)'.
+            linear; or with its options, as in 'digits-mlp(depth=8, width=128)'; or
+            one's own, as in mine.py:task or package.module:task, a task or a function
+            that makes one. So may schemes be one's own, as in mine.py:my_scheme.
+        tasks: several tasks, one after another: each has its folder in that of --out,
+            and the folder joined there has the report of all.
         data: instead of a task, data for a multilayer perceptron: a file NAME.npz
             with arrays x_train, y_train, x_valid, y_valid, or x, y; sklearn:NAME of
             digits, wine, breast_cancer, diabetes; or hf:NAME.
@@ -108,17 +112,24 @@ def compare_command(
         )
     _check_platform(platform)
     model = {"depth": depth, "width": width, "activation": activation}
-    chosen, name = _task(task, data, {**model, "target": target})
-    compare(
-        chosen,
-        **vars(sweep),
-        shard=None if shard is None else _part(shard),
-        out=pathlib.Path("results", name) if out is None else out,
-        redo=redo,
-        tensorboard=tensorboard,
-        wandb=wandb,
-        quiet=quiet,
-    )
+    chosen = code.tasks(task, tasks, data, {**model, "target": target})
+    parent = "results/tasks" if tasks else "results"
+    folders = [pathlib.Path(out or parent, name) for name in chosen]
+    folders = [out] if out is not None and not tasks else folders
+    schemes = [code.scheme(text) for text in sweep.schemes]
+    for one, folder_of_one in zip(chosen.values(), folders, strict=True):
+        compare(
+            one,
+            **{**vars(sweep), "schemes": schemes},
+            shard=None if shard is None else _part(shard),
+            out=folder_of_one,
+            redo=redo,
+            tensorboard=tensorboard,
+            wandb=wandb,
+            quiet=quiet,
+        )
+    if len(folders) > 1 and shard is None and cluster.index() == 0:
+        _join(folders, quiet)
 
 
 def _prepare(platform: str | None) -> None:
@@ -167,18 +178,16 @@ def merge_command(
     print(f"{sweep.runs.num_rows} runs in {terminal.sentence(str(out))}")
 
 
-def _task(
-    task: str | None, data: str | None, options: dict[str, Any]
-) -> tuple[Task, str]:
-    """What is trained, and the name of its folder."""
-    options = {key: value for key, value in options.items() if value is not None}
-    if data is None:
-        text = "digits-mlp" if task is None else task
-        return builtin.parse_task(text, **options), text.split("(")[0].strip()
-    if task is not None:
-        raise ValueError(f"--task {task} and --data {data} exclude each other.")
-    file = pathlib.Path(data).stem if data.endswith(".npz") else data
-    return builtin.data_task(data, **options), re.sub(r"\W+", "-", file)
+def _join(folders: list[pathlib.Path], quiet: bool) -> None:
+    """Report on several tasks together, beside their folders."""
+    found = load_results(*folders)
+    assert isinstance(found, Study)  # tasks differ in their names
+    runs = [run for each in found.results for run in each.runs["run_id"].to_pylist()]
+    joined = folders[0].parent / "joined"
+    report_folder.claim(joined, [folder.name for folder in folders], runs)
+    if not quiet:
+        found.show_together()
+    found.write(joined)
 
 
 @app.command(name="report")
@@ -246,14 +255,14 @@ def diagnose_command(
     """Say why a network does not train: its signal at step 0, and what is wrong.
 
     Args:
-        task: a built-in task, as for jaxinit compare.
-        scheme: text of the scheme that draws the parameters.
+        task: a built-in task or one's own, as for jaxinit compare.
+        scheme: the scheme that draws the parameters, likewise.
         seed: of the initialization.
         learning_rate: of plain gradient descent; with one, updates are judged.
         json: print the report as JSON, and nothing else.
         plot: file of a figure of the signal, such as signal.png.
     """
-    found = health(builtin.parse_task(task), parse(scheme), seed, learning_rate)
+    found = health(code.task(task), code.scheme(scheme), seed, learning_rate)
     if plot is not None:
         found.report.plot()[0].figure.savefig(plot)
     if json:
