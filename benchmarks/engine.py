@@ -23,10 +23,11 @@ import timing
 
 from jaxinit.compare import compare, machine, read_runs
 from jaxinit.compare.task import builtin
+from jaxinit.compare.task.training import Hparams
 from jaxinit.compare.train.engine import Engine
 from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.strategy import choose_strategy
-from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
+from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 RUNS = timing.sized(16, 2)
 """Runs of each task, by which strategies are compared."""

@@ -20,9 +20,10 @@ import timing
 
 from jaxinit.compare import machine
 from jaxinit.compare.task import builtin
+from jaxinit.compare.task.training import Hparams
 from jaxinit.compare.train.engine import Engine
 from jaxinit.compare.train.runners import STRATEGIES
-from jaxinit.compare.train.trainer import Config, Hparams, make_trainer, source_of
+from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
 WORK: dict[str, tuple[Callable[[], Any], int, int]] = {
     "digits MLP 2 x 32, 160 runs": (lambda: builtin.digits_mlp(2, 32), 160, 100),

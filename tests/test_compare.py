@@ -229,7 +229,7 @@ NAN[7, 2] = np.nan
 
 BAD = [
     (bad_data(x=NAN), "NaN or infinity in 1 of 64 examples, as float32, the first at"),
-    (bad_data(y=Y[:60]), "64 inputs and 60 labels"),
+    (bad_data(y=Y[:60]), "inputs have 64 examples and labels 60"),
     (bad_data(y=Y[:64] + 1), "labels reach 3, but the model has 3 outputs"),
     (bad_data(y=Y[:64] - 1), "labels start at -1"),
     (bad_data(y=Y[:64] * 0.5), "integer classes"),

@@ -51,6 +51,7 @@ ROOMS = [
     "compare.stats",
     "compare.report",
     "compare.sweep",
+    "compare.code",
     "compare.cli",
 ]
 """The flow of the house: a room imports only from rooms above it, or from its own."""

@@ -101,7 +101,9 @@ def test_one_sentence(train, error, words):
 
 def test_a_batch_unlike_the_first():
     odd = lambda: iter([(X[:12], Y[:12]), (X[:12, :4], Y[:12])])  # noqa: E731
-    with pytest.raises(ValueError, match=r"shape \(12, 5\), float32, and of \(12, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"inputs have shape \(5,\) each and .* \(4,\)"
+    ):
         compare(
             task_of(odd), ["he_normal"], [0.1], 1, steps=20, eval_every=5, quiet=True
         )

@@ -23,7 +23,7 @@ from jaxinit.compare import (
     parse_task,
 )
 from jaxinit.compare.task import builtin as tasks
-from jaxinit.compare.task import data
+from jaxinit.compare.task import data, trees
 from jaxinit.trace import kernels, layers
 
 SMALL = [  # a task's text, a good learning rate, and its number of kernels
@@ -245,7 +245,7 @@ BAD = [
     (lambda: regression(y=Y[:, 0]), "(64, 1), but their labels have shape (64,)"),
     (lambda: regression(y=Y / 0), "train labels hold NaN or infinity in 64"),
     (lambda: regression(y=np.full((64, 1), "a")), "real numbers are needed"),
-    (lambda: regression(y=np.float32(1)), "64 inputs and 1 labels"),
+    (lambda: regression(y=np.float32(1)), "train labels have shape ()"),
     (lambda: regression(loss=lambda o, y: jnp.mean(o - y)), "has shape ()"),
     (lambda: make_task(nn.Dense(2), (X, Y), (X, Y[:, [0, 0]]), target=1,
                        loss="squared_error"), "train labels have shape (1,) each"),
@@ -318,7 +318,7 @@ def test_no_integer_wraps(kind, way, tmp_path):
 def test_integers_that_fit_stay_what_they_are():
     most = np.iinfo(np.int32)
     x, y = np.array([[0], [2**32 - 1]], np.uint32), np.array([most.min, most.max])
-    given, labels = data.checked("train", x, y, classes=False)
+    given, labels = trees.checked("train", x, y, classes=False)
     assert given is x and labels.dtype == np.int32 and (labels == y).all()
 
 

@@ -12,8 +12,9 @@ from flax import nnx
 from scipy import stats
 
 from jaxinit.compare import Config, Hparams, as_model, make_task, make_train
+from jaxinit.compare.train.batches import shuffled
 from jaxinit.compare.train.engine import Engine
-from jaxinit.compare.train.trainer import OPTIMIZERS, make_trainer, shuffled, source_of
+from jaxinit.compare.train.trainer import OPTIMIZERS, make_trainer, source_of
 
 
 def data(examples=48, classes=3, seed=0):

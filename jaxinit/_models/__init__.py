@@ -18,6 +18,7 @@ from ._model import Model as Model
 from ._model import Params as Params
 from ._model import State as State
 from ._model import keys_of as keys_of
+from ._model import unpacked as unpacked
 from ._model import what_was_raised as what_was_raised
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "State",
     "as_model",
     "keys_of",
+    "unpacked",
     "what_was_raised",
 ]

@@ -51,7 +51,8 @@ class Model:
     Attributes:
         init: `init(key, x) -> (params, state)`: trainable parameters by the model's own
             initialization, and whatever else it carries (batch statistics, random
-            streams). x is one batch of inputs, which may be abstract, or `Inputs`.
+            streams). x is one batch of inputs, which may be abstract: `Inputs`, or a
+            plain tuple of those by position, a mapping of those by name, or one.
         apply: `apply(params, state, x, key, train) -> (outputs, state)`; `key` serves
             dropout. `train` is a Python bool, or None: the model is then called as its
             own defaults have it, in evaluation where it has none.
@@ -111,7 +112,7 @@ def keys_of(key: Any, owner: str) -> tuple[Key, Keys]:
     return key, key
 
 
-def what_was_raised(error: Exception) -> str:
+def what_was_raised(error: BaseException) -> str:
     """An exception as the end of a sentence: its type, and the first line it says."""
     said = str(error).strip().split("\n")[0].rstrip(". ")
     said = said if len(said) <= 200 else f"{said[:197]}..."
@@ -119,7 +120,16 @@ def what_was_raised(error: Exception) -> str:
 
 
 def unpacked(x: Any) -> Inputs:
-    return x if isinstance(x, Inputs) else Inputs((x,))
+    """Inputs as a call takes them.
+
+    A plain tuple is arguments by position, a mapping those by name, and anything else,
+    such as a NamedTuple, is one argument.
+    """
+    if isinstance(x, Inputs):
+        return x
+    if type(x) is tuple:
+        return Inputs(x)
+    return Inputs((), dict(x)) if isinstance(x, Mapping) else Inputs((x,))
 
 
 def parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

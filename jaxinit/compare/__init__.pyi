@@ -23,10 +23,12 @@ from jaxinit.compare.task.builtin import mnist1d_mlp as mnist1d_mlp
 from jaxinit.compare.task.builtin import parse_task as parse_task
 from jaxinit.compare.task.builtin import regression_mlp as regression_mlp
 from jaxinit.compare.task.builtin import text_transformer as text_transformer
+from jaxinit.compare.task.make import make_task as make_task
+from jaxinit.compare.task.make import training_task as training_task
 from jaxinit.compare.task.task import Task as Task
-from jaxinit.compare.task.task import make_task as make_task
+from jaxinit.compare.task.training import Hparams as Hparams
+from jaxinit.compare.task.training import Training as Training
 from jaxinit.compare.train.trainer import Config as Config
-from jaxinit.compare.train.trainer import Hparams as Hparams
 from jaxinit.compare.train.trainer import Metrics as Metrics
 from jaxinit.compare.train.trainer import make_train as make_train
 

@@ -24,7 +24,6 @@ from jaxinit.compare.options import Options
 
 if TYPE_CHECKING:
     from jaxinit._initializer import Initializer
-    from jaxinit.compare.task.task import Task
 
 app = tyro.extras.SubcommandApp()
 
@@ -35,6 +34,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 def compare_command(
     *,
     task: str | None = None,
+    tasks: tuple[str, ...] = (),
     data: str | None = None,
     depth: int | None = None,
     width: int | None = None,
@@ -60,7 +60,11 @@ def compare_command(
     Args:
         task: the task: digits-mlp, the default, digits-cnn, digits-resnet,
             mnist1d-mlp, mnist1d-cnn, autoencoder, text-transformer, regression-mlp or
-            linear; or with its options, as in 'digits-mlp(depth=8, width=128)'.
+            linear; or with its options, as in 'digits-mlp(depth=8, width=128)'; or
+            one's own, as in mine.py:task or package.module:task, a task or a function
+            that makes one. So may schemes be one's own, as in mine.py:my_scheme.
+        tasks: several tasks, one after another: each has its folder in that of --out,
+            and the folder joined there has the report of all.
         data: instead of a task, data for a multilayer perceptron: a file NAME.npz
             with arrays x_train, y_train, x_valid, y_valid, or x, y; sklearn:NAME of
             digits, wine, breast_cancer, diabetes; or hf:NAME.
@@ -87,7 +91,7 @@ def compare_command(
         wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
     """
-    from jaxinit.compare import cluster
+    from jaxinit.compare import cluster, code
     from jaxinit.compare.sweep.compare import compare
 
     _prepare(platform)
@@ -99,17 +103,24 @@ def compare_command(
         )
     _check_platform(platform)
     model = {"depth": depth, "width": width, "activation": activation}
-    chosen, name = _task(task, data, {**model, "target": target})
-    compare(
-        chosen,
-        **vars(sweep),
-        shard=None if shard is None else _part(shard),
-        out=pathlib.Path("results", name) if out is None else out,
-        redo=redo,
-        tensorboard=tensorboard,
-        wandb=wandb,
-        quiet=quiet,
-    )
+    chosen = code.tasks(task, tasks, data, {**model, "target": target})
+    parent = "results/tasks" if tasks else "results"
+    folders = [pathlib.Path(out or parent, name) for name in chosen]
+    folders = [out] if out is not None and not tasks else folders
+    schemes = [code.scheme(text) for text in sweep.schemes]
+    for one, folder_of_one in zip(chosen.values(), folders, strict=True):
+        compare(
+            one,
+            **{**vars(sweep), "schemes": schemes},
+            shard=None if shard is None else _part(shard),
+            out=folder_of_one,
+            redo=redo,
+            tensorboard=tensorboard,
+            wandb=wandb,
+            quiet=quiet,
+        )
+    if len(folders) > 1 and shard is None and cluster.index() == 0:
+        _join(folders, quiet)
 
 
 def _prepare(platform: str | None) -> None:
@@ -167,20 +178,19 @@ def merge_command(
     print(f"{sweep.runs.num_rows} runs in {terminal.sentence(str(out))}")
 
 
-def _task(
-    task: str | None, data: str | None, options: dict[str, Any]
-) -> tuple[Task, str]:
-    """What is trained, and the name of its folder."""
-    from jaxinit.compare.task import builtin
+def _join(folders: list[pathlib.Path], quiet: bool) -> None:
+    """Report on several tasks together, beside their folders."""
+    from jaxinit.compare.report.study import Study, load_results
+    from jaxinit.compare.store import report_folder
 
-    options = {key: value for key, value in options.items() if value is not None}
-    if data is None:
-        text = "digits-mlp" if task is None else task
-        return builtin.parse_task(text, **options), text.split("(")[0].strip()
-    if task is not None:
-        raise ValueError(f"--task {task} and --data {data} exclude each other.")
-    file = pathlib.Path(data).stem if data.endswith(".npz") else data
-    return builtin.data_task(data, **options), re.sub(r"\W+", "-", file)
+    found = load_results(*folders)
+    assert isinstance(found, Study)  # tasks differ in their names
+    runs = [run for each in found.results for run in each.runs["run_id"].to_pylist()]
+    joined = folders[0].parent / "joined"
+    report_folder.claim(joined, [folder.name for folder in folders], runs)
+    if not quiet:
+        found.show_together()
+    found.write(joined)
 
 
 @app.command(name="report")
@@ -251,19 +261,18 @@ def diagnose_command(
     """Say why a network does not train: its signal at step 0, and what is wrong.
 
     Args:
-        task: a built-in task, as for jaxinit compare.
-        scheme: text of the scheme that draws the parameters.
+        task: a built-in task or one's own, as for jaxinit compare.
+        scheme: the scheme that draws the parameters, likewise.
         seed: of the initialization.
         learning_rate: of plain gradient descent; with one, updates are judged.
         json: print the report as JSON, and nothing else.
         plot: file of a figure of the signal, such as signal.png.
     """
-    from jaxinit._text import parse
+    from jaxinit.compare import code
     from jaxinit.compare.report import terminal
-    from jaxinit.compare.task import builtin
     from jaxinit.compare.train.health import health
 
-    found = health(builtin.parse_task(task), parse(scheme), seed, learning_rate)
+    found = health(code.task(task), code.scheme(scheme), seed, learning_rate)
     if plot is not None:
         found.report.plot()[0].figure.savefig(plot)
     if json:

@@ -26,6 +26,7 @@ from jaxinit.compare.stats import inference, measures, summary
 from jaxinit.compare.stats.verdict import Verdict
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
+from jaxinit.compare.train.trainer import OWN
 
 
 def curves(
@@ -357,10 +358,9 @@ def _scale(sweep: Sweep, column: str) -> dict[str, Any]:
 
 
 def _title(settings: Settings) -> str:
-    return (
-        f"{settings.task}, {settings.optimizer}, batch {settings.batch_size}, "
-        f"{settings.all_seeds} seeds"
-    )
+    own = settings.optimizer == OWN
+    batch = "" if own else f", batch {settings.batch_size}"
+    return f"{settings.task}, {settings.optimizer}{batch}, {settings.all_seeds} seeds"
 
 
 def _rate(scheme: summary.SchemeSummary) -> str:

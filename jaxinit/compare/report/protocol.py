@@ -16,6 +16,7 @@ from jaxinit.compare.stats import summary
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.task import builtin
+from jaxinit.compare.train.trainer import OWN
 
 
 def paragraphs(sweep: Sweep) -> list[str]:
@@ -31,7 +32,7 @@ def paragraphs(sweep: Sweep) -> list[str]:
     )
     return [
         f"Runs: {schemes} schemes x {rates} learning rates x {settings.all_seeds} "
-        f"seeds, {settings.optimizer} with batches of {settings.batch_size}. "
+        f"seeds, {_batches(settings)}. "
         f"{sweep.runs.num_rows} runs are finished, {sweep.diverged.sum()} of them "
         "diverged. Seed k has the same initialization key and the same order of data "
         "in every scheme and at every rate, so that differences are paired.",
@@ -58,6 +59,13 @@ def paragraphs(sweep: Sweep) -> list[str]:
         "shows none in five runs more often than not, so the share of diverged runs "
         "has its interval, too.",
     ]
+
+
+def _batches(settings: Settings) -> str:
+    """By what and of what a step is."""
+    if settings.optimizer == OWN:
+        return "each with the optimizer and batches of the task's own training"
+    return f"{settings.optimizer} with batches of {settings.batch_size}"
 
 
 def _runoff(settings: Settings) -> str:

@@ -60,10 +60,14 @@ class Study:
         self, baseline: str | None = None, learning_rate: float | None = None
     ) -> None:
         """Print each task's table, the schemes over all, and what the profile says."""
-        console = terminal.console()
         for each in self.results:
             each.show(baseline, learning_rate)
-            console.print()
+            terminal.console().print()
+        self.show_together(baseline)
+
+    def show_together(self, baseline: str | None = None) -> None:
+        """Print the schemes over all tasks, and what the profile says."""
+        console = terminal.console()
         found = self.standings(baseline)
         rows = table.texts(table.standing_cells(found))
         console.print(table.grid(rows, console.width))

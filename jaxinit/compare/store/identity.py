@@ -50,8 +50,9 @@ def identity(task: Task, config: Config, schemes: Mapping[str, Scheme]) -> Ident
     low = config.dtype != "float32"
     apply = in_precision(task.model.apply, config) if low else None
     traced = task.traced(config.batch_size, apply)
-    optimizer = _optimizer(config.optimizer, traced.params)
-    parts = {"data": task.data(), **traced.parts, "optimizer": optimizer}
+    parts = {"data": task.data(), **traced.parts}
+    if task.training is None:  # else it is part of the step
+        parts["optimizer"] = _optimizer(config.optimizer, traced.params)
     own = {name: scheme for name, scheme in schemes.items() if _is_own(scheme)}
     draws = Draws(task, config, own) if own else None
     drawn = {name: _drawn(name, each, draws) for name, each in own.items()}

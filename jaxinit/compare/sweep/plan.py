@@ -21,7 +21,7 @@ from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import name_of
 from jaxinit.compare.train.initial import Given, Scheme
 from jaxinit.compare.train.runners import STRATEGIES
-from jaxinit.compare.train.trainer import OPTIMIZERS, Run
+from jaxinit.compare.train.trainer import OPTIMIZERS, OWN, Run
 from jaxinit.tree._combine import as_scheme, is_pair
 
 BATCH_SIZE = 64
@@ -89,6 +89,7 @@ def plan(
             "learning_rates": _rates(options.learning_rates),
             "eval_every": _eval_every(task, options),
             "batch_size": _batch_size(task, options.batch_size),
+            **_brought(task, options),
         },
         task=task.name,
         parts={},
@@ -173,8 +174,10 @@ def _check_model(task: Task, settings: Settings) -> None:
         ValueError: it would not.
     """
     traced = task.traced(settings.batch_size)
-    optimizer = OPTIMIZERS[settings.optimizer](0.1)
-    state = jax.eval_shape(optimizer.init, traced.params), traced.state
+    state = traced.state
+    if task.training is None:
+        optimizer = OPTIMIZERS[settings.optimizer](0.1)
+        state = jax.eval_shape(optimizer.init, traced.params), traced.state
     params = machine.bytes_of(traced.params)
     machine.check_room(
         f"compare: a run of task {task.name}, of {machine.size(params)} of parameters,",
@@ -251,10 +254,25 @@ def _eval_every(task: Task, options: Options) -> int:
     return max(n for n in range(1, task.eval_every + 1) if steps % n == 0)
 
 
+def _brought(task: Task, options: Options) -> dict[str, Any]:
+    """The settings that a training of one's own has itself; none of another task."""
+    if task.training is None:
+        return {}
+    defaults = Options()
+    for name in ("optimizer", "batch_size"):
+        value = getattr(options, name)
+        if value != getattr(defaults, name):
+            raise ValueError(
+                f"compare: {name}={value!r}, but the training of task {task.name} has "
+                "its own; leave it out."
+            )
+    return {"optimizer": OWN}
+
+
 def _batch_size(task: Task, batch_size: int | None) -> int:
     if task.batches is None:
         return BATCH_SIZE if batch_size is None else batch_size
-    given = len(task.x_train)
+    given = task.examples
     if batch_size not in (None, given):
         raise ValueError(
             f"compare: batch_size={batch_size}, but the batches of task {task.name} "

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxinit import _checks, _text
 from jaxinit.compare.task import data
+from jaxinit.compare.task.make import make_task
 from jaxinit.compare.task.networks import (
     ACTIVATIONS,
     CNN,
@@ -33,7 +34,7 @@ from jaxinit.compare.task.networks import (
     Sines,
     Transformer,
 )
-from jaxinit.compare.task.task import EVAL_EVERY, Task, make_task
+from jaxinit.compare.task.task import EVAL_EVERY, Task
 
 Options = ParamSpec("Options")
 

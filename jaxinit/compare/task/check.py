@@ -14,15 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxinit._models import what_was_raised
-from jaxinit.compare.task.objective import (
-    Objective,
-    accuracy,
-    cross_entropy,
-    squared_error,
-)
+from jaxinit.compare.task import trees
+from jaxinit.compare.task.objective import Aim, accuracy, cross_entropy, squared_error
 from jaxinit.compare.task.programs import Fingerprint, Programs
 from jaxinit.compare.task.values import Digests, hashed
 
@@ -35,33 +30,39 @@ class Traced(NamedTuple):
 
     Attributes:
         parts: the fingerprints of "model", "loss", "metric" and "gradient", the last
-            one of model and loss together.
+            one of model and loss together; of a training of one's own, its step is
+            the loss, and has no gradient beside it.
         params: the model's parameters as shapes and dtypes.
         state: whatever else the model carries, too.
+        points: of the curves of a whole training; None where steps are taken here.
     """
 
     parts: dict[str, Fingerprint]
     params: Any
     state: Any
+    points: int | None = None
 
 
 class Split(NamedTuple):
     """Data for training and for validation.
 
     Attributes:
-        x_train: (n, ...). y_train: (n, ...). x_valid: (m, ...). y_valid: (m, ...).
+        x_train: (n, ...), as all of them an array or a tree of arrays.
+        y_train: (n, ...), or None without labels.
+        x_valid: (m, ...).
+        y_valid: (m, ...), or None.
     """
 
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_valid: np.ndarray
-    y_valid: np.ndarray
+    x_train: trees.Tree
+    y_train: trees.Tree
+    x_valid: trees.Tree
+    y_valid: trees.Tree
 
 
 def traced(
     init: Callable[..., Any],
     apply: Callable[..., Any],
-    objective: Objective,
+    aim: Aim,
     data: Split,
     examples: int,
     named: str,
@@ -71,7 +72,7 @@ def traced(
     Args:
         init: the model's.
         apply: the model's, as the sweep computes it.
-        objective: loss and metric.
+        aim: loss and metric.
         data: of which the programs depend on shapes and dtypes alone.
         examples: in a training step.
         named: what errors call the model.
@@ -80,8 +81,9 @@ def traced(
         ValueError: the task cannot be trained, in one sentence.
     """
     key = jax.random.key(0)
-    x, y = _abstract(data.x_train, examples), _abstract(data.y_train, examples)
-    x_valid, y_valid = _abstract(data.x_valid), _abstract(data.y_valid)
+    x, y = abstract(data.x_train, examples), abstract(data.y_train, examples)
+    x_valid = abstract(data.x_valid)
+    assert aim.loss is not None
 
     def evaluated(params: Any, state: Any, x: Any, key: Any) -> Any:
         return apply(params, state, x, key, False)[0]
@@ -91,36 +93,41 @@ def traced(
 
     def loss(params: Any, state: Any, x: Any, y: Any, key: Any) -> Any:
         outputs, state = trained(params, state, x, key)
-        return objective.loss(outputs, y).mean(), state
+        return aim.loss(outputs, y).mean(), state
 
-    with _explained(named, inputs=x):
+    with explained(named, inputs=x):
         start, (params, state) = program_of(init, key, x)
-    _check_params(named, params)
-    with _explained(named, inputs=x_valid):
+    check_params(named, params)
+    with explained(named, inputs=x_valid):
         evaluation, outputs = program_of(evaluated, params, state, x_valid, key)
-    _check_outputs(objective, named, outputs, data)
-    scored = _scored("loss", objective, outputs, y_valid)
-    measured = _scored("metric", objective, outputs, y_valid)
-    with _explained(f"{named} in training", inputs=x, labels=y):
+    _check_outputs(aim, named, outputs, data)
+    scored = _scored("loss", aim, outputs, data.y_valid)
+    measured = _scored("metric", aim, outputs, data.y_valid)
+    with explained(f"{named} in training", inputs=x, labels=y):
         training = trained.trace(params, state, x, key)
-        lowered, _ = program_of(objective.loss, training.out_info[0], y)
+        lowered, _ = program_of(aim.loss, training.out_info[0], y)
         grad = jax.grad(loss, has_aux=True)
         gradient, (_, after) = program_of(grad, params, state, x, y, key)
-    if _form(state) != _form(after):
-        raise ValueError(
-            f"{named} returns a state of other structure, shapes or dtypes than it was "
-            "given; a step must keep them."
-        )
-    paths = [_paths(tree) for tree in (params, state)]
+    check_kept(named, state, after)
+    paths = [paths_of(tree) for tree in (params, state)]
     fingerprint = Programs().fingerprint
-    own_metric = () if objective.metric is objective.loss else (measured,)
+    own_metric = () if aim.metric is aim.loss else (measured,)
     parts = {
         "model": fingerprint(start, evaluation, training.jaxpr, about=paths),
         "loss": fingerprint(scored, lowered),
-        "metric": fingerprint(*own_metric, about=objective.direction),
+        "metric": fingerprint(*own_metric, about=aim.direction),
         "gradient": fingerprint(gradient),
     }
     return Traced(parts, params, state)
+
+
+def check_kept(by: str, state: Any, after: Any) -> None:
+    """Raise unless a step keeps the form of its state."""
+    if _form(state) != _form(after):
+        raise ValueError(
+            f"{by} returns a state of other structure, shapes or dtypes than it was "
+            "given; a step must keep them."
+        )
 
 
 def stream_of(batches: Callable[[], Iterator[Any]]) -> Fingerprint:
@@ -137,10 +144,14 @@ def data_of(split: Split, stream: Fingerprint | None) -> Fingerprint:
     return Fingerprint(digest.hex(), () if stream is None else stream.untraced)
 
 
-def _abstract(array: np.ndarray, examples: int | None = None) -> jax.ShapeDtypeStruct:
-    """The shape and dtype of so many examples, of all by default."""
-    shape = (len(array) if examples is None else examples, *array.shape[1:])
-    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(array.dtype))
+def abstract(tree: trees.Tree, examples: int | None = None) -> Any:
+    """The shapes and dtypes of so many examples, of all by default."""
+
+    def one(array: Any) -> jax.ShapeDtypeStruct:
+        shape = (len(array) if examples is None else examples, *array.shape[1:])
+        return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(array.dtype))
+
+    return jax.tree.map(one, tree)
 
 
 def program_of(function: Callable[..., Any], *given: Any) -> tuple[Any, Any]:
@@ -153,22 +164,28 @@ def program_of(function: Callable[..., Any], *given: Any) -> tuple[Any, Any]:
     return traced.jaxpr, traced.out_info
 
 
-def _paths(tree: Any) -> list[str]:
+def paths_of(tree: Any) -> list[str]:
     """The paths of a tree's leaves, by which schemes choose."""
     return [jax.tree_util.keystr(at) for at, _ in jax.tree.leaves_with_path(tree)]
 
 
 @contextlib.contextmanager
-def _explained(what: str, **given: Any) -> Iterator[None]:
+def explained(what: str, **given: Any) -> Iterator[None]:
     """Turn what is raised inside into a sentence: whose fault it is, given what."""
     try:
         yield
     except Exception as error:
+        arrays = [
+            (f"{name}{jax.tree_util.keystr(path)}", leaf)
+            for name, tree in given.items()
+            for path, leaf in jax.tree.leaves_with_path(tree)
+            if hasattr(leaf, "shape")
+        ]
         listed = " and ".join(
-            f"{name} of shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
-            for name, value in given.items()
-            if hasattr(value, "shape")
+            f"{name} of shape {leaf.shape} and dtype {leaf.dtype}"
+            for name, leaf in arrays[:4]
         )
+        listed += f" and {len(arrays) - 4} more" if arrays[4:] else ""
         given_these = f", given {listed}," if listed else ""
         raise ValueError(
             f"{what}{given_these} raised {what_was_raised(error)}."
@@ -181,7 +198,7 @@ def _form(tree: Any) -> tuple[Any, ...]:
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
-def _check_params(named: str, params: Any) -> None:
+def check_params(named: str, params: Any) -> None:
     """Raise unless there are parameters, and all of them real numbers."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
@@ -197,13 +214,18 @@ def _check_params(named: str, params: Any) -> None:
             )
 
 
-def _check_outputs(objective: Objective, named: str, out: Any, data: Split) -> None:
+def _check_outputs(aim: Aim, named: str, out: Any, data: Split) -> None:
     """Raise unless the outputs are what a built-in loss or metric takes."""
     y = data.y_valid
-    count = len(y)
-    classes = objective.loss is cross_entropy or objective.metric is accuracy
-    if not classes and objective.loss is not squared_error:
+    classes = aim.loss is cross_entropy or aim.metric is accuracy
+    if not classes and aim.loss is not squared_error:
         return
+    if not hasattr(y, "shape"):
+        raise ValueError(
+            f"labels are a {type(y).__name__} of arrays; squared errors need one "
+            "array, or a loss of one's own that takes them."
+        )
+    count = len(y)
     if not hasattr(out, "shape"):
         raise ValueError(
             f"{named} returns a {type(out).__name__}; one array is needed, or a loss "
@@ -223,22 +245,23 @@ def _check_outputs(objective: Objective, named: str, out: Any, data: Split) -> N
                 f"labels reach {highest}, but the model has {shape[-1]} outputs, so "
                 f"labels from 0 to {shape[-1] - 1} are in range."
             )
-    if objective.loss is squared_error and shape != y.shape:
+    if aim.loss is squared_error and shape != y.shape:
         raise ValueError(
             f"{named} maps {count} inputs to shape {shape}, but their labels have "
             f"shape {y.shape}; squared errors need one shape."
         )
 
 
-def _scored(what: str, objective: Objective, outputs: Any, y: Any) -> Any:
+def _scored(what: str, aim: Aim, outputs: Any, labels: trees.Tree) -> Any:
     """The program of the loss or metric, which gives a number, or some, an example."""
     function, called = {
-        "loss": (objective.loss, objective.loss_name),
-        "metric": (objective.metric, objective.metric_name),
+        "loss": (aim.loss, aim.loss_name),
+        "metric": (aim.metric, aim.metric_name),
     }[what]
-    count = y.shape[0]
+    y, count = abstract(labels), trees.count(labels)
+    assert function is not None
     named = f"the {what} {called}" if called != what else f"the {what}"
-    with _explained(named, outputs=outputs, labels=y):
+    with explained(named, outputs=outputs, labels=y):
         program, scores = program_of(function, outputs, y)
     if not hasattr(scores, "shape"):
         raise ValueError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from jaxinit.compare.task import trees
 from jaxinit.compare.task.task import EXAMPLES, Task
 from jaxinit.compare.train.initial import InitialParams, Scheme
 from jaxinit.compare.train.trainer import Config
@@ -44,18 +44,26 @@ def health(
     starts = InitialParams(task, Config(), {"": scheme}, seed + 1)
     params, state, _ = starts.of([("", seed)])
     params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
-    x, y = jnp.asarray(task.x_train[:EXAMPLES]), jnp.asarray(task.y_train[:EXAMPLES])
+    if task.training is not None:
+        raise ValueError(
+            f"diagnose: task {task.name} is a training of one's own, which has no loss "
+            "of outputs; use jaxinit.audit on its model."
+        )
+    x, y = trees.on_device((task.x_train, task.y_train), EXAMPLES)
+    objective = task.objective
+    whole = trees.batch_of(x, y), {"loss": lambda out: out, "labels": None}
+    batch, scored = whole if objective else (x, {"loss": task.loss, "labels": y})
 
-    def apply(params: Any, x: Any, state: Any, key: Any) -> Any:
-        return task.model.apply(params, state, x, key, True)[0]
+    def apply(params: Any, batch: Any, state: Any, key: Any) -> Any:
+        of = objective or task.model.apply
+        return of(params, state, batch, key, True)[0]
 
     return audit(
         apply,
         params,
-        x,
+        batch,
         state,
         jax.random.key(seed),
-        loss=task.loss,
-        labels=y,
+        **scored,
         learning_rate=learning_rate,
     )

@@ -16,6 +16,7 @@ from jaxinit import tree
 from jaxinit._initializer import Initializer
 from jaxinit._types import Key
 from jaxinit.compare import machine
+from jaxinit.compare.task import trees
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.runners import is_key, stacked
@@ -26,6 +27,7 @@ from jaxinit.tree._choice import choose
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._reinit import draw
+from jaxinit.tree._rules import Rules
 
 Scheme: TypeAlias = tree.Scheme | Callable[[Key, Any, Any, Any], Any]
 """An initializer for every kernel, a scheme of `jaxinit.tree`, or any function
@@ -61,20 +63,26 @@ class Draws:
         Raises:
             ValueError: the model has no kernel, or a scheme does not fit it.
         """
-        size = config.batch_size
-        x, y = jnp.asarray(task.x_train[:size]), jnp.asarray(task.y_train[:size])
+        x, y = trees.on_device((task.x_train, task.y_train), config.batch_size)
         self._model, self._batch = task.model, (x, y)
         abstract = jax.eval_shape(self._model.init, jax.random.key(0), x)
         self.params, self.state = abstract
         self.leaves, self.rebuild = leaves_of(self.params)
-        self.layers = layers_of(
-            self.leaves, self.params, self._outputs, (abstract[1], x)
-        )
+        apply = None if x is None else self._outputs  # else names and shapes tell
+        self.layers = layers_of(self.leaves, self.params, apply, (abstract[1], x))
         if not kernels(self.layers):
-            raise ValueError(
-                f"compare: the model of task {task.name} has no kernel: no parameter "
-                "enters a product or a convolution with its inputs."
+            reason = (
+                "no parameter enters a product or a convolution with its inputs"
+                if apply is not None
+                else "no parameter has a name such as kernel, w or weight; give "
+                "training_task apply= and inputs=, that its use may tell"
             )
+            raise ValueError(
+                f"compare: the model of task {task.name} has no kernel: {reason}."
+            )
+        if task.training is not None:
+            for name, scheme in schemes.items():
+                _check_scheme(name, scheme, task.name, seen=apply is not None)
         self.of: dict[str, Draw] = {}
         self.kept: dict[str, set[str]] = {}
         for name, scheme in schemes.items():
@@ -124,6 +132,36 @@ class Draws:
 
     def _outputs(self, params: Any, state: Any, x: Any) -> Any:
         return self._model.apply(params, state, x, jax.random.key(0), False)[0]
+
+
+def _check_scheme(name: str, scheme: Scheme, task: str, *, seen: bool) -> None:
+    """Raise unless a scheme fits a training of one's own.
+
+    Args:
+        name: of the scheme.
+        scheme: it.
+        task: the name of the task.
+        seen: whether the layers are known by their use.
+    """
+    if isinstance(scheme, MuP):
+        raise ValueError(
+            f"compare: scheme {name} has learning rates of its own for each leaf, but "
+            f"the updates of task {task} are the training's own; leave it out."
+        )
+    if not seen and not _goes_by_shapes(scheme):
+        raise ValueError(
+            f"compare: scheme {name} needs to know what the layers of task {task} are "
+            "used for; give training_task apply= and inputs=."
+        )
+
+
+def _goes_by_shapes(scheme: Any) -> bool:
+    """Whether a scheme draws each leaf by its name, kind and shape alone."""
+    if isinstance(scheme, (Initializer, Rules)):
+        return True
+    if getattr(scheme, "name", None) == "tree.combined":
+        return all(map(_goes_by_shapes, scheme.arguments["schemes"]))
+    return getattr(scheme, "name", None) == "tree.by_kind"
 
 
 class InitialParams:

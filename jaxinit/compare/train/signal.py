@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxinit._models import Params, State
 from jaxinit._types import Array
+from jaxinit.compare.task import trees
 from jaxinit.compare.task.task import Task
 from jaxinit.diagnosis._measure import Measurement
 
@@ -72,10 +73,13 @@ def signals(
     A kernel that is used more than once counts where it is used first. Layers that a
     scan goes through have a row each, such as `path[3]`; a kernel that every iteration
     of a loop uses has one for all. Where no gradient comes back, as from within a
-    function that brings its own derivative, `backward` is NaN.
+    function that brings its own derivative, `backward` is NaN. Of an objective the
+    layers are those that it uses, and B times it is the sum of the losses; of a
+    training of one's own, those of `apply`, without a gradient.
 
     Args:
         task: what is learned; the examples are the first `EXAMPLES` for training.
+            There is no row where nothing is known of the layers.
         initial: by scheme the initial parameters and state.
 
     Returns:
@@ -84,8 +88,9 @@ def signals(
     """
     if not initial:
         return {}
-    x, y = jnp.asarray(task.x_train[:EXAMPLES]), jnp.asarray(task.y_train[:EXAMPLES])
-    measure, paths = _measure(task, *next(iter(initial.values())), x, y)
+    if task.x_train is None:
+        return {scheme: [] for scheme in initial}
+    measure, paths = _measure(task, *next(iter(initial.values())))
     found: dict[str, list[LayerSignal]] = {}
     for scheme, (params, state) in initial.items():
         measured = [np.asarray(x, float).tolist() for x in measure(params, state)]
@@ -136,16 +141,22 @@ def from_json(content: Mapping[str, Any]) -> dict[str, list[LayerSignal]]:
 
 
 def _measure(
-    task: Task, params: Params, state: State, x: Array, y: Array
+    task: Task, params: Params, state: State
 ) -> tuple[Callable[[Params, State], tuple[Array, Array]], list[str]]:
     """`(params, state) -> (forward, backward)` as a program, and the layers' paths."""
-    key = jax.random.key(0)
+    x, y = trees.on_device((task.x_train, task.y_train), EXAMPLES)
+    key, objective, loss = jax.random.key(0), task.objective, task.loss
+    batch = x if objective is None else trees.batch_of(x, y)
 
-    def apply(params: Params, x: Array, state: State, key: Any) -> Any:
-        return task.model.apply(params, state, x, key, True)[0]
+    def apply(params: Params, batch: Any, state: State, key: Any) -> Any:
+        of = task.model.apply if objective is None else objective
+        return of(params, state, batch, key, True)[0]
+
+    def score(out: Any) -> Any:
+        return out if loss is None else loss(out, y)  # an objective is the loss
 
     with jax.default_matmul_precision("highest"):
-        measurement = Measurement(apply, params, (x, state, key), len(x))
+        measurement = Measurement(apply, params, (batch, state, key), trees.count(x))
     places = [
         (k, label.name)
         for k, label in enumerate(measurement.labels)
@@ -154,13 +165,14 @@ def _measure(
     if not places:
         return lambda params, state: (jnp.zeros(0), jnp.zeros(0)), []
     chosen = np.array([k for k, _ in places], int)
+    backward = task.training is None  # else there is no loss of outputs
 
     @jax.jit
     def measure(params: Params, state: State) -> tuple[Array, Array]:
-        numbers = measurement(
-            params, (x, state, key), lambda out: task.loss(out, y), key
-        )
-        columns = numbers.layers
-        return columns["rms"][chosen], columns["gradient"][chosen]
+        columns = measurement(
+            params, (batch, state, key), score, key, backward=backward
+        ).layers
+        gradient = columns["gradient"][chosen]
+        return columns["rms"][chosen], gradient if backward else gradient * jnp.nan
 
     return measure, [name for _, name in places]

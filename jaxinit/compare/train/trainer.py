@@ -15,10 +15,12 @@ from jax import lax
 
 from jaxinit import _checks
 from jaxinit._models import Params, State
-from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
 from jaxinit.compare.options import Dtype, Precision
+from jaxinit.compare.task import trees
 from jaxinit.compare.task.task import Task
+from jaxinit.compare.task.training import Hparams, Training
+from jaxinit.compare.train.batches import batches_in_order, shuffled_batches
 
 OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -28,6 +30,9 @@ OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
 }
 """Optimizers by name, each a function of the learning rate, which may be traced."""
 
+
+OWN = "its own optimizer"
+"""What stands for the optimizer of a training of one's own."""
 
 Run: TypeAlias = tuple[str, float, int]
 """Scheme, learning rate and seed: what a run is within its sweep."""
@@ -40,7 +45,7 @@ class Config(NamedTuple):
         steps: number of optimizer steps, a multiple of `eval_every`.
         eval_every: steps between evaluations: one segment.
         batch_size: examples in a step.
-        optimizer: a name of `OPTIMIZERS`.
+        optimizer: a name of `OPTIMIZERS`; a training of one's own has its own.
         dtype: "float32" or "bfloat16": in what the model computes. Parameters, their
             updates and losses are float32 in any case.
         matmul_precision: of float32 products, of `Precision`; below "highest" an
@@ -65,7 +70,8 @@ class Config(NamedTuple):
             eval_every=self.eval_every,
             batch_size=self.batch_size,
         )
-        _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
+        if task.training is None:
+            _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
         _checks.choice("compare", "dtype", self.dtype, get_args(Dtype))
         precisions = get_args(Precision)
         _checks.choice("compare", "matmul_precision", self.matmul_precision, precisions)
@@ -74,31 +80,35 @@ class Config(NamedTuple):
                 f"compare: steps={self.steps} must be a multiple of "
                 f"eval_every={self.eval_every}."
             )
-        if self.batch_size > len(task.x_train):
+        if task.training is not None:
+            points = task.traced().points
+            if points not in (None, self.steps // self.eval_every + 1):
+                raise ValueError(
+                    f"compare: the curves of task {task.name} have {points} points, "
+                    f"that is steps={(points - 1) * self.eval_every} with "
+                    f"eval_every={self.eval_every}, but steps={self.steps}."
+                )
+        elif self.batch_size > task.examples:
             raise ValueError(
                 f"compare: batch_size={self.batch_size} exceeds the "
-                f"{len(task.x_train)} training examples."
+                f"{task.examples} training examples."
             )
-
-
-class Hparams(NamedTuple):
-    """What differs from run to run besides the initialization.
-
-    Attributes:
-        learning_rate: scalar, float32.
-        scales: a scalar for each parameter that its updates are multiplied with, a
-            tree like the parameters; None for ones.
-    """
-
-    learning_rate: Any
-    scales: Any = None
+        if self.dtype != "float32" and (task.training or task.objective):
+            raise ValueError(
+                f"compare: dtype={self.dtype!r} is for a task with a loss of outputs "
+                "and labels; an objective or training of one's own computes in the "
+                "dtypes that it asks for, so cast there."
+            )
 
 
 class Data(NamedTuple):
     """The arrays of a task on the device, shared by all runs.
 
     Attributes:
-        x_train: (n, ...). y_train: (n,). x_valid: (m, ...). y_valid: (m,).
+        x_train: (n, ...), as all of them an array or a tree of arrays; None without.
+        y_train: (n, ...).
+        x_valid: (m, ...).
+        y_valid: (m, ...).
     """
 
     x_train: Any
@@ -188,7 +198,7 @@ def source_of(task: Task, config: Config) -> Source:
             pass
         while True:
             some = itertools.islice(stream, config.eval_every)
-            x, y = (np.concatenate(part) for part in zip(*some, strict=True))
+            x, y = jax.tree.map(lambda *parts: np.concatenate(parts), *some)
             yield Data(x, y, task.x_valid, task.y_valid)
 
     return segments
@@ -196,6 +206,8 @@ def source_of(task: Task, config: Config) -> Source:
 
 def make_trainer(task: Task, config: Config) -> Trainer:
     """Build the pure functions that start a run and train it for one segment."""
+    if task.training is not None:
+        return _own_trainer(task, config)
     train_loss, evaluate = _objective(task, config)
     optimizer = OPTIMIZERS[config.optimizer]
 
@@ -206,24 +218,25 @@ def make_trainer(task: Task, config: Config) -> Trainer:
         state = RunState(
             params, model_state, opt_state, key, jnp.int32(0), hparams, jnp.float32(0)
         )
-        order, dropout = batches_of(data, state, config, steps=1)
-        x, y = data.x_train[order[0]], data.y_train[order[0]]
+        order, dropout = batches_of(data, state, 1)
+        x, y = trees.taken((data.x_train, data.y_train), order[0])
         loss, _ = train_loss(params, model_state, x, y, dropout[0])
         return state, Metrics(loss, *evaluate(data, state))
 
-    batches_of = _shuffled_batches if task.batches is None else _batches_in_order
+    in_epochs = shuffled_batches if task.batches is None else batches_in_order
+
+    def batches_of(data: Data, state: RunState, steps: int) -> tuple[Array, Array]:
+        sizes = config.batch_size, trees.count(data.x_train)
+        return in_epochs(state.key, state.step, steps, *sizes)
 
     def plan(data: Data, state: RunState) -> tuple[Array, Array]:
-        return batches_of(data, state, config, steps=config.eval_every)
+        return batches_of(data, state, config.eval_every)
 
     def step(data: Data, state: RunState, batches: Any, i: Any) -> RunState:
         order, keys = batches
+        x, y = trees.taken((data.x_train, data.y_train), order[i])
         (loss, model_state), grads = jax.value_and_grad(train_loss, has_aux=True)(
-            state.params,
-            state.model_state,
-            data.x_train[order[i]],
-            data.y_train[order[i]],
-            keys[i],
+            state.params, state.model_state, x, y, keys[i]
         )
         update = optimizer(state.hparams.learning_rate).update
         updates, opt_state = update(grads, state.opt_state, state.params)
@@ -242,6 +255,12 @@ def make_trainer(task: Task, config: Config) -> Trainer:
         state = state._replace(loss=jnp.zeros_like(state.loss))
         return state, Metrics(loss, *evaluate(data, state))
 
+    return _trainer_of(start, plan, step, finish, config)
+
+
+def _trainer_of(start: Any, plan: Any, step: Any, finish: Any, config: Config):
+    """The trainer of these functions, with a segment as a scan."""
+
     def segment(data: Data, state: RunState) -> tuple[RunState, Metrics]:
         batches = plan(data, state)
         state, _ = lax.scan(
@@ -254,22 +273,87 @@ def make_trainer(task: Task, config: Config) -> Trainer:
     return Trainer(start, plan, step, finish, segment)
 
 
+def _own_trainer(task: Task, config: Config) -> Trainer:
+    """The same of a training of one's own, whose state stands for the parameters.
+
+    A whole one is run at its start, and a segment then reads a point of its curves.
+    """
+    training = task.training
+    assert training is not None
+    every = config.eval_every
+
+    def point(values: Mapping[str, Any], loss: Any) -> Metrics:
+        values = {"loss": loss, **values}
+        found = loss, values["loss"], values[task.metric_name]
+        return Metrics(*(jnp.asarray(value).astype(jnp.float32) for value in found))
+
+    def measured(own: Any, done: Any, loss: Any) -> Metrics:
+        if isinstance(training, Training):
+            return point(training.evaluate(own), loss)
+        return point(now := {n: c[done // every] for n, c in own.items()}, now["loss"])
+
+    @precisely(config)
+    def start(
+        data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
+    ) -> tuple[RunState, Metrics]:
+        if isinstance(training, Training):
+            own = training.begin(params, key, hparams)
+            loss = training.step(own)[1]
+        else:
+            own, loss = dict(training[1](params, key, hparams)), None
+        none = jnp.int32(0), hparams, jnp.float32(0)
+        return RunState(own, model_state, (), key, *none), measured(own, 0, loss)
+
+    @precisely(config)
+    def step(data: Data, state: RunState, batches: Any, i: Any) -> RunState:
+        own, loss = state.params, jnp.float32(0)
+        if isinstance(training, Training):
+            own, loss = training.step(own)
+        loss = state.loss + jnp.asarray(loss).astype(jnp.float32)
+        return state._replace(params=own, step=state.step + 1, loss=loss)
+
+    @precisely(config)
+    def finish(data: Data, state: RunState) -> tuple[RunState, Metrics]:
+        metrics = measured(state.params, state.step, state.loss / every)
+        return state._replace(loss=jnp.zeros_like(state.loss)), metrics
+
+    return _trainer_of(start, lambda data, state: (), step, finish, config)
+
+
+def precisely(config: Config) -> Callable[[Any], Any]:
+    """Lets a function have the sweep's precision of float32 products."""
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def precise(*given: Any) -> Any:
+            with jax.default_matmul_precision(config.matmul_precision):
+                return function(*given)
+
+        return precise
+
+    return decorated
+
+
 def _objective(
     task: Task, config: Config
 ) -> tuple[Callable[..., tuple[Array, State]], Callable[..., tuple[Array, Array]]]:
     """What training lowers, and what validation measures: loss and metric."""
-    apply = in_precision(task.model.apply, config)
+    objective = task.aim.of(in_precision(task.model.apply, config))
+    if task.objective is not None:
+        objective = precisely(config)(objective)
 
-    def train_loss(params: Params, model_state: State, x: Array, y: Array, key: Key):
-        outputs, model_state = apply(params, model_state, x, key, True)
-        return task.loss(outputs, y).mean(), model_state
+    def train_loss(params: Params, model_state: State, x: Any, y: Any, key: Key):
+        batch = trees.batch_of(x, y)
+        loss, (model_state, _) = objective(params, model_state, batch, key, True)
+        return jnp.asarray(loss).astype(jnp.float32), model_state
 
     def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
-        outputs, _ = apply(
-            state.params, state.model_state, data.x_valid, state.key, False
-        )
-        loss, metric = task.loss(outputs, data.y_valid), task.metric
-        return loss.mean(), metric(outputs, data.y_valid).mean()
+        batch = trees.batch_of(data.x_valid, data.y_valid)
+        given = state.params, state.model_state, batch, state.key, False
+        loss, (_, values) = objective(*given)
+        found = loss, {"loss": loss, **values}[task.metric_name]
+        loss, metric = (jnp.asarray(each).astype(jnp.float32) for each in found)
+        return loss, metric
 
     return train_loss, evaluate
 
@@ -292,7 +376,7 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
 
     def train(params: Params, key: Key, hparams: Hparams) -> Metrics:
         data = jax.tree.map(jnp.asarray, next(source_of(task, config)(0)))
-        model_state = task.model.init(key, data.x_train[:1])[1]
+        model_state = task.model.init(key, trees.taken(data.x_train, slice(1)))[1]
         state, first = trainer.start(data, params, model_state, key, hparams)
         _, rest = lax.scan(
             lambda state, _: trainer.segment(data, state),
@@ -322,63 +406,11 @@ def in_precision(apply: Callable[..., Any], config: Config) -> Callable[..., Any
             outputs, after = apply(cast(params), state, cast(x), key, train)
         # A model state that the layers made in low precision keeps its own dtype.
         same = lambda old, new: new.astype(old.dtype) if _is_float32(old) else new  # noqa: E731
-        return outputs.astype(jnp.float32), jax.tree.map(same, state, after)
+        back = lambda x: x.astype(jnp.float32) if x.dtype == low else x  # noqa: E731
+        return jax.tree.map(back, outputs), jax.tree.map(same, state, after)
 
     return precise
 
 
 def _is_float32(x: Any) -> bool:
     return jnp.result_type(x) == jnp.float32
-
-
-def shuffled(key: Key, count: int) -> Array:
-    """0, 1, ..., count - 1 in random order, (count,) int32.
-
-    Each number is put below random bits of its own, and all are sorted: a plain sort of
-    words is many times as fast on a CPU as one that carries a second array along, as
-    `jax.random.permutation` does. Equal bits are left in order, so that arrays for
-    which a pair of them is to be expected are sorted twice, with new bits.
-    """
-    low = max(1, (count - 1).bit_length())
-    order = jnp.arange(count, dtype=jnp.uint32)
-    once = count**2 <= 2 ** (33 - low)
-    for round_key in [key] if once else jax.random.split(key):
-        bits = jax.random.bits(fused(round_key), (count,)) >> low << low
-        # The place in the order so far, and not the number, breaks ties.
-        place = jnp.sort(bits | jnp.arange(count, dtype=jnp.uint32)) & (2**low - 1)
-        order = order[place]
-    return order.astype(jnp.int32)
-
-
-def _shuffled_batches(
-    data: Data, state: RunState, config: Config, *, steps: int
-) -> tuple[Array, Array]:
-    """Example indices (steps, batch_size) and dropout keys (steps,) of the next steps.
-
-    Each epoch is a fresh permutation from the run's key, its last partial batch left
-    out; a run's data order depends on its key and step alone.
-    """
-    examples = len(data.x_train)
-    per_epoch = examples // config.batch_size
-    order_key, dropout_key = jax.random.split(state.key)
-    step = state.step + jnp.arange(steps)
-    first = state.step // per_epoch
-    epochs = first + jnp.arange((steps + per_epoch - 2) // per_epoch + 1)
-    permutations = jax.vmap(
-        lambda epoch: shuffled(jax.random.fold_in(order_key, epoch), examples)
-    )(epochs)
-    batches = permutations[:, : per_epoch * config.batch_size].reshape(
-        -1, config.batch_size
-    )
-    order = batches[step - first * per_epoch]
-    return order, jax.vmap(lambda s: jax.random.fold_in(dropout_key, s))(step)
-
-
-def _batches_in_order(
-    data: Data, state: RunState, config: Config, *, steps: int
-) -> tuple[Array, Array]:
-    """The same of a segment's batches laid end to end, which all runs share."""
-    dropout_key = jax.random.split(state.key)[1]
-    step = state.step + jnp.arange(steps)
-    order = jnp.arange(steps * config.batch_size).reshape(steps, -1)
-    return order, jax.vmap(lambda s: jax.random.fold_in(dropout_key, s))(step)
