@@ -31,6 +31,7 @@ from jaxinit.compare.task.builtin import (
     text_transformer,
 )
 from jaxinit.compare.task.task import Task, make_task
+from jaxinit.compare.train import optimizers
 from jaxinit.compare.train.trainer import Config, Hparams, Metrics, make_train
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "load_results",
     "make_task",
     "make_train",
+    "optimizers",
     "mnist1d_cnn",
     "mnist1d_mlp",
     "parse_task",

@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from jaxinit import _checks
 from jaxinit._parse import parse
 from jaxinit.compare.task.task import Direction
+from jaxinit.compare.train.optimizers import Given
 from jaxinit.compare.train.runners import Strategy
 from jaxinit.compare.train.trainer import Config, Dtype, Precision
 
@@ -36,7 +37,7 @@ DEFAULT_SCHEMES = (
     "he_normal()",
     "orthogonal(scale=1.4142)",
 )
-DEFAULT_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+DEFAULT_OPTIMIZERS = ("momentum()",)
 
 _BETWEEN = "; "
 """Between the items of a text that is a list."""
@@ -55,14 +56,16 @@ class Options:
 
     Attributes:
         schemes: the schemes, as texts such as 'he_normal(gain=2)'.
-        learning_rates: the grid of learning rates, each positive.
+        learning_rates: the grid of learning rates, each positive; by default each
+            optimizer has its own.
         seeds: runs of each scheme that score it; without tuning_seeds, at each learning
             rate.
+        optimizers: the optimizers, as texts such as 'adamw(weight_decay=0.1)'; each
+            scheme is run with each of them.
         steps: optimizer steps of each run, a multiple of eval_every.
         eval_every: steps between two evaluations on the validation data; by default the
             task's own, or the next smaller number that divides steps.
         batch_size: examples in a step; by default 64, or those of a stream's batches.
-        optimizer: sgd, momentum (0.9), adam or adamw.
         dtype: in what the model computes; parameters, updates and losses are float32.
         matmul_precision: of float32 products; below highest an accelerator is faster
             and less exact, and a CPU the same.
@@ -85,14 +88,12 @@ class Options:
     """
 
     schemes: tuple[str, ...] = field(default=DEFAULT_SCHEMES, metadata=GROWS)
-    learning_rates: tuple[float, ...] = field(
-        default=DEFAULT_LEARNING_RATES, metadata=GROWS
-    )
+    learning_rates: tuple[float, ...] | None = field(default=None, metadata=GROWS)
     seeds: int = field(default=18, metadata=GROWS)
+    optimizers: tuple[str, ...] = field(default=DEFAULT_OPTIMIZERS, metadata=GROWS)
     steps: int = field(default=500, metadata=DECIDES)
     eval_every: int | None = field(default=None, metadata=DECIDES)
     batch_size: int | None = field(default=None, metadata=DECIDES)
-    optimizer: str = field(default="momentum", metadata=DECIDES)
     dtype: Dtype = field(default="float32", metadata=DECIDES)
     matmul_precision: Precision = field(default="highest", metadata=DECIDES)
     targets: tuple[float, ...] = field(default=(), metadata=NOTED)
@@ -113,6 +114,8 @@ class Settings(Options):
         parts: digests of the code and data that decide all runs, such as of "model";
             see `identity`.
         own_schemes: digests of the schemes that are the user's own.
+        own_optimizers: digests of what each optimizer does, as a program.
+        grids: each optimizer's learning rates, where they are not the same for all.
         untraced: what these digests cannot know all of, in words.
         loss_name: the loss's name.
         metric_name: the metric's.
@@ -134,6 +137,8 @@ class Settings(Options):
     task: str = field(metadata=DECIDES)
     parts: Mapping[str, str] = field(metadata=DECIDES)
     own_schemes: Mapping[str, str] = field(default_factory=dict, metadata=GROWS)
+    own_optimizers: Mapping[str, str] = field(default_factory=dict, metadata=GROWS)
+    grids: Mapping[str, tuple[float, ...]] = field(default_factory=dict, metadata=GROWS)
     untraced: tuple[str, ...] = field(default=(), metadata=NOTED)
     loss_name: str = field(metadata=DECIDES)
     metric_name: str = field(metadata=DECIDES)
@@ -151,10 +156,44 @@ class Settings(Options):
     machine: str | None = field(default=None, metadata=NOTED)
     code: str | None = field(default=None, metadata=NOTED)
 
+    def config(self, optimizer: Given) -> Config:
+        """What all runs with an optimizer share in training."""
+        shared = {
+            name: getattr(self, name) for name in Config._fields if name != "optimizer"
+        }
+        return Config(**shared, optimizer=optimizer)
+
+    def rates(self, optimizer: str) -> tuple[float, ...]:
+        """The grid of learning rates of an optimizer."""
+        return self.grids.get(optimizer) or self.learning_rates or ()
+
     @property
-    def config(self) -> Config:
-        """What all runs share in training."""
-        return Config(*(getattr(self, name) for name in Config._fields))
+    def contestants(self) -> dict[str, tuple[str, str]]:
+        """Name to scheme and optimizer of all that are compared.
+
+        With one optimizer the name is the scheme's, else "SCHEME under OPTIMIZER".
+        """
+        one = len(self.optimizers) == 1
+        return {
+            s if one else f"{s} under {o.removesuffix('()')}": (s, o)
+            for o in self.optimizers
+            for s in self.schemes
+        }
+
+    @property
+    def cells(self) -> int:
+        """Schemes and learning rates of all optimizers: runs of a seed that tunes."""
+        rates = sum(len(self.rates(each)) for each in self.optimizers)
+        return len(self.schemes) * rates
+
+    def with_grids(self, grids: Mapping[str, tuple[float, ...]]) -> Settings:
+        """The settings with a grid for each optimizer, said once if it is one."""
+        shared = len(set(grids.values())) == 1
+        return dataclasses.replace(
+            self,
+            learning_rates=next(iter(grids.values())) if shared else None,
+            grids={} if shared else dict(grids),
+        )
 
     @property
     def all_seeds(self) -> int:
@@ -208,6 +247,11 @@ class Settings(Options):
             if self.own_schemes.get(scheme) != other.own_schemes.get(scheme)
         ]
 
+    def changed_optimizers(self, other: Settings) -> list[str]:
+        """The optimizers of both sweeps that have one name and different code."""
+        mine, theirs = self.own_optimizers, other.own_optimizers
+        return [o for o in self.optimizers if o in theirs and mine.get(o) != theirs[o]]
+
     def union(self, new: Settings) -> Settings:
         """The settings of two sweeps that agree, as one; `new` is the later."""
         latest = {
@@ -227,11 +271,13 @@ class Settings(Options):
             "schemes": tuple(dict.fromkeys((*self.schemes, *new.schemes))),
             "own_schemes": {**self.own_schemes, **new.own_schemes},
             "untraced": tuple(dict.fromkeys((*self.untraced, *new.untraced))),
-            "learning_rates": tuple(
-                sorted({*self.learning_rates, *new.learning_rates})
-            ),
+            "optimizers": tuple(dict.fromkeys((*self.optimizers, *new.optimizers))),
+            "own_optimizers": {**self.own_optimizers, **new.own_optimizers},
         }
         both = dataclasses.replace(self, **latest | _more_seeds(self, new))
+        both = both.with_grids(
+            {each: _rates_of_both(each, self, new) for each in both.optimizers}
+        )
         return dataclasses.replace(both, settled=_settled(both, new, self))
 
     def to_json(self) -> dict[str, Any]:
@@ -259,6 +305,11 @@ class Settings(Options):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content.items()
         }
+        if isinstance(grids := values["grids"], dict):
+            values["grids"] = {
+                name: tuple(each) if isinstance(each, list) else each
+                for name, each in grids.items()
+            }
         kinds = get_type_hints(cls)
         for name, value in values.items():
             least = _LEAST.get(name)
@@ -332,6 +383,12 @@ def scheme_named(option: str, text: str, schemes: Iterable[str]) -> str:
             return written
         _checks.choice("report", option, text, schemes)
     return text
+
+
+def _rates_of_both(optimizer: str, *parts: Settings) -> tuple[float, ...]:
+    """The rates that two sweeps have for an optimizer."""
+    rates = [p.rates(optimizer) for p in parts if optimizer in p.optimizers]
+    return tuple(sorted(set().union(*rates)))
 
 
 def _more_seeds(old: Settings, new: Settings) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
@@ -18,18 +17,25 @@ from jaxinit._models import Params, State
 from jaxinit._threefry import fused
 from jaxinit._types import Array, Key
 from jaxinit.compare.task.task import Task
-
-OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "momentum": functools.partial(optax.sgd, momentum=0.9),
-    "adam": optax.adam,
-    "adamw": optax.adamw,
-}
-"""Optimizers by name, each a function of the learning rate, which may be traced."""
+from jaxinit.compare.train import optimizers
+from jaxinit.compare.train.optimizer import check, evaluated, in_training
 
 
-Run: TypeAlias = tuple[str, float, int]
-"""Scheme, learning rate and seed: what a run is within its sweep."""
+class Run(NamedTuple):
+    """What a run is within its sweep.
+
+    Attributes:
+        scheme: the scheme's text.
+        optimizer: the optimizer's text.
+        learning_rate: of the run.
+        seed: of the run.
+    """
+
+    scheme: str
+    optimizer: str
+    learning_rate: float
+    seed: int
+
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 """In what a model may compute."""
@@ -45,7 +51,8 @@ class Config(NamedTuple):
         steps: number of optimizer steps, a multiple of `eval_every`.
         eval_every: steps between evaluations: one segment.
         batch_size: examples in a step.
-        optimizer: a name of `OPTIMIZERS`.
+        optimizer: one of `optimizers`, its text, or a function from a learning rate,
+            which may be traced, to an `optax.GradientTransformation`.
         dtype: "float32" or "bfloat16": in what the model computes. Parameters, their
             updates and losses are float32 in any case.
         matmul_precision: of float32 products, of `Precision`; below "highest" an
@@ -57,7 +64,7 @@ class Config(NamedTuple):
     steps: int = 500
     eval_every: int = 25
     batch_size: int = 64
-    optimizer: str = "momentum"
+    optimizer: optimizers.Given = "momentum"
     dtype: Dtype = "float32"
     matmul_precision: Precision = "highest"
     stop_at_target: bool = False
@@ -70,7 +77,6 @@ class Config(NamedTuple):
             eval_every=self.eval_every,
             batch_size=self.batch_size,
         )
-        _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
         _checks.choice("compare", "dtype", self.dtype, get_args(Dtype))
         precisions = get_args(Precision)
         _checks.choice("compare", "matmul_precision", self.matmul_precision, precisions)
@@ -79,6 +85,7 @@ class Config(NamedTuple):
                 f"compare: steps={self.steps} must be a multiple of "
                 f"eval_every={self.eval_every}."
             )
+        check("compare", optimizers.as_optimizer(self.optimizer), self.steps)
         if self.batch_size > len(task.x_train):
             raise ValueError(
                 f"compare: batch_size={self.batch_size} exceeds the "
@@ -202,12 +209,15 @@ def source_of(task: Task, config: Config) -> Source:
 def make_trainer(task: Task, config: Config) -> Trainer:
     """Build the pure functions that start a run and train it for one segment."""
     train_loss, evaluate = _objective(task, config)
-    optimizer = OPTIMIZERS[config.optimizer]
+    how = optimizers.as_optimizer(config.optimizer)
+
+    def optimizer(hparams: Hparams) -> optax.GradientTransformation:
+        return in_training(how, *hparams, steps=config.steps)
 
     def start(
         data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
     ) -> tuple[RunState, Metrics]:
-        opt_state = optimizer(hparams.learning_rate).init(params)
+        opt_state = optimizer(hparams).init(params)
         state = RunState(
             params, model_state, opt_state, key, jnp.int32(0), hparams, jnp.float32(0)
         )
@@ -230,10 +240,8 @@ def make_trainer(task: Task, config: Config) -> Trainer:
             data.y_train[order[i]],
             keys[i],
         )
-        update = optimizer(state.hparams.learning_rate).update
+        update = optimizer(state.hparams).update
         updates, opt_state = update(grads, state.opt_state, state.params)
-        if state.hparams.scales is not None:
-            updates = jax.tree.map(jnp.multiply, updates, state.hparams.scales)
         return state._replace(
             params=optax.apply_updates(state.params, updates),
             model_state=model_state,
@@ -245,7 +253,8 @@ def make_trainer(task: Task, config: Config) -> Trainer:
     def finish(data: Data, state: RunState) -> tuple[RunState, Metrics]:
         loss = state.loss / config.eval_every
         state = state._replace(loss=jnp.zeros_like(state.loss))
-        return state, Metrics(loss, *evaluate(data, state))
+        params = evaluated(how, state.params, state.opt_state)
+        return state, Metrics(loss, *evaluate(data, state._replace(params=params)))
 
     def segment(data: Data, state: RunState) -> tuple[RunState, Metrics]:
         batches = plan(data, state)
