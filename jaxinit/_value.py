@@ -229,8 +229,12 @@ class Builder:
         public.__signature__ = self.signature  # type: ignore[attr-defined]
         public.__builder__ = self  # type: ignore[attr-defined]
         self.public = public
-        enter(self.name, public)
+        self.enter(public)
         return public
+
+    def enter(self, public: Any) -> None:
+        """Enter it where its text is looked up: among the schemes, for `parse`."""
+        enter(self.name, public)
 
 
 def enter(name: str, public: Any) -> None:

@@ -60,7 +60,7 @@ def settings(schemes, rates=(0.1,), seeds=4, **more):
         "steps": STEPS,
         "eval_every": EVERY,
         "batch_size": 16,
-        "optimizer": "sgd",
+        "optimizers": ("sgd()",),
         "versions": {"python": "3", "jax": "0"},
         "device": "1 x cpu",
         "tuning_seeds": 0,
@@ -79,16 +79,17 @@ def of_rows(rows, settings, seconds=1.0):
 
 def run(
     scheme, seed, steps, rate=0.1, task=None, final=0.95, version="0", loss=0.1,
-    costs=(None, None),
+    costs=(None, None), optimizer="sgd()",
 ):  # fmt: skip
     """A run that reaches the target at `steps`; None misses it, "diverged" diverges."""
     gone = steps == "diverged"
     when = list(range(0, STEPS + 1, EVERY))
     bad = math.nan if gone else None
     return {
-        "run_id": f"{scheme}-{rate}-{seed}-{task}-{version}",
+        "run_id": f"{scheme}-{rate}-{seed}-{task}-{version}{optimizer}",
         "task": task or "linear(depth=2, width=4)",
         "scheme": scheme,
+        "optimizer": optimizer,
         "learning_rate": rate,
         "seed": seed,
         "status": "diverged" if gone else "finished",

@@ -201,13 +201,13 @@ def test_ctrl_c_ends_in_one_line(tmp_path, monkeypatch, capsys):
 def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = "--depth 1 --width 8 --activation tanh --steps 10 --eval-every 5".split()
-    settings += "--batch-size 32 --optimizer sgd --target 0.5 --seeds 1".split()
+    settings += "--batch-size 32 --optimizers sgd --target 0.5 --seeds 1".split()
     settings += ["--tuning-seeds", "0"]
     settings += ["--schemes", "lecun_normal(gain=2)", "--learning-rates", "0.01", "0.1"]
     assert cli.run(["compare", *settings]) == 0
     assert "lecun_normal(gain=2.0)" in capsys.readouterr().out
     saved = json.loads((tmp_path / "results/digits-mlp/summary.json").read_text())
-    assert saved["settings"]["optimizer"] == "sgd" and saved["runs"] == 2
+    assert saved["settings"]["optimizers"] == ["sgd()"] and saved["runs"] == 2
     assert saved["settings"]["task"].endswith("(depth=1, width=8, activation='tanh')")
     assert cli.run(["compare", *settings, "--steps", "15"]) == 2
     assert "another sweep" in capsys.readouterr().err
@@ -251,7 +251,7 @@ BAD = [
     (lambda: sweep(eval_every=0), "eval_every=0"),
     (lambda: sweep(steps=0, eval_every=None), "steps=0"),
     (lambda: sweep(batch_size=65), "exceeds the 64 training examples"),
-    (lambda: sweep(optimizer="lion"), "optimizer='lion'"),
+    (lambda: sweep(optimizers="lyon"), "optimizer='lyon' is unknown"),
     (lambda: compare("mnist"), "task='mnist' is unknown"),
     (
         lambda: compare(
@@ -323,7 +323,7 @@ def test_schemes_for_whole_models_go_side_by_side():
     mup = tree.mup(base, zero_readout=False)
     rates = mup.multipliers(params, apply, (task.x_train[:1],))
     assert rates["Dense_1"]["kernel"].learning_rate == 0.5
-    options = {"seeds": 2, "steps": 50, "quiet": True, "optimizer": "adam"}
+    options = {"seeds": 2, "steps": 50, "quiet": True, "optimizers": "adam"}
     options["tuning_seeds"] = 0
     with jax.numpy_dtype_promotion("standard"):  # Optax's Adam needs it
         together = compare(

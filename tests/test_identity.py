@@ -17,6 +17,7 @@ from jaxinit.compare.report import protocol
 from jaxinit.compare.store import folder
 from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.side_by_side import side_by_side
+from jaxinit.compare.train.trainer import Run
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 4)).astype(np.float32)
@@ -134,13 +135,14 @@ def test_what_differs_is_said(tmp_path, changes, words):
         folder.claim(out, other)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert (out / "sweep.json").read_bytes() == before
-    assert run_id(settings, "mine", 0.1, 0) != run_id(other, "mine", 0.1, 0)
+    run = Run("mine", "sgd()", 0.1, 0)
+    assert run_id(settings, *run) != run_id(other, *run)
 
 
 def test_what_was_asked_for_differs_first(tmp_path):
     out, settings = made(tmp_path, parts=PARTS)
-    other = dataclasses.replace(settings, parts={"model": "n"}, optimizer="adam")
-    with pytest.raises(FileExistsError, match="optimizer is 'sgd' there and 'adam' h"):
+    other = dataclasses.replace(settings, parts={"model": "n"}, dtype="bfloat16")
+    with pytest.raises(FileExistsError, match="dtype is 'float32' there and 'bfloat1"):
         folder.claim(out, other)
 
 
@@ -149,8 +151,9 @@ def test_schemes_that_differ_are_counted_alone(tmp_path):
     other = dataclasses.replace(settings, own_schemes={"mine": "b"})
     with pytest.raises(FileExistsError, match="2 runs of .*: the scheme mine differs;"):
         folder.claim(out, other)
-    apart = [run_id(each, "mine", 0.1, 0) for each in (settings, other)]
-    alike = [run_id(each, "he_normal()", 0.1, 0) for each in (settings, other)]
+    both = (settings, other)
+    apart = [run_id(each, *Run("mine", "sgd()", 0.1, 0)) for each in both]
+    alike = [run_id(each, *Run("he_normal()", "sgd()", 0.1, 0)) for each in both]
     assert apart[0] != apart[1] and alike[0] == alike[1]
 
     more = dataclasses.replace(

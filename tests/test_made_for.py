@@ -87,7 +87,7 @@ def test_each_trains_on_it(text):
                 eval_every=20,
                 batch_size=32,
                 tuning_seeds=0,
-                optimizer=optimizer,
+                optimizers=optimizer,
                 quiet=True,
             )
         rows = result.runs.to_pylist()

@@ -71,7 +71,7 @@ def every_name(name):
         {name: SLOW, f"{name} 2": FAST, "c": ["diverged"] * 4},
         inits={name: 0.1, f"{name} 2": 0.2, "c": 0.1},
         task=f"t {name}", metric_name=f"m {name}", loss_name=f"l {name}",
-        optimizer=f"o {name}", device=f"d {name}", code=f"c {name}",
+        device=f"d {name}", code=f"c {name}",
         versions={f"p {name}": f"1 {name} or 2"}, untraced=(f"u {name}",),
         target_of=name, made_for=0.8, direction="max",
     )  # fmt: skip

@@ -26,6 +26,7 @@ from jaxinit.compare.sweep.plan import named
 from jaxinit.compare.task import check
 from jaxinit.compare.task.programs import fingerprint
 from jaxinit.compare.task.values import Digests
+from jaxinit.compare.train.optimizers import as_optimizer
 
 KEY = jax.random.key(0)
 V = jnp.arange(3.0)
@@ -503,8 +504,9 @@ def parts_of(model=None, scheme=None, data=(X, Y), config=CONFIG, **options):
     model = nn.Dense(3) if model is None else model
     task = make_task(model, data, (X, Y), target=0.9, **options)
     schemes = {"he_normal()": ji.he_normal(), **({"mine": scheme} if scheme else {})}
-    found = identity(task, config, schemes)
-    return {**found.parts, **found.own_schemes}
+    how = {"how": as_optimizer(config.optimizer)}
+    found = identity(task, config, schemes, how)
+    return {**found.parts, **found.own_schemes, **found.own_optimizers}
 
 
 MODEL = {"model", "gradient"}
@@ -601,7 +603,7 @@ CHANGES = {  # two ways to call `parts_of`, and what differs then
         {"scheme": functools.partial(constant_scheme(3.0))},
         {"mine"},
     ),
-    "an optimizer": ({}, {"config": CONFIG._replace(optimizer="adam")}, {"optimizer"}),
+    "an optimizer": ({}, {"config": CONFIG._replace(optimizer="adam")}, {"how"}),
     "a dtype": ({}, {"config": CONFIG._replace(dtype="bfloat16")}, MODEL),
     "nothing, by name": (
         {"config": CONFIG._replace(steps=20, matmul_precision="high")}, {}, set(),
@@ -666,7 +668,7 @@ class Loader:
 def untraced(model, scheme=None, data=(X, Y)):
     task = make_task(model, data, (X, Y), target=0.9)
     schemes = {"s": scheme or ji.he_normal()}
-    return identity(task, CONFIG, schemes)
+    return identity(task, CONFIG, schemes, {})
 
 
 def test_what_cannot_be_traced_is_named_and_known_by_what_is_to_hand():
@@ -698,13 +700,13 @@ def test_what_a_variable_was_when_the_sweep_is_made():
     """A task is traced anew once what its functions read is something else."""
     global FACTOR
     task = make_task(GLOBAL_MODEL, (X, Y), (X, Y), target=0.9)
-    first = identity(task, CONFIG, {})
+    first = identity(task, CONFIG, {}, {})
     FACTOR = 2.0
-    assert identity(task, CONFIG, {}).parts["model"] != first.parts["model"]
+    assert identity(task, CONFIG, {}, {}).parts["model"] != first.parts["model"]
     FACTOR = 1.0
-    assert identity(task, CONFIG, {}) == first
+    assert identity(task, CONFIG, {}, {}) == first
     task.x_valid[0] += 1
-    assert identity(task, CONFIG, {}).parts["data"] != first.parts["data"]
+    assert identity(task, CONFIG, {}, {}).parts["data"] != first.parts["data"]
 
 
 FACTOR = 1.0
@@ -718,7 +720,7 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 import jaxinit as ji
-from jaxinit.compare import Config, make_task
+from jaxinit.compare import Config, make_task, optimizers
 from jaxinit.compare.store.identity import identity
 
 X, Y = np.eye(8, 4, dtype=np.float32), np.arange(8) % 3
@@ -764,7 +766,8 @@ for model in Net(jnp.tanh), net:
     for train in (X, Y), batches:
         task = make_task(model, train, (X, Y), target=0.9, loss=loss)
         config = Config(batch_size=4)
-        print(identity(task, config, {"scheme": scheme, "mine()": mine(3)}))
+        schemes = {"scheme": scheme, "mine()": mine(3)}
+        print(identity(task, config, schemes, {"adam()": optimizers.adam()}))
 """
 
 

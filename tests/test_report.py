@@ -24,7 +24,7 @@ from jaxinit.compare.store.sweep import SCHEMA
 
 SMALL = (
     "--task linear(depth=2,width=4) --schemes he_normal normal(0.5) --steps 4 --quiet "
-    "--eval-every 2 --seeds 2 --batch-size 8 --optimizer sgd --strategy loop"
+    "--eval-every 2 --seeds 2 --batch-size 8 --optimizers sgd --strategy loop"
 )
 RERUNS = {
     "everything": (
@@ -199,7 +199,7 @@ BAD = {
     "no runs": "holds no finished runs",
     "empty": "holds no finished runs",
     "json": "sweep.json cannot be read: ",
-    "old": "sweep.json lacks schemes, learning_rates, ",
+    "old": "sweep.json lacks schemes, optimizers, ",
     "list": "sweep.json cannot be read: it holds a list.",
     "strange": "holds runs of b, which its sweep.json does not list",
     "mixed": "the runs are of the tasks linear(depth=2, width=4), other()",
@@ -238,9 +238,11 @@ def test_tables_of_other_libraries(name):
 def test_arrays_with_named_dimensions():
     pytest.importorskip("xarray")
     data = two_rates(missing=True).to_xarray()
-    assert dict(data.sizes) == {"scheme": 2, "learning_rate": 2, "seed": 3, "step": 11}
-    steps = data.steps_to_target.sel(seed=0)
+    assert dict(data.sizes) == {
+        "scheme": 2, "optimizer": 1, "learning_rate": 2, "seed": 3, "step": 11,
+    }  # fmt: skip
+    steps = data.steps_to_target.sel(seed=0, optimizer="sgd()")
     np.testing.assert_array_equal(steps, [[20, math.inf], [40, math.nan]])
-    assert data.train_loss.dims == ("scheme", "learning_rate", "seed", "step")
-    assert float(data.train_loss.sel(scheme="a", learning_rate=0.1)[0, 0]) == 2.0
-    assert data.attrs["optimizer"] == "sgd" and data.attrs["extend_grid"] == 0
+    assert data.train_loss.dims == tuple(data.sizes)
+    assert float(data.train_loss.sel(scheme="a", learning_rate=0.1)[0, 0, 0]) == 2.0
+    assert data.attrs["eval_every"] == 10 and data.attrs["extend_grid"] == 0

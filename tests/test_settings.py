@@ -14,15 +14,17 @@ from jaxinit.compare.options import Options
 from jaxinit.compare.store import folder
 from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.settings import Settings, names
+from jaxinit.compare.train.trainer import Run
 
 OTHER = {
     "task": "other()", "parts": {"model": "1"}, "own_schemes": {"b": "2"},
     "untraced": ("a callback",), "loss_name": "hinge", "metric_name": "miss",
     "direction": "min", "target": 0.8, "steps": 200, "eval_every": 20,
-    "batch_size": 32, "optimizer": "adam", "dtype": "bfloat16",
+    "batch_size": 32, "dtype": "bfloat16",
     "matmul_precision": "high", "stop_at_target": True, "tuning_seeds": 1,
     "runoff_seeds": 3,
-    "schemes": ("c",), "learning_rates": (0.3,), "seeds": 7, "rounds": 3,
+    "schemes": ("c",), "optimizers": ("adam()",), "own_optimizers": {"lion()": "3"},
+    "learning_rates": (0.3,), "grids": {"lion()": (0.1,)}, "seeds": 7, "rounds": 3,
     "targets": (0.5,), "extend_grid": True, "until_sure": 4, "strategy": "vmap",
     "settled": True, "made_for": 0.95, "target_of": "a", "versions": {"jax": "1"},
     "device": "1 x gpu", "machine": "one", "block": 8, "code": "commit 1a2b",
@@ -38,14 +40,16 @@ def test_each_setting_has_a_mark_and_another_value_here():
     assert sorted(sum(of_marks, [])) == sorted(OTHER)
     assert names("reads") == ["tuning_seeds", "runoff_seeds"]
     assert set(names("grows")) == {
-        "schemes", "own_schemes", "learning_rates", "seeds", "rounds",
+        "schemes", "own_schemes", "optimizers", "own_optimizers", "learning_rates",
+        "grids", "seeds", "rounds",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_what_decides_is_in_a_runs_name_and_nothing_else(name):
     other = dataclasses.replace(BASE, **{name: OTHER[name]})
-    same = run_id(BASE, "a", 0.1, 0) == run_id(other, "a", 0.1, 0)
+    run = Run("a", "sgd()", 0.1, 0)
+    same = run_id(BASE, *run) == run_id(other, *run)
     assert same == (name not in names("decides"))
 
 

@@ -212,7 +212,7 @@ def test_schemes_side_by_side():
     starts = InitialParams(task, Config(), schemes, 1)
     found = {}
     for name in schemes:
-        params, states, _ = starts.of([(name, 0)])
+        params, states = starts.of([(name, 0)])
         found[name] = jax.tree.map(lambda leaf: leaf[0], (params, states))
     rows = signal.signals(task, found)
     assert rows["he"] == signal.signal(task, *found["he"])

@@ -21,7 +21,7 @@ from jaxinit.compare.store.sweep import SCHEMA, Sweep
 
 SETTINGS = Settings(
     task="t", parts={"model": "m"}, loss_name="loss", metric_name="accuracy",
-    direction="max", target=0.9, runoff_seeds=0,
+    direction="max", target=0.9, runoff_seeds=0, optimizers=("sgd()",),
 )  # fmt: skip
 
 INF, NAN = math.inf, math.nan
@@ -39,6 +39,7 @@ def runs(*rows, seconds=(), step_seconds=(), tuning_seeds=0):
             "run_id": f"{scheme}{rate}{seed}",
             "task": "t",
             "scheme": scheme,
+            "optimizer": "sgd()",
             "learning_rate": rate,
             "seed": seed,
             "status": "finished" if math.isfinite(loss) else "diverged",
@@ -47,7 +48,7 @@ def runs(*rows, seconds=(), step_seconds=(), tuning_seeds=0):
             "final_valid_loss": loss + 1,
             "final_valid_metric": 0.5,
             "best_valid_metric": 0.6,
-            **{name: [] for name in SCHEMA.names[11:15]},
+            **{name: [] for name in SCHEMA.names[12:16]},
             "init_seconds": seconds.get(scheme),
             "step_seconds": None if not seconds else step_seconds.pop(0),
         }

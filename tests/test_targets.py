@@ -39,7 +39,7 @@ def swept(curves=None, direction="max", status="finished", **more):
             dead = math.isnan(curve[-1])
             rows.append({
                 "run_id": f"{scheme}{rate}{seed}", "task": "t()", "scheme": scheme,
-                "learning_rate": rate, "seed": seed,
+                "optimizer": "sgd()", "learning_rate": rate, "seed": seed,
                 "status": "diverged" if dead else status,
                 "steps_to_target": 30,
                 "final_train_loss": NAN if dead else 0.5,
@@ -52,8 +52,8 @@ def swept(curves=None, direction="max", status="finished", **more):
         "task": "t()", "parts": {"model": "m"}, "loss_name": "cross_entropy",
         "metric_name": "accuracy" if direction == "max" else "loss",
         "direction": direction, "target": 0.6, "steps": 40, "eval_every": 10,
-        "batch_size": 1, "optimizer": "sgd", "device": "1 x cpu", "tuning_seeds": 0,
-        **more,
+        "batch_size": 1, "optimizers": ("sgd()",), "device": "1 x cpu",
+        "tuning_seeds": 0, **more,
     }  # fmt: skip
     settings = Settings(
         schemes=tuple(dict.fromkeys(s for s, _ in curves)),
@@ -89,11 +89,11 @@ def test_the_target_a_sweep_was_made_for_gives_its_own_steps(tmp_path):
     kinds = ["he_normal", "normal(0.5)"]
     made = compare(
         task, kinds, [0.01, 0.1, 1.0], 2, steps=40, eval_every=4, batch_size=8,
-        optimizer="sgd", quiet=True,
+        optimizers="sgd", quiet=True,
     )  # fmt: skip
     other = compare(
         builtin.linear(depth=2, width=4, target=2.0), kinds, [0.01, 0.1, 1.0], 2,
-        steps=40, eval_every=4, batch_size=8, optimizer="sgd", quiet=True,
+        steps=40, eval_every=4, batch_size=8, optimizers="sgd", quiet=True,
     )  # fmt: skip
     assert None in steps_of(made) and set(steps_of(made)) - {None}
     assert "diverged" in made.runs["status"].to_pylist()

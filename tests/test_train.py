@@ -14,7 +14,7 @@ from scipy import stats
 from jaxinit.compare import Config, Hparams, as_model, make_task, make_train
 from jaxinit.compare.train.batches import shuffled
 from jaxinit.compare.train.engine import Engine
-from jaxinit.compare.train.trainer import OPTIMIZERS, make_trainer, source_of
+from jaxinit.compare.train.trainer import make_trainer, source_of
 
 
 def data(examples=48, classes=3, seed=0):
@@ -80,20 +80,15 @@ def start(task, key):
     return task.model.init(key, task.x_train[:1])[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "optimizer"),
-    [(name, "momentum") for name in MODELS]
-    + [("pair", optimizer) for optimizer in OPTIMIZERS if optimizer != "momentum"],
-)
-@jax.numpy_dtype_promotion("standard")  # Optax's Adam needs it
-def test_scan_is_a_plain_loop(name, optimizer, key):
+@each_model
+def test_scan_is_a_plain_loop(name, key):
     task = task_of(model_of(name))
-    config = Config(steps=8, eval_every=4, batch_size=16, optimizer=optimizer)
+    config = Config(steps=8, eval_every=4, batch_size=16)
     params = start(task, key)
     curves = make_train(task, config)(params, key, Hparams(jnp.float32(0.05)))
 
     # Plainly: 48 examples are 3 batches an epoch, in an order from the key.
-    opt = OPTIMIZERS[optimizer](0.05)
+    opt = optax.sgd(0.05, momentum=0.9)
     state, opt_state = task.model.init(key, task.x_train[:1])[1], opt.init(params)
     order_key, dropout_key = jax.random.split(key)
     losses, evaluations = [], []

@@ -298,8 +298,8 @@ def test_a_training_of_ones_own_is_a_plain_loop(stepped):
         seen.append(evaluate(state)["hits"])
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     np.testing.assert_allclose(hits, seen, rtol=1e-5)
-    assert result.settings.optimizer == "its own optimizer"
-    assert "optimizer" not in result.settings.parts
+    assert result.settings.optimizers == ("its own optimizer",)
+    assert result.settings.own_optimizers == {}
     assert result.sweep.signals == {"he_normal()": [], "zeros()": []}
 
 
@@ -439,7 +439,7 @@ BAD = [
         "'loss' of shape (4,); all must have one shape (points,)",
     ),
     (lambda: sweep_of((init, train), steps=8), "have 3 points, that is steps=4 with"),
-    (lambda: sweep_of(optimizer="adam"), "optimizer='adam', but the training of task"),
+    (lambda: sweep_of(optimizers="adam"), "optimizers=('adam()',), but the"),
     (lambda: sweep_of(batch_size=16), "batch_size=16, but the training of task"),
     (lambda: sweep_of(schemes=["tree.fixup"]), "fixup() needs to know what the layers"),
     (lambda: sweep_of(schemes=[own]), "scheme own needs to know what the layers"),

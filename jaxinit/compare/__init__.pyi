@@ -28,6 +28,7 @@ from jaxinit.compare.task.make import training_task as training_task
 from jaxinit.compare.task.task import Task as Task
 from jaxinit.compare.task.training import Hparams as Hparams
 from jaxinit.compare.task.training import Training as Training
+from jaxinit.compare.train import optimizers as optimizers
 from jaxinit.compare.train.trainer import Config as Config
 from jaxinit.compare.train.trainer import Metrics as Metrics
 from jaxinit.compare.train.trainer import make_train as make_train

@@ -27,7 +27,7 @@ DEFAULT_SCHEMES = (
     "he_normal()",
     "orthogonal(scale=1.4142)",
 )
-DEFAULT_LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+DEFAULT_OPTIMIZERS = ("momentum()",)
 
 Mark: TypeAlias = Literal["decides", "reads", "grows", "noted"]
 
@@ -43,14 +43,16 @@ class Options:
 
     Attributes:
         schemes: the schemes, as texts such as 'he_normal(gain=2)'.
-        learning_rates: the grid of learning rates, each positive.
+        learning_rates: the grid of learning rates, each positive; by default each
+            optimizer has its own.
         seeds: runs of each scheme that score it; without tuning_seeds, at each learning
             rate.
+        optimizers: the optimizers, as texts such as 'adamw(weight_decay=0.1)'; each
+            scheme is run with each of them.
         steps: optimizer steps of each run, a multiple of eval_every.
         eval_every: steps between two evaluations on the validation data; by default the
             task's own, or the next smaller number that divides steps.
         batch_size: examples in a step; by default 64, or those of a stream's batches.
-        optimizer: sgd, momentum (0.9), adam or adamw.
         dtype: in what the model computes; parameters, updates and losses are float32.
         matmul_precision: of float32 products; below highest an accelerator is faster
             and less exact, and a CPU the same.
@@ -73,14 +75,12 @@ class Options:
     """
 
     schemes: tuple[str, ...] = field(default=DEFAULT_SCHEMES, metadata=GROWS)
-    learning_rates: tuple[float, ...] = field(
-        default=DEFAULT_LEARNING_RATES, metadata=GROWS
-    )
+    learning_rates: tuple[float, ...] | None = field(default=None, metadata=GROWS)
     seeds: int = field(default=18, metadata=GROWS)
+    optimizers: tuple[str, ...] = field(default=DEFAULT_OPTIMIZERS, metadata=GROWS)
     steps: int = field(default=500, metadata=DECIDES)
     eval_every: int | None = field(default=None, metadata=DECIDES)
     batch_size: int | None = field(default=None, metadata=DECIDES)
-    optimizer: str = field(default="momentum", metadata=DECIDES)
     dtype: Dtype = field(default="float32", metadata=DECIDES)
     matmul_precision: Precision = field(default="highest", metadata=DECIDES)
     targets: tuple[float, ...] = field(default=(), metadata=NOTED)

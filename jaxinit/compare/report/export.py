@@ -40,9 +40,9 @@ def to_polars(runs: pa.Table) -> Any:
 
 
 def to_xarray(sweep: Sweep) -> Any:
-    """An `xarray.Dataset` with dimensions scheme, learning_rate, seed and step.
+    """An `xarray.Dataset` by scheme, optimizer, learning_rate, seed and step.
 
-    Variables over all four are the curves; over the first three `steps_to_target`
+    Variables over all of these are the curves; over all but the step `steps_to_target`
     (infinity a miss), the finals and `diverged`. A run that was not made is NaN, and
     not diverged. The attributes are the settings that are numbers or texts.
 
@@ -57,6 +57,7 @@ def to_xarray(sweep: Sweep) -> Any:
     rows = sweep.runs.to_pylist()
     axes = {
         "scheme": list(dict.fromkeys(row["scheme"] for row in rows)),
+        "optimizer": list(dict.fromkeys(row["optimizer"] for row in rows)),
         "learning_rate": sorted({row["learning_rate"] for row in rows}),
         "seed": sorted({row["seed"] for row in rows}),
         "step": sorted({step for row in rows for step in row["eval_steps"]}),
@@ -65,12 +66,12 @@ def to_xarray(sweep: Sweep) -> Any:
     place = {name: {v: i for i, v in enumerate(axis)} for name, axis in axes.items()}
     steps = sweep.column("steps_to_target")
     curves = {name: np.full(shape, np.nan) for name in CURVES}
-    finals = {name: np.full(shape[:3], np.nan) for name in ("steps_to_target", *FINALS)}
-    diverged = np.zeros(shape[:3], bool)
+    finals = {
+        name: np.full(shape[:-1], np.nan) for name in ("steps_to_target", *FINALS)
+    }
+    diverged = np.zeros(shape[:-1], bool)
     for row, reached in zip(rows, steps, strict=True):
-        at = tuple(
-            place[name][row[name]] for name in ("scheme", "learning_rate", "seed")
-        )
+        at = tuple(place[name][row[name]] for name in names[:-1])
         when = [place["step"][step] for step in row["eval_steps"]]
         for name in CURVES:
             curves[name][(*at, when)] = row[name]
@@ -81,8 +82,8 @@ def to_xarray(sweep: Sweep) -> Any:
     return xarray.Dataset(
         {
             **{name: (names, values) for name, values in curves.items()},
-            **{name: (names[:3], values) for name, values in finals.items()},
-            "diverged": (names[:3], diverged),
+            **{name: (names[:-1], values) for name, values in finals.items()},
+            "diverged": (names[:-1], diverged),
         },
         coords=axes,
         attrs={

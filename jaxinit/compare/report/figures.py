@@ -13,7 +13,7 @@ and return the axes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from jaxinit.compare.stats import inference, measures, summary
 from jaxinit.compare.stats.verdict import Verdict
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
-from jaxinit.compare.train.trainer import OWN
+from jaxinit.compare.train.optimizer import OWN
 
 
 def curves(
@@ -196,30 +196,93 @@ def heat_map(
     size = max(2.3 + 0.62 * len(rates), style.WIDTH), 1.5 + 0.42 * len(ranking)
     axes = ax or style.panels(medium, *size)[0]
     values = np.maximum(values, 1) if reach else values
+    texts = {
+        (i, j): _cell(value, sweep.at(ranking[i].scheme, rates[j]), reach)
+        for (i, j), value in np.ndenumerate(values)
+    }
+    framed = {
+        (i, rates.index(each.learning_rate))
+        for i, each in enumerate(ranking)
+        if math.isfinite(each.final_train_loss.median) and each.learning_rate in rates
+    }
+    _paint(axes, values, texts, framed)
+    axes.set(xlabel="learning rate")
+    axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    axes.set_yticks(range(len(ranking)), [style.text(s.scheme, 26) for s in ranking])
+    what = "median steps to target" if reach else "median final training loss"
+    axes.set_title(f"{what} (framed: the best rate)", loc="right", fontsize=10)
+    return axes
+
+
+def optimizer_map(
+    verdicts: Mapping[str, Verdict],
+    settings: Settings,
+    ax: Axes | None = None,
+    medium: style.Medium = "file",
+) -> Axes:
+    """Scheme x optimizer: median steps to target, each pair at its own best rate.
+
+    Dark is fast, and grey a median run that missed the target. A frame is the fastest
+    scheme of an optimizer, and a star one that is shown to be faster than all others
+    there.
+
+    Args:
+        verdicts: optimizer to verdict.
+        settings: of the sweep.
+        ax: where to draw; by default in a figure of its own.
+        medium: what that figure is for; see `style.Medium`.
+    """
+    schemes, optimizers = settings.schemes, list(verdicts)
+    values = np.full((len(schemes), len(optimizers)), np.nan)
+    texts = dict.fromkeys(np.ndindex(*values.shape), "")
+    framed = set()
+    for j, verdict in enumerate(verdicts.values()):
+        for row in verdict.rows:
+            place = schemes.index(row.summary.scheme), j
+            values[place] = median = row.summary.steps_to_target.median
+            rate = f"\nat {row.summary.learning_rate:g}"
+            missed = f">{settings.steps}"
+            texts[place] = f"{median:.0f}{rate}" if np.isfinite(median) else missed
+        first = schemes.index(verdict.order[0]), j
+        if np.isfinite(values[first]):
+            framed.add(first)
+            if verdict.pairs and not verdict.level_with_first:
+                texts[first] = f"★ {texts[first]}"
+    size = max(2.3 + 1.1 * len(optimizers), style.WIDTH), 1.5 + 0.5 * len(schemes)
+    axes = ax or style.panels(medium, *size)[0]
+    _paint(axes, values, texts, framed)
+    axes.set_xticks(
+        range(len(optimizers)),
+        [style.text(words.optimizer(each), 26) for each in optimizers],
+    )
+    axes.set_yticks(range(len(schemes)), [style.text(each, 26) for each in schemes])
+    title = "median steps to target, and the rate (framed: the first of an optimizer)"
+    axes.set_title(title, loc="right", fontsize=10)
+    return axes
+
+
+def _paint(
+    axes: Axes,
+    values: np.ndarray,
+    texts: Mapping[tuple[int, ...], str],
+    framed: Collection[tuple[int, int]],
+) -> None:
+    """Cells with their texts: dark is small, infinity grey, and NaN empty."""
     shown = np.ma.masked_invalid(values)
     low, high = (shown.min(), shown.max()) if shown.count() else (1.0, 1.0)
     norm = LogNorm(low, max(high, 1.01 * low)) if low > 0 else Normalize(low, high)
     grey = np.where(np.isinf(values), 0.5, np.nan)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.25, aspect="auto")
     colors = axes.imshow(shown, cmap="cividis", norm=norm, aspect="auto").get_cmap()
-    for (i, j), value in np.ndenumerate(values):
-        text = _cell(value, sweep.at(ranking[i].scheme, rates[j]), reach)
+    for place, value in np.ndenumerate(values):
         color = _on(colors(norm(value))) if math.isfinite(value) else "black"
-        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
-        alive = math.isfinite(ranking[i].final_train_loss.median)
-        if alive and rates[j] == ranking[i].learning_rate:
-            corner = (j - 0.47, i - 0.46)
-            axes.add_patch(
-                Rectangle(corner, 0.94, 0.92, fill=False, lw=2, ec=style.FRAME)
-            )
-    axes.set(xlabel="learning rate")
-    axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-    axes.set_yticks(range(len(ranking)), [style.text(s.scheme, 26) for s in ranking])
+        i, j = place
+        axes.text(j, i, texts[place], ha="center", va="center", fontsize=9, color=color)
+    for i, j in framed:
+        corner = (j - 0.47, i - 0.46)
+        axes.add_patch(Rectangle(corner, 0.94, 0.92, fill=False, lw=2, ec=style.FRAME))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    what = "median steps to target" if reach else "median final training loss"
-    axes.set_title(f"{what} (framed: the best rate)", loc="right", fontsize=10)
-    return axes
 
 
 def profile(
@@ -358,9 +421,10 @@ def _scale(sweep: Sweep, column: str) -> dict[str, Any]:
 
 
 def _title(settings: Settings) -> str:
-    own = settings.optimizer == OWN
+    own = settings.optimizers == (OWN,)
     batch = "" if own else f", batch {settings.batch_size}"
-    return f"{settings.task}, {settings.optimizer}{batch}, {settings.all_seeds} seeds"
+    with_each = words.optimizers(settings)
+    return f"{settings.task}, {with_each}{batch}, {settings.all_seeds} seeds"
 
 
 def _rate(scheme: summary.SchemeSummary) -> str:

@@ -21,6 +21,7 @@ from jaxinit.compare.report import (
     words,
 )
 from jaxinit.compare.stats import across_tasks
+from jaxinit.compare.stats.across_optimizers import AcrossOptimizers
 from jaxinit.compare.stats.verdict import Row, Verdict, judge
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
@@ -33,11 +34,13 @@ class Part(NamedTuple):
         sweep: over one task.
         verdict: each scheme at its best rate.
         targets: verdicts at further targets.
+        across: verdicts within each of several optimizers; None of one.
     """
 
     sweep: Sweep
     verdict: Verdict
     targets: Mapping[float, Verdict] = {}
+    across: AcrossOptimizers | None = None
 
 
 def page(part: Part) -> str:
@@ -71,10 +74,13 @@ def page_of_tasks(
     """
     title = f"Which initialization is faster over {len(parts)} tasks"
     schemes = list(
-        dict.fromkeys(name for each in parts for name in each.sweep.settings.schemes)
+        dict.fromkeys(
+            name for each in parts for name in each.sweep.contestants().settings.schemes
+        )
     )
     says = "The share of tasks on which a scheme is within a factor of the best."
     caption = words.over_tasks(standings, len(parts))
+    cited = dict.fromkeys(name for p in parts for name in p.sweep.settings.schemes)
     body = [
         f"<h1>{_(title)}</h1>",
         f'<p class="verdict">{_(sentence)}</p>',
@@ -84,7 +90,7 @@ def page_of_tasks(
     for i, part in enumerate(parts):
         body.append(f"<h2>{_(part.sweep.settings.task)}</h2>")
         body += _section(part, f"s{i}")
-    return _document(title, [*body, *_citations(schemes)])
+    return _document(title, [*body, *_citations(tuple(cited))])
 
 
 def fragment(verdict: Verdict, settings: Settings) -> str:
@@ -95,9 +101,10 @@ def fragment(verdict: Verdict, settings: Settings) -> str:
 
 def _section(part: Part, prefix: str) -> list[str]:
     """Everything on one sweep but whom to cite."""
-    sweep, verdict, settings = part.sweep, part.verdict, part.sweep.settings
+    sweep, verdict = part.sweep.contestants(), part.verdict
+    settings = sweep.settings
     notes = "".join(f"<li>{_(note)}</li>" for note in words.notes(verdict, settings))
-    command = protocol.command(settings)
+    command = protocol.command(part.sweep.settings)
     again = (
         f"<pre><code>{_(command)}</code></pre>"
         if command
@@ -105,6 +112,7 @@ def _section(part: Part, prefix: str) -> list[str]:
     )
     drawn = _drawn(sweep, verdict) | _signals(sweep)
     return [
+        *_across(part, prefix),
         f'<p class="verdict">{_(words.sentence(verdict, settings))}</p>',
         f'<ul class="notes">{notes}</ul>',
         _table(verdict, settings),
@@ -114,12 +122,38 @@ def _section(part: Part, prefix: str) -> list[str]:
         _more(verdict, settings),
         _fixed(sweep, verdict),
         "<h2>Protocol</h2>",
-        *(f"<p>{_(text)}</p>" for text in protocol.paragraphs(sweep)),
+        *(f"<p>{_(text)}</p>" for text in protocol.paragraphs(part.sweep)),
         "<h2>Settings</h2>",
-        _settings(sweep),
+        _settings(part.sweep),
         "<h2>Run it again</h2>",
         again,
     ]
+
+
+def _across(part: Part, prefix: str) -> list[str]:
+    """What several optimizers show, before the pairs of scheme and optimizer."""
+    if part.across is None:
+        return []
+    says = (
+        "Median steps to target, and the rate that was tuned for the pair. Dark is "
+        "fast, grey missed the target. Framed: the first of an optimizer; ★ where it "
+        "is shown to be faster than all others there."
+    )
+    drawn = figures.optimizer_map(part.across.verdicts, part.sweep.settings)
+    body = [
+        f'<p class="verdict">{_(words.across_optimizers(part.across))}</p>',
+        _figures({"Scheme x optimizer": (drawn, says)}, f"{prefix}o"),
+    ]
+    for name, verdict in part.across.verdicts.items():
+        settings = part.sweep.under(name).settings
+        notes = "".join(f"<li>{_(n)}</li>" for n in words.notes(verdict, settings))
+        body += [
+            f"<h2>Under {_(words.optimizer(name))}</h2>",
+            f'<p class="verdict">{_(words.sentence(verdict, settings))}</p>',
+            f'<ul class="notes">{notes}</ul>',
+            _table(verdict, settings),
+        ]
+    return [*body, "<h2>All pairs of scheme and optimizer</h2>"]
 
 
 def _drawn(sweep: Sweep, verdict: Verdict) -> dict[str, tuple[Axes, str]]:
@@ -309,6 +343,8 @@ def _cell(column: str, cell: table.Cell) -> str:
 
 def _fixed(sweep: Sweep, verdict: Verdict) -> str:
     """The other view: all schemes at each rate that all of them ran at."""
+    if len(sweep.settings.optimizers) > 1:
+        return ""  # one rate for several optimizers compares nothing
     missing = {rate for rates in verdict.missing.values() for rate in rates}
     rates = sorted(set(sweep.learning_rates) - missing)
     if len(rates) < 2:

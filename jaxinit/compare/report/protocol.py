@@ -16,13 +16,15 @@ from jaxinit.compare.stats import summary
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.task import builtin
-from jaxinit.compare.train.trainer import OWN
+from jaxinit.compare.train import optimizers
+from jaxinit.compare.train.optimizer import OWN
 
 
 def paragraphs(sweep: Sweep) -> list[str]:
     """The protocol of a sweep over one task, paragraph by paragraph."""
     settings = sweep.settings
-    schemes, rates = len(settings.schemes), len(settings.learning_rates)
+    schemes, several = len(settings.schemes), len(settings.optimizers) > 1
+    with_each = f"{len(settings.optimizers)} optimizers x " if several else ""
     every, tuning = settings.eval_every, settings.tuning_seeds
     flattery = (
         f"Seeds 0 to {tuning - 1} choose it{_runoff(settings)}, and only the others "
@@ -31,11 +33,13 @@ def paragraphs(sweep: Sweep) -> list[str]:
         else "The runs that choose a rate also score it, which flatters every scheme."
     )
     return [
-        f"Runs: {schemes} schemes x {rates} learning rates x {settings.all_seeds} "
-        f"seeds, {_batches(settings)}. "
+        f"Runs: {schemes} schemes x {with_each}{words.grid_sizes(settings)} learning "
+        f"rates x {settings.all_seeds} seeds, {_batches(settings)}. "
         f"{sweep.runs.num_rows} runs are finished, {sweep.diverged.sum()} of them "
         "diverged. Seed k has the same initialization key and the same order of data "
-        "in every scheme and at every rate, so that differences are paired.",
+        "in every scheme, with every optimizer and at every rate, so that differences "
+        "are paired.",
+        *([_of_optimizers()] if several else []),
         f"Target: {words.goal(settings)}, measured every {every} steps, so that steps "
         f"to it are multiples of {every}, within a budget of {settings.steps}. A run "
         "that misses the target, or diverges, is censored at the budget; none is "
@@ -63,9 +67,21 @@ def paragraphs(sweep: Sweep) -> list[str]:
 
 def _batches(settings: Settings) -> str:
     """By what and of what a step is."""
-    if settings.optimizer == OWN:
+    if settings.optimizers == (OWN,):
         return "each with the optimizer and batches of the task's own training"
-    return f"{settings.optimizer} with batches of {settings.batch_size}"
+    return f"{words.optimizers(settings)} with batches of {settings.batch_size}"
+
+
+def _of_optimizers() -> str:
+    """How schemes are compared where there are several optimizers."""
+    return (
+        "Optimizers: each scheme has a rate of its own under each optimizer. Schemes "
+        "are ranked within each optimizer, where Holm's correction is for its pairs of "
+        "schemes alone, the question of those who have chosen an optimizer; and all "
+        "pairs of scheme and optimizer among each other, where it is for all of them. "
+        "That the order of two schemes changes is said where each of the two orders is "
+        "shown at 5 % among the comparisons within all optimizers together."
+    )
 
 
 def _runoff(settings: Settings) -> str:
@@ -144,21 +160,25 @@ def command(settings: Settings) -> str | None:
     """The command that makes a sweep again.
 
     Every option that `Options` has is written out, unless it has no value. The grid is
-    written as it grew, so that it need not grow again.
+    written as it grew, so that it need not grow again, unless each optimizer has its
+    own.
 
     Returns:
-        A line for a shell; None where the task or a scheme is defined in a program, so
-        that no command can name it.
+        A line for a shell; None where the task, a scheme or an optimizer is defined in
+        a program, so that no command can name it.
     """
     task = _task(settings.task)
-    if task is None or not all(map(_parses, settings.schemes)):
+    known = all(map(_parses, settings.schemes)) and all(
+        map(_is_optimizer, settings.optimizers)
+    )
+    if task is None or not known:
         return None
     made_for = settings.target if settings.made_for is None else settings.made_for
     texts = ["jaxinit", "compare", *task, "--target", str(made_for)]
     for each in dataclasses.fields(Options):
         value = getattr(settings, each.name)
         empty = value is None or value is False or value == ()  # but 0 is a number
-        if each.name == "extend_grid" or empty:
+        if (each.name == "extend_grid" and not settings.grids) or empty:
             continue
         texts.append(f"--{each.name.replace('_', '-')}")
         texts += _arguments(value)
@@ -203,6 +223,14 @@ def _task(name: str) -> list[str] | None:
 def _parses(scheme: str) -> bool:
     try:
         parse(scheme)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _is_optimizer(text: str) -> bool:
+    try:
+        optimizers.parse(text)
     except (ValueError, TypeError):
         return False
     return True

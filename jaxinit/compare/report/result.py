@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 
+from jaxinit import _checks
 from jaxinit.compare import files
 from jaxinit.compare.report import (
     export,
@@ -26,12 +27,15 @@ from jaxinit.compare.report import (
     words,
 )
 from jaxinit.compare.stats import targets, verdict
+from jaxinit.compare.stats.across_optimizers import AcrossOptimizers, judge_across
 from jaxinit.compare.stats.measures import Quartiles
 from jaxinit.compare.stats.summary import SchemeSummary, ranking
 from jaxinit.compare.stats.verdict import Verdict
-from jaxinit.compare.store import folder
+from jaxinit.compare.store import folder, signal_file
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
+from jaxinit.compare.train.optimizer import text_of
+from jaxinit.compare.train.optimizers import Given, as_optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,9 +63,35 @@ class Result:
         """Wall-clock seconds of the sweep, compilation included; NaN if not known."""
         return self.sweep.seconds
 
+    @property
+    def contestants(self) -> Sweep:
+        """What is compared; see `Sweep.contestants`."""
+        return self.sweep.contestants()
+
+    def under(self, optimizer: Given) -> Result:
+        """The same of one of several optimizers.
+
+        Args:
+            optimizer: one of the sweep, or its text.
+
+        Raises:
+            ValueError: the sweep has no such optimizer.
+        """
+        known = self.settings.optimizers
+        if optimizer not in known:  # as a function of the user's is, by its name
+            optimizer = text_of(as_optimizer(optimizer))
+        _checks.choice("report", "optimizer", optimizer, known)
+        return Result(self.sweep.under(str(optimizer)))
+
+    def across_optimizers(
+        self, learning_rate: float | None = None
+    ) -> AcrossOptimizers | None:
+        """Verdicts within each of several optimizers; see `judge_across`."""
+        return judge_across(self.sweep, learning_rate)
+
     def ranking(self) -> list[SchemeSummary]:
         """The schemes at their best learning rates, the fastest first."""
-        return ranking(self.sweep)
+        return ranking(self.contestants)
 
     def judge(
         self, baseline: str | None = None, learning_rate: float | None = None
@@ -70,7 +100,10 @@ class Result:
         return verdict.judge(self.sweep, baseline, learning_rate)
 
     def sentence(self, baseline: str | None = None) -> str:
-        """The verdict in one sentence."""
+        """The verdict in one sentence; of several optimizers whether it changes."""
+        across = self.across_optimizers()
+        if across is not None:
+            return words.across_optimizers(across)
         return words.sentence(self.judge(baseline), self.settings)
 
     def notes(self, baseline: str | None = None) -> list[str]:
@@ -89,7 +122,7 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Settings and ranking as plain data; infinity is null, for JSON."""
         more = {
-            f"{each:g}": _rows(ranking(self.sweep.with_target(each)))
+            f"{each:g}": _rows(ranking(self.contestants.with_target(each)))
             for each in self.settings.targets
         }
         return {
@@ -100,6 +133,19 @@ class Result:
             "verdict": self.sentence(),
             "ranking": _rows(self.ranking()),
             **({"ranking_at_targets": more} if more else {}),
+            **({"optimizers": self._by_optimizer()} if self._several else {}),
+        }
+
+    @property
+    def _several(self) -> bool:
+        return len(self.settings.optimizers) > 1
+
+    def _by_optimizer(self) -> dict[str, Any]:
+        """Verdict and ranking within each optimizer, as plain data."""
+        every = {each: self.under(each) for each in self.sweep.optimizers}
+        return {
+            name: {"verdict": each.sentence(), "ranking": _rows(each.ranking())}
+            for name, each in every.items()
         }
 
     def with_target(self, target: float) -> Result:
@@ -132,16 +178,19 @@ class Result:
         summary = json.dumps(self.summary(), indent=2)
         files.write(path / "summary.json", summary)
         part = self.page_part(baseline)
-        given = part.sweep, part.verdict
+        given = part.sweep.contestants(), part.verdict
         drawn = {
             "curves": figures.curves(*given)[0],
             "learning_rates": figures.learning_rates(*given),
             "survival": figures.survival(*given),
             "heat_map": figures.heat_map(*given),
         }
+        if part.across is not None:
+            verdicts = part.across.verdicts
+            drawn["optimizers"] = figures.optimizer_map(verdicts, self.settings)
         if any(self.sweep.signals.values()):
             drawn["signal"] = self._signal_axes()[0]
-            folder.write_signals(path, self.sweep.signals)
+            signal_file.write_signals(path, self.sweep.signals)
         for name, axes in drawn.items():
             files.write(path / f"{name}.png", style.png(axes))
         files.write(path / "report.html", page.page(part))
@@ -157,7 +206,13 @@ class Result:
         """
         shown = self.judge(baseline, learning_rate)
         console = terminal.console()
-        console.print(table.table(self.sweep, shown, console.width))
+        across = self.across_optimizers(learning_rate)
+        for each in across.verdicts if across else ():
+            self.under(each).show(None, learning_rate)
+            console.print()
+        console.print(table.table(self.contestants, shown, console.width))
+        if across is not None:
+            console.print("\n" + words.across_optimizers(across), markup=False)
         if several := self.judge_targets(shown.baseline, learning_rate):
             console.print(
                 table.targets(several, shown.order, self.settings, console.width)
@@ -169,19 +224,33 @@ class Result:
         ax: Axes | Sequence[Axes] | np.ndarray | None = None,
     ) -> np.ndarray:
         """Loss and metric against steps: (columns,) axes; see `figures.curves`."""
-        return figures.curves(self.sweep, self.judge(), columns, ax, "screen")
+        return figures.curves(self.contestants, self.judge(), columns, ax, "screen")
 
     def plot_learning_rates(self, ax: Axes | None = None) -> Axes:
         """Final training loss against the rate; see `figures.learning_rates`."""
-        return figures.learning_rates(self.sweep, self.judge(), ax, "screen")
+        return figures.learning_rates(self.contestants, self.judge(), ax, "screen")
 
     def plot_survival(self, ax: Axes | None = None) -> Axes:
         """The share of runs not yet at the target; see `figures.survival`."""
-        return figures.survival(self.sweep, self.judge(), ax, "screen")
+        return figures.survival(self.contestants, self.judge(), ax, "screen")
 
     def plot_heat_map(self, ax: Axes | None = None) -> Axes:
         """Scheme x learning rate; see `figures.heat_map`."""
-        return figures.heat_map(self.sweep, self.judge(), ax, "screen")
+        return figures.heat_map(self.contestants, self.judge(), ax, "screen")
+
+    def plot_optimizers(self, ax: Axes | None = None) -> Axes:
+        """Scheme x optimizer; see `figures.optimizer_map`.
+
+        Raises:
+            ValueError: the sweep has one optimizer.
+        """
+        across = self.across_optimizers()
+        if across is None:
+            raise ValueError(
+                f"report: the sweep has one optimizer, {self.settings.optimizers[0]}; "
+                "run it with several to see schemes by optimizers."
+            )
+        return figures.optimizer_map(across.verdicts, self.settings, ax, "screen")
 
     def plot_signal(
         self, ax: Axes | Sequence[Axes] | np.ndarray | None = None
@@ -215,12 +284,13 @@ class Result:
         return export.to_xarray(self.sweep)
 
     def _repr_html_(self) -> str:
-        return page.fragment(self.judge(), self.settings)
+        return page.fragment(self.judge(), self.contestants.settings)
 
     def page_part(self, baseline: str | None = None) -> page.Part:
         """What a page takes of it."""
         shown = self.judge(baseline)
-        return page.Part(self.sweep, shown, self.judge_targets(shown.baseline))
+        targets = self.judge_targets(shown.baseline)
+        return page.Part(self.sweep, shown, targets, self.across_optimizers())
 
 
 def load_result(path: str | os.PathLike[str]) -> Result:

@@ -39,15 +39,16 @@ class Study:
         """Median steps to target; see `across_tasks.profile_times`."""
         rankings = [each.ranking() for each in self.results]
         times = across_tasks.profile_times(rankings)
-        listed = self.results[0].settings.schemes  # so that colours stay
+        listed = self.results[0].contestants.settings.schemes  # so that colours stay
         return dict(sorted(times.items(), key=lambda item: listed.index(item[0])))
 
     def standings(self, baseline: str | None = None) -> list[across_tasks.Standing]:
         """The schemes over all tasks, the fastest first; see `across_tasks`."""
         times = [
-            summary.times(each.sweep.scoring, each.ranking()) for each in self.results
+            summary.times(each.contestants.scoring, each.ranking())
+            for each in self.results
         ]
-        listed = self.results[0].settings.schemes
+        listed = self.results[0].contestants.settings.schemes
         times[0] = {scheme: times[0][scheme] for scheme in listed if scheme in times[0]}
         budgets = [float(each.settings.steps) for each in self.results]
         return across_tasks.standings(times, budgets, baseline)

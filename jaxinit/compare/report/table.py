@@ -91,8 +91,8 @@ def table(sweep: Sweep, verdict: Verdict, width: int = 120) -> rich.console.Grou
     """
     settings = sweep.settings
     view = (
-        f"at the best of {len(settings.learning_rates)} learning rates (* at the "
-        "edge of the grid)"
+        f"at the best of {words.grid_sizes(settings)} learning rates (* at the edge of "
+        "the grid)"
         if verdict.learning_rate is None
         else f"at the learning rate {verdict.learning_rate:g}"
     )
@@ -110,7 +110,7 @@ def table(sweep: Sweep, verdict: Verdict, width: int = 120) -> rich.console.Grou
         texts(cells(verdict, settings)),
         width,
         title=rich.markup.escape(
-            f"{settings.task}, {settings.optimizer}:\nsteps to {goal}"
+            f"{settings.task}, {words.optimizers(settings)}:\nsteps to {goal}"
         ),
         caption=rich.markup.escape(caption),
     )

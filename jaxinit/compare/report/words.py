@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jaxinit.compare.stats.across_optimizers import AcrossOptimizers
 from jaxinit.compare.stats.across_tasks import Standing
 from jaxinit.compare.stats.comparisons import Comparison
 from jaxinit.compare.stats.summary import SchemeSummary
@@ -55,6 +56,22 @@ def as_metric(settings: Settings, value: float) -> str:
 def unit(settings: Settings) -> str:
     """The unit of the loss, as text after its name."""
     return " (nats)" if settings.loss_name == "cross_entropy" else ""
+
+
+def optimizers(settings: Settings) -> str:
+    """The optimizers in words."""
+    return listed([optimizer(each) for each in settings.optimizers])
+
+
+def optimizer(text: str) -> str:
+    """An optimizer's text, without empty brackets."""
+    return text.removesuffix("()")
+
+
+def grid_sizes(settings: Settings) -> str:
+    """How many learning rates there are, of each optimizer where that differs."""
+    sizes = {len(settings.rates(each)) for each in settings.optimizers}
+    return " or ".join(map(str, sorted(sizes)))
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
@@ -183,6 +200,42 @@ def profile(times: Mapping[str, np.ndarray]) -> str:
         f"{first}, and takes at most {number(worst)} times as long as the fastest on "
         "any of them."
     )
+
+
+def across_optimizers(across: AcrossOptimizers) -> str:
+    """Whether the winner changes from one optimizer to another."""
+    parts = [
+        f"under {optimizer(each)} {_winner(verdict)}"
+        for each, verdict in across.verdicts.items()
+    ]
+    found = "; ".join(parts)
+    winners = set(across.winners.values())
+    if across.turned:
+        turns = [
+            f"{t.first} is faster than {t.second} under {optimizer(t.under)} and "
+            f"slower under {optimizer(t.against)}"
+            for t in across.turned
+        ]
+        said = f"The order changes: {'; '.join(turns)}."
+    elif len(winners) == 1 and None not in winners:
+        said = "The winner is the same under each of them."
+    else:
+        said = "No two schemes are shown to change their order."
+    return f"{found[0].upper()}{found[1:]}. {said}"
+
+
+def _winner(verdict: Verdict) -> str:
+    """Who wins under an optimizer, as the end of a sentence."""
+    first, *others = verdict.order
+    if not any(row.summary.reached for row in verdict.rows):
+        return "no scheme reaches the target"
+    if not others:
+        return f"{first} reaches it and is alone"
+    if verdict.level_with_first or not verdict.pairs:
+        level = verdict.level_with_first or others
+        return f"no difference is shown between {first} and {_any_of(level, others)}"
+    ratio = number(verdict.pair(first, others[0]).ratio.ratio)
+    return f"{first} wins, {ratio} times sooner at the target than {others[0]}"
 
 
 def over_tasks(standings: Sequence[Standing], tasks: int) -> str:

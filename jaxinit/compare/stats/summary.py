@@ -51,8 +51,8 @@ class Cost(NamedTuple):
 
     Attributes:
         init: seconds to draw an initialization, median over the scheme's runs.
-        step: seconds of a step, median over the runs of all schemes, so that a slow
-            moment of the machine is no scheme's own.
+        step: seconds of a step, median over the runs of all schemes with the
+            optimizer, so that a slow moment of the machine is no scheme's own.
     """
 
     init: float
@@ -212,7 +212,7 @@ def finalists(mine: Sweep) -> list[float]:
 
 
 def missing_rates(sweep: Sweep) -> dict[str, list[float]]:
-    """Learning rates that some scheme ran at and this one did not.
+    """Learning rates that some scheme ran at and this one did not, by optimizer.
 
     Args:
         sweep: over one task.
@@ -221,11 +221,11 @@ def missing_rates(sweep: Sweep) -> dict[str, list[float]]:
         Scheme to its missing rates, ascending; schemes that lack none are left out.
         What is here was not tuned with equal budget.
     """
-    grid = set(sweep.learning_rates)
-    missing = {
-        scheme: sorted(grid - set(sweep.of([scheme]).learning_rates))
-        for scheme in sweep.schemes
-    }
+    missing = {}
+    for scheme in sweep.schemes:
+        mine = sweep.of([scheme])
+        grid = set(sweep.of(optimizers=mine.optimizers).learning_rates)
+        missing[scheme] = sorted(grid - set(mine.learning_rates))
     return {scheme: rates for scheme, rates in missing.items() if rates}
 
 
@@ -241,11 +241,15 @@ def costs(sweep: Sweep) -> dict[str, Cost]:
     """
     if sweep.settings.of_several_machines:
         return {}
-    step = _median_known(sweep, "step_seconds")
-    known = {
-        scheme: Cost(_median_known(sweep.of([scheme]), "init_seconds"), step)
-        for scheme in sweep.schemes
+    step = {
+        each: _median_known(sweep.of(optimizers=[each]), "step_seconds")
+        for each in sweep.optimizers
     }
+    known = {}
+    for scheme in sweep.schemes:
+        mine = sweep.of([scheme])
+        init = _median_known(mine, "init_seconds")
+        known[scheme] = Cost(init, step[mine.optimizers[0]])
     return {scheme: cost for scheme, cost in known.items() if not np.isnan(sum(cost))}
 
 

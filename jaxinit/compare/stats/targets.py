@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -20,12 +21,13 @@ def with_target_of(sweep: Sweep, scheme: str) -> Sweep:
 
 
 def target_of(sweep: Sweep, scheme: str) -> float:
-    """The target by a rule: what a scheme reaches at its best learning rate.
+    """The target by a rule: what a scheme reaches at its best rate and optimizer.
 
     Of a rate, the value that half of its runs or more reach: the median over seeds,
     and the easier of the two in the middle, of a run's best value of the metric, a
-    diverged run the worst. The target is the best such value over all rates. Where
-    seeds tune, it is of these alone, so that it does not depend on the runs it scores.
+    diverged run the worst. The target is the best such value over all rates and
+    optimizers. Where seeds tune, it is of these alone, so that it does not depend on
+    the runs it scores.
 
     Args:
         sweep: over one task.
@@ -46,8 +48,11 @@ def target_of(sweep: Sweep, scheme: str) -> float:
     sign = 1 if sweep.settings.direction == "max" else -1
     mine = sweep.tuning.of([scheme])
     best = first = -math.inf
-    for rate in mine.learning_rates:
-        at = mine.at(learning_rate=rate)
+    pairs = itertools.product(mine.optimizers, mine.learning_rates)
+    for optimizer, rate in pairs:
+        at = mine.of(learning_rates=[rate], optimizers=[optimizer])
+        if not at.runs.num_rows:
+            continue
         values = sign * at.column("best_valid_metric")
         curves = at.runs["valid_metric"].to_pylist()
         first = max(first, float(np.median([sign * curve[0] for curve in curves])))

@@ -116,7 +116,8 @@ def judge(
     """Ranks, ratios and the verdict of a sweep over one task.
 
     Args:
-        sweep: its runs.
+        sweep: its runs; of several optimizers each scheme under each of them counts
+            as a scheme, as `Sweep.contestants` has it.
         baseline: the scheme that ratios compare with; by default the first of the
             sweep's that reaches the target in most of its runs, or else the one with
             the most runs that do.
@@ -129,6 +130,9 @@ def judge(
         ValueError: there is no run, tasks are mixed, the baseline is unknown, or a
             scheme has no run at `learning_rate`.
     """
+    seeds = sweep.settings.tuning_seeds or sweep.settings.all_seeds
+    planned = sweep.settings.cells * seeds
+    sweep = sweep.contestants()
     settings = sweep.settings
     found = summary.ranking(sweep, learning_rate)
     scoring = sweep if learning_rate is not None else sweep.scoring
@@ -139,7 +143,6 @@ def judge(
     ranks = comparisons.rank_intervals(times, budget, every=every) if paired else {}
     if len(times) == 1:
         ranks = {scheme: comparisons.RankInterval(1, 1, 1) for scheme in times}
-    seeds = settings.tuning_seeds or settings.all_seeds
     verdict = Verdict(
         rows=(),
         baseline=_baseline(baseline, sweep, found),
@@ -149,7 +152,7 @@ def judge(
         learning_rate=learning_rate,
         missing=summary.missing_rates(sweep.tuning),
         tuning_runs=sweep.tuning.runs.num_rows,
-        planned=len(settings.schemes) * len(settings.learning_rates) * seeds,
+        planned=planned,
     )
     rows = [
         _row(each, ranks.get(each.scheme), times, scoring, sweep.tuning, verdict)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-EXACT = ("task", "scheme", "learning_rate", "seed", "eval_steps")
+EXACT = ("task", "scheme", "optimizer", "learning_rate", "seed", "eval_steps")
 ROUNDED = (
     "train_loss",
     "valid_loss",

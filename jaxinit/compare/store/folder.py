@@ -24,8 +24,9 @@ from jaxinit.compare.store.agreement import difference
 from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.run_file import RunFile
 from jaxinit.compare.store.settings import Settings
+from jaxinit.compare.store.signal_file import read_signals, write_signals
 from jaxinit.compare.store.sweep import Sweep
-from jaxinit.compare.train import signal
+from jaxinit.compare.train.trainer import Run
 
 
 def claim(out: pathlib.Path, settings: Settings) -> Settings:
@@ -67,22 +68,27 @@ def _rebuilt(out: pathlib.Path, settings: Settings) -> Settings:
             rows += run_file.read(file).runs.to_pylist()
     except (OSError, ValueError):
         rows.clear()  # whatever it is, it is left as it is
-    runs = [(row["scheme"], row["learning_rate"], row["seed"]) for row in rows]
+    which = ("scheme", "optimizer", "learning_rate", "seed")
+    runs = [Run(*(row[name] for name in which)) for row in rows]
     names = [run_id(settings, *run) for run in runs]
     if not rows or names != [row["run_id"] for row in rows]:
         raise FileExistsError(
             f"{out} exists and holds no sweep of jaxinit; choose a new or empty folder "
             "with --out."
         )
-    schemes, rates, seeds = map(dict.fromkeys, zip(*runs, strict=True))
+    schemes, optimizers, _, seeds = map(dict.fromkeys, zip(*runs, strict=True))
     there = dataclasses.replace(
         settings,
         schemes=tuple(schemes),
-        learning_rates=tuple(sorted(rates)),
+        optimizers=tuple(optimizers),
         seeds=max(0, max(seeds) + 1 - settings.tuning_seeds),
         rounds=1,
     )
-    return there.union(settings)
+    grids = {
+        each: tuple(sorted({r.learning_rate for r in runs if r.optimizer == each}))
+        for each in optimizers
+    }
+    return there.with_grids(grids).union(settings)
 
 
 def _shown(path: pathlib.Path) -> bool:
@@ -124,36 +130,44 @@ def _joined(out: str | os.PathLike[str], old: Settings, new: Settings) -> Settin
         )
     changed = old.changed(new)
     schemes = [] if changed else old.changed_schemes(new)
-    runs = _count(out, schemes if schemes else None) if changed or schemes else 0
+    optimizers = [] if changed else old.changed_optimizers(new)
+    runs = 0
+    if changed or schemes or optimizers:
+        runs = _count(out, schemes, optimizers, every=bool(changed))
     if runs:
         raise FileExistsError(
             f"{out} holds {runs} {'run' if runs == 1 else 'runs'} of other code or "
-            f"data: {differing(changed, schemes)}; choose another folder with out= "
-            "(--out), or set them aside and make them again with redo=True (--redo)."
+            f"data: {differing(changed, schemes, optimizers)}; choose another folder "
+            "with out= (--out), or set them aside and make them again with redo=True "
+            "(--redo)."
         )
     return dataclasses.replace(old, parts=new.parts).union(new)
 
 
-def differing(parts: Sequence[str], schemes: Sequence[str] = ()) -> str:
+def differing(
+    parts: Sequence[str], schemes: Sequence[str] = (), optimizers: Sequence[str] = ()
+) -> str:
     """The end of a sentence: which parts of code and data differ."""
     named = [part if part == "jaxinit" else f"the {part}" for part in parts]
     named += [f"the scheme {scheme}" for scheme in schemes]
+    named += [f"the optimizer {optimizer}" for optimizer in optimizers]
     several = len(named) > 1 or named == ["the data"]
     listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
     return f"{listed} {'differ' if several else 'differs'}"
 
 
-def _count(out: str | os.PathLike[str], schemes: Collection[str] | None) -> int:
-    """How many runs a folder holds, of some schemes or all."""
+def _count(
+    out: str | os.PathLike[str],
+    schemes: Collection[str],
+    optimizers: Collection[str],
+    every: bool,
+) -> int:
+    """How many runs a folder holds, of some schemes and optimizers, or every one."""
     names = {
-        name
+        row["run_id"]
         for each in _files(out)
-        for name, scheme in zip(
-            each.runs["run_id"].to_pylist(),
-            each.runs["scheme"].to_pylist(),
-            strict=True,
-        )
-        if schemes is None or scheme in schemes
+        for row in each.runs.select(["run_id", "scheme", "optimizer"]).to_pylist()
+        if every or row["scheme"] in schemes or row["optimizer"] in optimizers
     }
     return len(names)
 
@@ -200,50 +214,17 @@ def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
     runs = read_runs(folder)
     if not runs.num_rows:
         raise FileNotFoundError(f"{folder} holds no finished runs; run the sweep.")
-    strange = set(runs["scheme"].to_pylist()) - set(settings.schemes)
-    if strange:
-        raise ValueError(
-            f"{folder} holds runs of {', '.join(sorted(strange))}, which its "
-            "sweep.json does not list; they are of another sweep."
-        )
+    for column, known in (
+        ("scheme", settings.schemes),
+        ("optimizer", settings.optimizers),
+    ):
+        strange = set(runs[column].to_pylist()) - set(known)
+        if strange:
+            raise ValueError(
+                f"{folder} holds runs of {', '.join(sorted(strange))}, which its "
+                "sweep.json does not list; they are of another sweep."
+            )
     return Sweep(runs, settings, seconds(folder), read_signals(folder))
-
-
-def read_signals(folder: str | os.PathLike[str]) -> dict[str, list[signal.LayerSignal]]:
-    """The signals at step 0 that a sweep left in a folder, none where it did not.
-
-    A file that cannot be read counts as none, with a warning.
-    """
-    file = pathlib.Path(folder) / "signal.json"
-    try:
-        return signal.from_json(json.loads(file.read_text()))
-    except FileNotFoundError:
-        return {}
-    except _NO_JSON as error:
-        warnings.warn(
-            f"{file} cannot be read ({type(error).__name__}), so that the signal at "
-            "step 0 is left out; jaxinit compare writes it again.",
-            stacklevel=2,
-        )
-        return {}
-
-
-_NO_JSON = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
-"""What a file of JSON may raise that is damaged, or holds something else."""
-
-
-def write_signals(out: pathlib.Path, signals: signal.Signals) -> None:
-    """Write the signals at step 0 of all schemes that a folder is for."""
-    content = json.dumps(signal.to_json(signals), allow_nan=False)
-    files.write(out / "signal.json", content)
 
 
 def seconds(out: str | os.PathLike[str]) -> float:
@@ -304,7 +285,7 @@ def read_runs(out: str | os.PathLike[str]) -> pa.Table:
     if not every:
         raise FileNotFoundError(f"{out} holds no finished runs under {out}/runs.")
     runs = pa.concat_tables([each.runs for each in every])
-    return sorted_runs(runs, read_settings(out).schemes)
+    return sorted_runs(runs, read_settings(out))
 
 
 def mend(out: str | os.PathLike[str]) -> None:
@@ -331,16 +312,21 @@ def mend(out: str | os.PathLike[str]) -> None:
             continue  # whoever reads it says so
 
 
-def sorted_runs(runs: pa.Table, schemes: Sequence[str]) -> pa.Table:
-    """The runs, each once, by scheme as listed, learning rate and seed."""
-    place = {scheme: k for k, scheme in enumerate(schemes)}
-    rows = zip(
-        *(runs[n].to_pylist() for n in ("run_id", "scheme", "learning_rate", "seed")),
-        strict=True,
+def sorted_runs(runs: pa.Table, settings: Settings) -> pa.Table:
+    """The runs, each once, by scheme and optimizer as listed, rate and seed."""
+    schemes, optimizers = (
+        {name: k for k, name in enumerate(names)}
+        for names in (settings.schemes, settings.optimizers)
     )
     first: dict[str, tuple[Any, int]] = {}
-    for index, (name, scheme, rate, seed) in enumerate(rows):
-        first.setdefault(name, ((place.get(scheme, len(place)), rate, seed), index))
+    columns = ["run_id", "scheme", "optimizer", "learning_rate", "seed"]
+    for index, row in enumerate(runs.select(columns).to_pylist()):
+        name, scheme, optimizer, *rest = row.values()
+        place = (
+            schemes.get(scheme, len(schemes)),
+            optimizers.get(optimizer, len(optimizers)),
+        )
+        first.setdefault(name, ((*place, *rest), index))
     return runs.take(pa.array([k for _, k in sorted(first.values())], pa.int64()))
 
 
@@ -377,7 +363,7 @@ def merge(
     for folder in (out, *sources):
         signals = {**read_signals(folder), **signals}
     whole = claim(out, whole)
-    write_runs(out, sorted_runs(together, whole.schemes))
+    write_runs(out, sorted_runs(together, whole))
     signals = {name: signals[name] for name in whole.schemes if name in signals}
     if signals:
         write_signals(out, signals)
@@ -390,10 +376,10 @@ def _check_agreement(runs: pa.Table) -> None:
         found = difference(seen.setdefault(row["run_id"], row), row)
         if found is not None:
             raise ValueError(
-                f"run {row['run_id']} ({row['scheme']}, learning rate "
-                f"{row['learning_rate']:g}, seed {row['seed']}) is there twice with "
-                f"different {found}; the folders come from different code or data, or "
-                "one was altered."
+                f"run {row['run_id']} ({row['scheme']}, {row['optimizer']}, learning "
+                f"rate {row['learning_rate']:g}, seed {row['seed']}) is there twice "
+                f"with different {found}; the folders come from different code or "
+                "data, or one was altered."
             )
 
 

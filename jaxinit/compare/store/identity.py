@@ -17,32 +17,41 @@ from jaxinit.compare.task.programs import Fingerprint, fingerprint
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import Digests
 from jaxinit.compare.train.initial import Draws, Scheme
-from jaxinit.compare.train.trainer import OPTIMIZERS, Config, in_precision
+from jaxinit.compare.train.optimizer import OWN, Optimizer, Own, in_training, text_of
+from jaxinit.compare.train.trainer import Config, in_precision
 
 
 class Identity(NamedTuple):
     """The code and data that decide the numbers of a sweep's runs.
 
     Attributes:
-        parts: the digests of "data", "model", "loss", "metric", "gradient" and
-            "optimizer", and the version of "jaxinit".
+        parts: the digests of "data", "model", "loss", "metric" and "gradient", and the
+            version of "jaxinit".
         own_schemes: the digest of each scheme that is the user's own. Those of jaxinit
             are known by their text and its version.
+        own_optimizers: the digest of each optimizer.
         untraced: what no program tells, in words.
     """
 
     parts: dict[str, str]
     own_schemes: dict[str, str]
+    own_optimizers: dict[str, str]
     untraced: tuple[str, ...]
 
 
-def identity(task: Task, config: Config, schemes: Mapping[str, Scheme]) -> Identity:
+def identity(
+    task: Task,
+    config: Config,
+    schemes: Mapping[str, Scheme],
+    optimizers: Mapping[str, Optimizer | Own],
+) -> Identity:
     """The code and data that decide the numbers of a sweep's runs; none is run.
 
     Args:
         task: what is learned.
-        config: what all runs share.
+        config: what all runs share; its optimizer is none of it.
         schemes: text to scheme.
+        optimizers: text to optimizer.
 
     Raises:
         ValueError: the task cannot be trained so, or a scheme does not fit it.
@@ -51,8 +60,11 @@ def identity(task: Task, config: Config, schemes: Mapping[str, Scheme]) -> Ident
     apply = in_precision(task.model.apply, config) if low else None
     traced = task.traced(config.batch_size, apply)
     parts = {"data": task.data(), **traced.parts}
-    if task.training is None:  # else it is part of the step
-        parts["optimizer"] = _optimizer(config.optimizer, traced.params)
+    steps = {
+        name: _optimizer(each, config.steps, traced.params)
+        for name, each in optimizers.items()
+        if name != OWN  # which is part of the training's step
+    }
     own = {name: scheme for name, scheme in schemes.items() if _is_own(scheme)}
     draws = Draws(task, config, own) if own else None
     drawn = {name: _drawn(name, each, draws) for name, each in own.items()}
@@ -61,23 +73,29 @@ def identity(task: Task, config: Config, schemes: Mapping[str, Scheme]) -> Ident
         untraced += [f"{what} in the {part}" for what in parts[part].untraced]
     for name, each in drawn.items():
         untraced += [f"{what} in the scheme {name}" for what in each.untraced]
+    for name, each in steps.items():
+        untraced += [f"{what} in the optimizer {name}" for what in each.untraced]
     return Identity(
         {
             **{part: each.digest for part, each in parts.items()},
             "jaxinit": provenance.versions()["jaxinit"],
         },
         {name: each.digest for name, each in drawn.items()},
+        {name: each.digest for name, each in steps.items()},
         tuple(dict.fromkeys(untraced)),
     )
 
 
-def run_id(settings: Settings, scheme: str, learning_rate: float, seed: int) -> str:
+def run_id(
+    settings: Settings, scheme: str, optimizer: str, learning_rate: float, seed: int
+) -> str:
     """The name of a run: the same in every sweep, and whatever else is run there.
 
     Args:
-        settings: of the sweep; what they mark as deciding is in the name, and so is
-            the digest of a scheme of the user's own.
+        settings: of the sweep; what they mark as deciding is in the name, and so are
+            the digests of a scheme of the user's own and of the optimizer.
         scheme: its text.
+        optimizer: its text.
         learning_rate: of the run.
         seed: of the run.
 
@@ -87,6 +105,7 @@ def run_id(settings: Settings, scheme: str, learning_rate: float, seed: int) -> 
     content = {
         **settings.deciding(),
         "scheme": [scheme, settings.own_schemes.get(scheme)],
+        "optimizer": [optimizer, settings.own_optimizers.get(optimizer)],
         "learning_rate": learning_rate,
         "seed": seed,
     }
@@ -110,16 +129,39 @@ def _drawn(name: str, scheme: Scheme, draws: Any) -> Fingerprint:
     return fingerprint(program)
 
 
-def _optimizer(name: str, params: Any) -> Fingerprint:
-    """The fingerprint of an optimizer: how it begins, and what a step does."""
+def _optimizer(how: Optimizer | Own, steps: int, params: Any) -> Fingerprint:
+    """The fingerprint of an optimizer: how it begins, and what a step does.
+
+    Raises:
+        ValueError: it does not train these parameters.
+    """
     rate = jax.ShapeDtypeStruct((), jnp.float32)
-    make = OPTIMIZERS[name]
-    start, state = program_of(
-        lambda rate, params: make(rate).init(params), rate, params
-    )
+
+    def start(rate: Any, params: Any) -> Any:
+        return in_training(how, rate, None, steps).init(params)
 
     def update(rate: Any, *given: Any) -> Any:
-        return make(rate).update(*given)
+        return in_training(how, rate, None, steps).update(*given)
 
-    step, _ = program_of(update, rate, params, state, params)
-    return fingerprint(start, step)
+    try:
+        begun, state = program_of(start, rate, params)
+        step, (updates, after) = program_of(update, rate, params, state, params)
+    except Exception as error:
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"compare: the optimizer {text_of(how)} does not train the parameters of "
+            f"this task ({type(error).__name__}: {said})."
+        ) from error
+    for what, old, new in (("updates", params, updates), ("a state", state, after)):
+        if _form(old) != _form(new):
+            raise ValueError(
+                f"compare: the optimizer {text_of(how)} gives {what} of another form "
+                "than it takes; its update must keep structure, shapes and dtypes."
+            )
+    return fingerprint(begun, step)
+
+
+def _form(tree: Any) -> Any:
+    """Structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -26,6 +26,7 @@ from jaxinit import _checks
 from jaxinit._text import parse
 from jaxinit.compare.options import DECIDES, GROWS, NOTED, Mark, Options
 from jaxinit.compare.task.task import Direction
+from jaxinit.compare.train.optimizers import Given
 from jaxinit.compare.train.trainer import Config
 
 _BETWEEN = "; "
@@ -41,6 +42,8 @@ class Settings(Options):
         parts: digests of the code and data that decide all runs, such as of "model";
             see `identity`.
         own_schemes: digests of the schemes that are the user's own.
+        own_optimizers: digests of what each optimizer does, as a program.
+        grids: each optimizer's learning rates, where they are not the same for all.
         untraced: what these digests cannot know all of, in words.
         loss_name: the loss's name.
         metric_name: the metric's.
@@ -62,6 +65,8 @@ class Settings(Options):
     task: str = field(metadata=DECIDES)
     parts: Mapping[str, str] = field(metadata=DECIDES)
     own_schemes: Mapping[str, str] = field(default_factory=dict, metadata=GROWS)
+    own_optimizers: Mapping[str, str] = field(default_factory=dict, metadata=GROWS)
+    grids: Mapping[str, tuple[float, ...]] = field(default_factory=dict, metadata=GROWS)
     untraced: tuple[str, ...] = field(default=(), metadata=NOTED)
     loss_name: str = field(metadata=DECIDES)
     metric_name: str = field(metadata=DECIDES)
@@ -79,10 +84,44 @@ class Settings(Options):
     machine: str | None = field(default=None, metadata=NOTED)
     code: str | None = field(default=None, metadata=NOTED)
 
+    def config(self, optimizer: Given) -> Config:
+        """What all runs with an optimizer share in training."""
+        shared = {
+            name: getattr(self, name) for name in Config._fields if name != "optimizer"
+        }
+        return Config(**shared, optimizer=optimizer)
+
+    def rates(self, optimizer: str) -> tuple[float, ...]:
+        """The grid of learning rates of an optimizer."""
+        return self.grids.get(optimizer) or self.learning_rates or ()
+
     @property
-    def config(self) -> Config:
-        """What all runs share in training."""
-        return Config(*(getattr(self, name) for name in Config._fields))
+    def contestants(self) -> dict[str, tuple[str, str]]:
+        """Name to scheme and optimizer of all that are compared.
+
+        With one optimizer the name is the scheme's, else "SCHEME under OPTIMIZER".
+        """
+        one = len(self.optimizers) == 1
+        return {
+            s if one else f"{s} under {o.removesuffix('()')}": (s, o)
+            for o in self.optimizers
+            for s in self.schemes
+        }
+
+    @property
+    def cells(self) -> int:
+        """Schemes and learning rates of all optimizers: runs of a seed that tunes."""
+        rates = sum(len(self.rates(each)) for each in self.optimizers)
+        return len(self.schemes) * rates
+
+    def with_grids(self, grids: Mapping[str, tuple[float, ...]]) -> Settings:
+        """The settings with a grid for each optimizer, said once if it is one."""
+        shared = len(set(grids.values())) == 1
+        return dataclasses.replace(
+            self,
+            learning_rates=next(iter(grids.values())) if shared else None,
+            grids={} if shared else dict(grids),
+        )
 
     @property
     def all_seeds(self) -> int:
@@ -136,6 +175,11 @@ class Settings(Options):
             if self.own_schemes.get(scheme) != other.own_schemes.get(scheme)
         ]
 
+    def changed_optimizers(self, other: Settings) -> list[str]:
+        """The optimizers of both sweeps that have one name and different code."""
+        mine, theirs = self.own_optimizers, other.own_optimizers
+        return [o for o in self.optimizers if o in theirs and mine.get(o) != theirs[o]]
+
     def union(self, new: Settings) -> Settings:
         """The settings of two sweeps that agree, as one; `new` is the later."""
         latest = {
@@ -155,11 +199,13 @@ class Settings(Options):
             "schemes": tuple(dict.fromkeys((*self.schemes, *new.schemes))),
             "own_schemes": {**self.own_schemes, **new.own_schemes},
             "untraced": tuple(dict.fromkeys((*self.untraced, *new.untraced))),
-            "learning_rates": tuple(
-                sorted({*self.learning_rates, *new.learning_rates})
-            ),
+            "optimizers": tuple(dict.fromkeys((*self.optimizers, *new.optimizers))),
+            "own_optimizers": {**self.own_optimizers, **new.own_optimizers},
         }
         both = dataclasses.replace(self, **latest | _more_seeds(self, new))
+        both = both.with_grids(
+            {each: _rates_of_both(each, self, new) for each in both.optimizers}
+        )
         return dataclasses.replace(both, settled=_settled(both, new, self))
 
     def to_json(self) -> dict[str, Any]:
@@ -187,6 +233,11 @@ class Settings(Options):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in content.items()
         }
+        if isinstance(grids := values["grids"], dict):
+            values["grids"] = {
+                name: tuple(each) if isinstance(each, list) else each
+                for name, each in grids.items()
+            }
         kinds = get_type_hints(cls)
         for name, value in values.items():
             least = _LEAST.get(name)
@@ -260,6 +311,12 @@ def scheme_named(option: str, text: str, schemes: Iterable[str]) -> str:
             return written
         _checks.choice("report", option, text, schemes)
     return text
+
+
+def _rates_of_both(optimizer: str, *parts: Settings) -> tuple[float, ...]:
+    """The rates that two sweeps have for an optimizer."""
+    rates = [p.rates(optimizer) for p in parts if optimizer in p.optimizers]
+    return tuple(sorted(set().union(*rates)))
 
 
 def _more_seeds(old: Settings, new: Settings) -> dict[str, Any]:

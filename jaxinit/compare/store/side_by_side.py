@@ -82,7 +82,8 @@ def _apart(sweeps: Mapping[str, Sweep]) -> set[str]:
     apart = set()
     for sweep in sweeps.values():
         for row in sweep.runs.to_pylist():
-            place = (row["scheme"], row["learning_rate"], row["seed"])
+            names = ("scheme", "optimizer", "learning_rate", "seed")
+            place = tuple(row[name] for name in names)
             first = seen.setdefault(place, row)
             if first["run_id"] != row["run_id"] or difference(first, row):
                 apart.add(row["scheme"])

@@ -19,6 +19,7 @@ SCHEMA = pa.schema(
         ("run_id", pa.string()),
         ("task", pa.string()),
         ("scheme", pa.string()),
+        ("optimizer", pa.string()),
         ("learning_rate", pa.float64()),
         ("seed", pa.int64()),
         ("status", pa.string()),  # "finished", "diverged", or "reached" if it stops
@@ -97,6 +98,11 @@ class Sweep:
         return list(dict.fromkeys(self.runs["scheme"].to_pylist()))
 
     @property
+    def optimizers(self) -> list[str]:
+        """The optimizers that have runs, in the order of the runs."""
+        return list(dict.fromkeys(self.runs["optimizer"].to_pylist()))
+
+    @property
     def learning_rates(self) -> list[float]:
         """The learning rates that have runs, ascending."""
         return sorted(set(self.runs["learning_rate"].to_pylist()))
@@ -140,14 +146,45 @@ class Sweep:
         schemes: Collection[str] | None = None,
         learning_rates: Collection[float] | None = None,
         seeds: Collection[int] | None = None,
+        optimizers: Collection[str] | None = None,
     ) -> Sweep:
-        """The runs that are among these schemes, rates and seeds; None leaves all."""
-        wanted = {"scheme": schemes, "learning_rate": learning_rates, "seed": seeds}
+        """The runs that are among these schemes, rates and so on; None leaves all."""
+        wanted = {
+            "scheme": schemes,
+            "learning_rate": learning_rates,
+            "seed": seeds,
+            "optimizer": optimizers,
+        }
         keep = np.ones(self.runs.num_rows, bool)
         for column, among in wanted.items():
             if among is not None:
                 keep &= [value in among for value in self.runs[column].to_pylist()]
         return dataclasses.replace(self, runs=self.runs.filter(pa.array(keep)))
+
+    def under(self, optimizer: str) -> Sweep:
+        """The sweep of one optimizer: its runs and its grid."""
+        settings = self.settings
+        alone = dataclasses.replace(settings, optimizers=(optimizer,))
+        alone = alone.with_grids({optimizer: settings.rates(optimizer)})
+        part = self.of(optimizers=[optimizer])
+        return dataclasses.replace(part, settings=alone)
+
+    def contestants(self) -> Sweep:
+        """The sweep in which each scheme under each optimizer is a scheme of its own.
+
+        What ranks and compares schemes then does so for the pairs. A sweep of one
+        optimizer stays as it is.
+        """
+        pairs = self.settings.contestants
+        if len(self.settings.optimizers) == 1:
+            return self
+        names = {pair: name for name, pair in pairs.items()}
+        columns = (self.runs[name].to_pylist() for name in ("scheme", "optimizer"))
+        named = [names[pair] for pair in zip(*columns, strict=True)]
+        place = self.runs.schema.get_field_index("scheme")
+        runs = self.runs.set_column(place, "scheme", pa.array(named, pa.string()))
+        settings = dataclasses.replace(self.settings, schemes=tuple(pairs))
+        return dataclasses.replace(self, runs=runs, settings=settings)
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, (runs,): null, NaN and a diverged run are the worst.

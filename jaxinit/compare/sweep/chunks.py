@@ -1,4 +1,4 @@
-"""The runs of a sweep: how they are trained, what they are named, what is kept."""
+"""The runs of an optimizer: how they are trained, what they are named, what is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from jaxinit.compare.sweep.checkpoints import Unfinished
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.engine import Engine, Snapshot, power_of_two
 from jaxinit.compare.train.initial import InitialParams, Scheme
-from jaxinit.compare.train.runners import STRATEGIES
+from jaxinit.compare.train.optimizer import Optimizer, Own, text_of
+from jaxinit.compare.train.runners import STRATEGIES, stacked
 from jaxinit.compare.train.strategy import choose_strategy, usual_strategy
 from jaxinit.compare.train.trainer import (
     Hparams,
@@ -47,7 +48,7 @@ SAVE_SHARE = 0.05
 
 
 class Runs:
-    """The runs of a sweep, trained a chunk at a time by the same programs.
+    """The runs of an optimizer, trained a chunk at a time by the same programs.
 
     Attributes:
         initial: the initial parameters.
@@ -61,23 +62,25 @@ class Runs:
         task: Task,
         schemes: Mapping[str, Scheme],
         settings: Settings,
-        seeds: int,
+        optimizer: Optimizer | Own,
+        initial: InitialParams,
         pending: int,
     ) -> None:
-        """Make the initializations' programs, choose the strategy, see what fits.
+        """Choose the strategy, see what fits.
 
         Args:
             task: what is learned.
             schemes: text to scheme.
             settings: of the sweep; the strategy is theirs, if they have one.
-            seeds: how many there will be at most.
+            optimizer: that of these runs.
+            initial: the initial parameters.
             pending: runs to train.
         """
         self._task = task
-        self._settings, self._config = settings, settings.config
+        self._settings, self._config = settings, settings.config(optimizer)
         config, strategy = self._config, settings.strategy
-        self.initial = InitialParams(task, config, schemes, seeds)
-        first = [(next(iter(schemes)), 0.0, 0)]
+        self.initial, self._scales = initial, initial.scales(optimizer)
+        first = [Run(next(iter(schemes)), text_of(optimizer), 0.0, 0)]
         example = jax.tree.map(lambda x: x[0], self._arguments(first))
         self.strategy = self._agreed(strategy or self._chosen(pending, example))
         trainer, source = make_trainer(task, config), source_of(task, config)
@@ -115,9 +118,12 @@ class Runs:
 
     def _arguments(self, runs: Sequence[Run]) -> Any:
         """The arguments of `Engine.train`."""
-        params, states, scales = self.initial.of([(s, seed) for s, _, seed in runs])
-        rates = jnp.array([rate for _, rate, _ in runs], jnp.float32)
-        seeds = np.array([seed for _, _, seed in runs])
+        params, states = self.initial.of([(run.scheme, run.seed) for run in runs])
+        rates = jnp.array([run.learning_rate for run in runs], jnp.float32)
+        seeds = np.array([run.seed for run in runs])
+        scales = None
+        if self._scales is not None:
+            scales = stacked([self._scales[run.scheme] for run in runs])
         return (
             params,
             states,
@@ -135,7 +141,7 @@ class Runs:
         """Train a chunk.
 
         Args:
-            chunk: scheme, learning rate and seed of each run.
+            chunk: the runs.
             show: is called after each segment with steps done, the runs in training,
                 and their newest metrics.
             save: is called from time to time with what a later call may go on from.
@@ -208,7 +214,7 @@ class Runs:
                 save(Unfinished(names, curves, snapshot, before + clock.seconds()))
                 clock.saved()
         seconds = self.initial.seconds
-        own_costs = np.array([seconds[chunk[i][0]] for i in share.own])
+        own_costs = np.array([seconds[chunk[i].scheme] for i in share.own])
         init_seconds = share.of_all(own_costs)
         step_seconds = np.full(len(chunk), clock.step_seconds())
         costs = init_seconds, step_seconds
@@ -307,9 +313,7 @@ def _table(
         {
             "run_id": [run_id(settings, *run) for run in grid],
             "task": [task.name] * len(grid),
-            "scheme": [scheme for scheme, _, _ in grid],
-            "learning_rate": [rate for _, rate, _ in grid],
-            "seed": [seed for _, _, seed in grid],
+            **{name: [getattr(run, name) for run in grid] for name in Run._fields},
             "status": [
                 "diverged" if d else ends if h else "finished"
                 for d, h in zip(dead, hit, strict=True)

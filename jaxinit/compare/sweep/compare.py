@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
 
 from jaxinit.compare import cluster
 from jaxinit.compare.machine import use_all_cores
 from jaxinit.compare.options import (
-    DEFAULT_LEARNING_RATES,
+    DEFAULT_OPTIMIZERS,
     DEFAULT_SCHEMES,
     Dtype,
     Options,
@@ -24,10 +27,11 @@ from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
 from jaxinit.compare.sweep import live
 from jaxinit.compare.sweep.make import Maker
-from jaxinit.compare.sweep.plan import Plan, grid, grown, named, plan
+from jaxinit.compare.sweep.plan import Plan, grid, grown, named, named_optimizers, plan
 from jaxinit.compare.task.builtin import parse_task
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.initial import Given
+from jaxinit.compare.train import initial
+from jaxinit.compare.train.optimizers import Given
 from jaxinit.compare.train.trainer import Run
 
 EXTENSIONS = 4
@@ -36,14 +40,14 @@ EXTENSIONS = 4
 
 def compare(
     task: Task | str = "digits-mlp",
-    schemes: Given | Sequence[Given] = DEFAULT_SCHEMES,
-    learning_rates: Sequence[float] = DEFAULT_LEARNING_RATES,
+    schemes: initial.Given | Sequence[initial.Given] = DEFAULT_SCHEMES,
+    learning_rates: Sequence[float] | None = None,
     seeds: int = 18,
     *,
+    optimizers: Given | Sequence[Given] = DEFAULT_OPTIMIZERS,
     steps: int = 500,
     eval_every: int | None = None,
     batch_size: int | None = None,
-    optimizer: str = "momentum",
     dtype: Dtype = "float32",
     matmul_precision: Precision = "highest",
     targets: Sequence[float] = (),
@@ -62,9 +66,9 @@ def compare(
 ) -> Result:
     """Train a task from every scheme at every learning rate and seed, side by side.
 
-    Seed k has the same initialization key and the same data order in every scheme and
-    at every learning rate, so that differences between schemes are paired. A run's
-    numbers do not depend on which other runs there are.
+    Seed k has the same initialization key and the same data order in every scheme, with
+    every optimizer and at every learning rate, so that differences between schemes are
+    paired. A run's numbers do not depend on which other runs there are.
 
     Args:
         task: a task from `make_task`, or the text of a built-in one, such as
@@ -75,14 +79,21 @@ def compare(
             these; or functions `(key, params, apply, batch) -> params`, where
             `apply(params, x)` gives outputs and `batch` is (inputs, labels), named by
             their `__name__`. One of them, or several.
-        learning_rates: the grid, each positive.
+        learning_rates: the grid, each positive, for all optimizers; None for each
+            optimizer's own, from 0.001 to 0.3 or, for those that normalize gradients,
+            less.
         seeds: runs of each scheme that score it; without `tuning_seeds`, at each
             learning rate. They are numbered from 0, those that tune first.
+        optimizers: those of `jaxinit.compare.optimizers`, their texts, such as
+            "adamw(weight_decay=0.1, schedule='cosine', warmup=0.1)", or functions from
+            a learning rate, which may be traced, to an `optax.GradientTransformation`,
+            named by their `__name__`. One of them, or several: each scheme is then run
+            with each, every pair tuned at rates of its own, schemes are ranked within
+            each optimizer and pairs among all.
         steps: optimizer steps of each run.
         eval_every: steps between two evaluations on the validation data; None for the
             task's own, or the next smaller number that divides `steps`.
         batch_size: examples in a step; None for 64, or for those of a stream's batches.
-        optimizer: "sgd", "momentum" (0.9), "adam" or "adamw".
         dtype: in what the model computes, "float32" or "bfloat16"; parameters, updates
             and losses are float32.
         matmul_precision: of float32 products, "highest", "high" or "default"; below
@@ -124,7 +135,7 @@ def compare(
 
     Raises:
         ValueError: a setting is out of range.
-        TypeError: a scheme is no scheme.
+        TypeError: a scheme is no scheme, or an optimizer none.
         FileExistsError: `out` holds something else, or runs of other settings, code
             or data.
         ModuleNotFoundError: tensorboardX or wandb is not installed.
@@ -142,15 +153,15 @@ def compare(
     use_all_cores()
     if not isinstance(task, Task):
         task = parse_task(task)
-    known = named(schemes)
+    known, with_each = named(schemes), named_optimizers(optimizers)
     options = Options(
         schemes=tuple(known),
-        learning_rates=tuple(learning_rates),
+        optimizers=tuple(with_each),
+        learning_rates=None if learning_rates is None else tuple(learning_rates),
         seeds=seeds,
         steps=steps,
         eval_every=eval_every,
         batch_size=batch_size,
-        optimizer=optimizer,
         dtype=dtype,
         matmul_precision=matmul_precision,
         targets=tuple(targets),
@@ -161,7 +172,7 @@ def compare(
         until_sure=until_sure,
         strategy=strategy,
     )
-    planned = plan(task, known, options, shard)
+    planned = plan(task, known, with_each, options, shard)
     out = None if out is None else pathlib.Path(out)
     if redo:
         _redo(out, planned)
@@ -205,28 +216,45 @@ def _runs(maker: Maker, asked: Settings) -> Sweep:
     seeds = range(asked.tuning_seeds or asked.seeds)
     sweep = maker.make(asked, grid(asked, seeds))
     for _ in range(EXTENSIONS if asked.extend_grid else 0):
-        tried = sweep.of(asked.schemes, asked.learning_rates, seeds)
-        rates = grown(tried, asked.learning_rates)
-        if rates == asked.learning_rates:
+        before, asked = asked, grown(_part(sweep, asked, seeds), asked)
+        if asked == before:
             break
-        asked = dataclasses.replace(asked, learning_rates=rates)
         sweep = maker.make(asked, grid(asked, seeds))
     if not asked.tuning_seeds:
         return sweep
-    best = _chosen(maker, asked, sweep.of(asked.schemes, asked.learning_rates, seeds))
+    best = _chosen(maker, asked, _part(sweep, asked, seeds))
     if asked.until_sure:
         return _raced(maker, asked, best)
     fresh = range(asked.tuning_seeds, asked.all_seeds)
-    return maker.make(asked, _at_best(best, best, fresh))
+    return maker.make(asked, _at_best(asked, best, best, fresh))
+
+
+def _part(
+    sweep: Sweep, asked: Settings, seeds: Collection[int], rates: Any = None
+) -> Sweep:
+    """The runs of the pairs that are asked for, as contestants.
+
+    Args:
+        sweep: all runs that there are.
+        asked: schemes, optimizers and grids.
+        seeds: of the runs.
+        rates: of the runs; None for all of a grid.
+    """
+    parts = [
+        sweep.of(asked.schemes, rates or asked.rates(each), seeds, [each]).runs
+        for each in asked.optimizers
+    ]
+    runs = pa.concat_tables(parts)
+    return dataclasses.replace(sweep, runs=runs, settings=asked).contestants()
 
 
 def _chosen(maker: Maker, asked: Settings, tried: Sweep) -> dict[str, float]:
-    """Scheme to its learning rate, after a run-off between the best two."""
+    """Contestant to its learning rate, after a run-off between the best two."""
     rates = {s: summary.finalists(tried.of([s])) for s in tried.schemes}
     first = asked.tuning_seeds
     seeds = range(first, first + min(asked.runoff_seeds, asked.seeds))
     wanted = [
-        (scheme, rate, seed)
+        Run(*asked.contestants[scheme], rate, seed)
         for seed in seeds
         for scheme, several in rates.items()
         for rate in several
@@ -235,7 +263,8 @@ def _chosen(maker: Maker, asked: Settings, tried: Sweep) -> dict[str, float]:
     if wanted:
         sweep = maker.make(asked, wanted)
         for scheme, several in rates.items():
-            both = sweep.of([scheme], several, range(first + len(seeds)))
+            every = _part(sweep, asked, range(first + len(seeds)), several)
+            both = every.of([scheme])
             rates[scheme] = summary.best_first(both)
     return {scheme: several[0] for scheme, several in rates.items()}
 
@@ -250,8 +279,9 @@ def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
         look += 1
         asked = dataclasses.replace(asked, rounds=look)
         fresh = range(asked.all_seeds - asked.seeds, asked.all_seeds)
-        sweep = maker.make(asked, _at_best(best, running, fresh))
-        scoring = sweep.of(best, best.values(), range(first, asked.all_seeds))
+        sweep = maker.make(asked, _at_best(asked, best, running, fresh))
+        seeds = range(first, asked.all_seeds)
+        scoring = _part(sweep, asked, seeds, set(best.values()))
         at_best = [
             each._replace(learning_rate=best[each.scheme])
             for each in summary.rank(scoring)
@@ -267,8 +297,12 @@ def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
             return dataclasses.replace(sweep, settings=settings)
 
 
-def _at_best(best: dict[str, float], schemes: Iterable[str], seeds: range) -> list[Run]:
-    return [(scheme, best[scheme], seed) for seed in seeds for scheme in schemes]
+def _at_best(
+    asked: Settings, best: dict[str, float], names: Iterable[str], seeds: range
+) -> list[Run]:
+    """The runs of contestants at their best rates."""
+    pairs = asked.contestants
+    return [Run(*pairs[name], best[name], seed) for seed in seeds for name in names]
 
 
 @contextlib.contextmanager

@@ -41,9 +41,10 @@ class Live(Protocol):
 def tensorboard(folder: str | os.PathLike[str]) -> Live:
     """Event files for TensorBoard: `tensorboard --logdir FOLDER` while it trains.
 
-    Each scheme at each learning rate is a run of TensorBoard, `SCHEME/lr=RATE`, so that
-    a word chooses what is drawn; each metric of each seed is a chart of it,
-    `valid_loss/seed_0`, in which all schemes had the same data in the same order.
+    Each scheme at each learning rate is a run of TensorBoard,
+    `SCHEME/OPTIMIZER/lr=RATE`, so that a word chooses what is drawn; each metric of
+    each seed is a chart of it, `valid_loss/seed_0`, in which all schemes had the same
+    data in the same order.
 
     Args:
         folder: where they are written, made if it is not there; of a sweep that is
@@ -57,13 +58,13 @@ def tensorboard(folder: str | os.PathLike[str]) -> Live:
 
 
 def wandb(project: str, settings: Mapping[str, Any]) -> Live:
-    """Runs of Weights & Biases, one for each scheme, learning rate and seed.
+    """Runs of Weights & Biases, one for each scheme, optimizer, rate and seed.
 
-    A run's group is its scheme and rate, so that W&B draws a sweep of 180 runs as 36
-    means with bands over five seeds; its config has `scheme`, `learning_rate` and
-    `seed` beside the sweep's settings, by which one may group anew; its summary says
-    whether it has `diverged`. Where and whether it is sent is W&B's to know, as by
-    WANDB_MODE=offline and WANDB_DIR.
+    A run's group is its scheme, optimizer and rate, so that W&B draws a sweep of 180
+    runs as 36 means with bands over five seeds; its config has `scheme`, `optimizer`,
+    `learning_rate` and `seed` beside the sweep's settings, by which one may group anew;
+    its summary says whether it has `diverged`. Where and whether it is sent is W&B's to
+    know, as by WANDB_MODE=offline and WANDB_DIR.
 
     Args:
         project: the name of the project.
@@ -85,8 +86,9 @@ class _TensorBoard:
         scalar = importlib.import_module("tensorboardX.summary").scalar
         now = time.time()
         written = set()
-        for number, (scheme, rate, seed) in enumerate(runs):
-            writer = self._writer(self._folder / _file_name(scheme) / f"lr={rate:g}")
+        for number, (scheme, optimizer, rate, seed) in enumerate(runs):
+            which = _file_name(scheme), _file_name(optimizer), f"lr={rate:g}"
+            writer = self._writer(self._folder.joinpath(*which))
             written.add(writer)
             for name, value in _finite(metrics, number):
                 summary = scalar(f"{name}/seed_{seed}", value)
@@ -120,7 +122,7 @@ class _WandB:
         dead = diverged(metrics)
         for number, run in enumerate(runs):
             if run not in self._runs:
-                self._runs[run] = self._begun(*run)
+                self._runs[run] = self._begun(run)
             self._runs[run].log(dict(_finite(metrics, number)), step=step)
             if dead[number]:
                 self._runs[run].summary["diverged"] = True
@@ -129,19 +131,18 @@ class _WandB:
         while self._runs:
             self._runs.popitem()[1].finish()
 
-    def _begun(self, scheme: str, rate: float, seed: int) -> Any:
-        config = {"scheme": scheme, "learning_rate": rate, "seed": seed}
-        group = f"{scheme} lr={rate:g}"
-        run = self._wandb.init(
+    def _begun(self, run: Run) -> Any:
+        group = f"{run.scheme} {run.optimizer} lr={run.learning_rate:g}"
+        begun = self._wandb.init(
             project=self._project,
             group=group[:128],  # W&B takes no more
-            name=f"{group} seed={seed}",
-            config={**self._settings, **config},
+            name=f"{group} seed={run.seed}",
+            config={**self._settings, **run._asdict()},
             reinit="create_new",  # a chunk of runs is open at once
             settings=self._wandb.Settings(console="off", quiet=True),
         )
-        run.summary["diverged"] = False
-        return run
+        begun.summary["diverged"] = False
+        return begun
 
 
 def _finite(metrics: Metrics, number: int) -> Iterable[tuple[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import jax
 import pyarrow as pa
 
 from jaxinit.compare import cluster
-from jaxinit.compare.store import folder
+from jaxinit.compare.store import folder, signal_file
 from jaxinit.compare.store.identity import run_id
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
@@ -46,7 +47,7 @@ class Maker:
         """
         self._plan, self._out = plan, out
         self._writers, self._quiet = writers, quiet
-        self._programs: Runs | None = None
+        self._programs: dict[str, Runs] = {}
         self._checkpoints = None if out is None else Checkpoints(out)
         self._kept = SCHEMA.empty_table()
         self._since = time.perf_counter()
@@ -76,19 +77,41 @@ class Maker:
         pending = {n: run for n, run in named.items() if n in ours and n not in done}
         cluster.wait()  # until all have seen what is done, before there is more
         if pending:
-            if self._programs is None:
-                self._programs = self._made(asked, len(pending))
-            made = self._programs
-            how = {"strategy": made.strategy, "block": made.block}
-            settings = self._claimed(dataclasses.replace(asked, **how))
-            self._train(self._programs, settings, pending)
+            for optimizer in self._plan.optimizers:
+                part = {n: r for n, r in pending.items() if r.optimizer == optimizer}
+                if part:
+                    settings = self._made_of(optimizer, asked, part)
+            if self._checkpoints is not None:
+                self._checkpoints.clear()
             settings = self._restored(settings)
         if self._out is None or not (done or pending):
-            runs = folder.sorted_runs(self._kept, settings.schemes)
+            runs = folder.sorted_runs(self._kept, settings)
         else:
             runs = folder.read_runs(self._out)
         took = self._took if self._out is None else folder.seconds(self._out)
         return Sweep(runs, settings, took)
+
+    @functools.cached_property
+    def _initial(self) -> InitialParams:
+        """The initial parameters, drawn for all optimizers alike."""
+        plan = self._plan
+        config = plan.settings.config("sgd")
+        found = InitialParams(plan.task, config, plan.schemes, plan.most_seeds)
+        for optimizer in plan.optimizers.values():
+            found.scales(optimizer)  # or say what does not go together
+        return found
+
+    def _made_of(
+        self, optimizer: str, asked: Settings, pending: dict[str, Run]
+    ) -> Settings:
+        """Make the missing runs of an optimizer; the settings that they are kept by."""
+        if optimizer not in self._programs:
+            self._programs[optimizer] = self._made(optimizer, asked, len(pending))
+        made = self._programs[optimizer]
+        how = {"strategy": made.strategy, "block": made.block}
+        settings = self._claimed(dataclasses.replace(asked, **how))
+        self._train(made, settings, pending)
+        return settings
 
     def _restored(self, settings: Settings) -> Settings:
         """The settings of the folder, in which is what somebody took away meanwhile."""
@@ -101,25 +124,28 @@ class Maker:
 
         What the folder has is read, and what it lacks is made and written there.
         """
-        found = {} if self._out is None else folder.read_signals(self._out)
+        found = {} if self._out is None else signal_file.read_signals(self._out)
         schemes = self._plan.schemes
         missing = {name: schemes[name] for name in schemes if name not in found}
         if not missing or cluster.index() > 0:
             return found
-        initial = None if self._programs is None else self._programs.initial
+        initial = self._initial if self._programs else None
         found = {**found, **signal_of(self._plan, missing, initial)}
         if self._out is not None:
-            folder.write_signals(self._out, found)
+            signal_file.write_signals(self._out, found)
         return found
 
-    def _made(self, asked: Settings, pending: int) -> Runs:
+    def _made(self, optimizer: str, asked: Settings, pending: int) -> Runs:
         plan = self._plan
         before = self._before()
         if before is not None and before.device == asked.device:
             strategy = asked.strategy or before.strategy
             block = before.block if strategy == before.strategy else None
             asked = dataclasses.replace(asked, strategy=strategy, block=block)
-        return Runs(plan.task, plan.schemes, asked, plan.most_seeds, pending)
+        for made in self._programs.values():
+            asked = dataclasses.replace(asked, strategy=made.strategy)
+        how = plan.optimizers[optimizer]
+        return Runs(plan.task, plan.schemes, asked, how, self._initial, pending)
 
     def _before(self) -> Settings | None:
         """The settings of the folder, if it is one of a sweep already."""
@@ -168,8 +194,6 @@ class Maker:
                 table = programs.train(chunk, show, save, at)
                 bar.made(len(chunk), table["status"].to_pylist().count("diverged"))
                 self._keep(table, 0.0 if at is None else at.seconds)
-        if checkpoints is not None:
-            checkpoints.clear()
 
     def _keep(self, table: pa.Table, before: float) -> None:
         """Keep runs that took so many seconds before this session."""
@@ -188,10 +212,10 @@ def signal_of(
 ) -> Signals:
     """The signal at step 0 of some schemes."""
     if initial is None:
-        initial = InitialParams(plan.task, plan.settings.config, schemes, 1)
+        initial = InitialParams(plan.task, plan.settings.config("sgd"), schemes, 1)
     found = {}
     for scheme in schemes:
-        params, states, _ = initial.of([(scheme, 0)])
+        params, states = initial.of([(scheme, 0)])
         found[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
     return signal.signals(plan.task, found)
 

@@ -19,9 +19,20 @@ from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import name_of
-from jaxinit.compare.train.initial import Given, Scheme
+from jaxinit.compare.train import initial
+from jaxinit.compare.train.initial import Scheme
+from jaxinit.compare.train.optimizer import (
+    OWN,
+    SGD_RATES,
+    Optimizer,
+    Own,
+    in_training,
+    of_training,
+    text_of,
+)
+from jaxinit.compare.train.optimizers import Given, as_optimizer
 from jaxinit.compare.train.runners import STRATEGIES
-from jaxinit.compare.train.trainer import OPTIMIZERS, OWN, Run
+from jaxinit.compare.train.trainer import Run
 from jaxinit.tree._combine import as_scheme, is_pair
 
 BATCH_SIZE = 64
@@ -34,12 +45,14 @@ class Plan(NamedTuple):
     Attributes:
         task: what is learned.
         schemes: text to scheme.
+        optimizers: text to optimizer.
         settings: what is asked for.
         part: (i, n): this is the i-th of n parts of the sweep, from 0.
     """
 
     task: Task
     schemes: Mapping[str, Scheme]
+    optimizers: Mapping[str, Optimizer | Own]
     settings: Settings
     part: tuple[int, int]
 
@@ -54,8 +67,8 @@ class Plan(NamedTuple):
         i, n = self.part
         if self.settings.tuning_seeds:
             own = list(self.schemes)[i::n]
-            return {name for name, run in wanted.items() if run[0] in own}
-        return set(sorted(wanted, key=lambda name: (wanted[name][-1], name))[i::n])
+            return {name for name, run in wanted.items() if run.scheme in own}
+        return set(sorted(wanted, key=lambda name: (wanted[name].seed, name))[i::n])
 
     @property
     def most_seeds(self) -> int:
@@ -67,6 +80,7 @@ class Plan(NamedTuple):
 def plan(
     task: Task,
     schemes: Mapping[str, Scheme],
+    optimizers: Mapping[str, Optimizer | Own],
     options: Options,
     shard: tuple[int, int] | None = None,
 ) -> Plan:
@@ -75,6 +89,7 @@ def plan(
     Args:
         task: what is learned.
         schemes: text to scheme, as `named` gives it.
+        optimizers: text to optimizer, as `named_optimizers` gives it.
         options: what is asked for.
         shard: the part of the sweep; None for all of it.
 
@@ -82,14 +97,14 @@ def plan(
         ValueError: a setting is out of range, or two do not go together.
         TypeError: a setting is of another type.
     """
+    optimizers = _optimizers(task, options, optimizers)
     settings = Settings(
         **{
             **dataclasses.asdict(options),
             "schemes": tuple(schemes),
-            "learning_rates": _rates(options.learning_rates),
+            "optimizers": tuple(optimizers),
             "eval_every": _eval_every(task, options),
             "batch_size": _batch_size(task, options.batch_size),
-            **_brought(task, options),
         },
         task=task.name,
         parts={},
@@ -102,8 +117,10 @@ def plan(
         machine=machine.processor(),
         code=provenance.code_state(),
     )
-    settings.config.check(task)
-    found = identity(task, settings.config, schemes)
+    settings = settings.with_grids(_grids(options.learning_rates, optimizers))
+    for each in optimizers.values():
+        settings.config(each).check(task)
+    found = identity(task, settings.config("sgd"), schemes, optimizers)
     settings = dataclasses.replace(settings, **found._asdict())
     _checks.integer("compare", seeds=settings.seeds)
     if settings.strategy is not None:
@@ -112,7 +129,8 @@ def plan(
     more = {name: getattr(settings, name) for name in counts}
     _checks.integer("compare", minimum=0, **more)
     _check_size(settings)
-    _check_model(task, settings)
+    for each in optimizers.values():
+        _check_model(task, settings, each)
     part = _part(shard)
     if part[1] > 1 and (settings.until_sure or settings.extend_grid):
         raise ValueError(
@@ -136,7 +154,7 @@ def plan(
             .with_targets(settings.targets)
             .settings
         )
-    return Plan(task, schemes, settings, part)
+    return Plan(task, schemes, optimizers, settings, part)
 
 
 KEPT, KEPT_OF_POINT = 1000, 40
@@ -150,10 +168,10 @@ def _check_size(settings: Settings) -> None:
         ValueError: memory would not hold what is kept of them.
     """
     seeds = settings.tuning_seeds or settings.seeds
-    runs = len(settings.schemes) * len(settings.learning_rates) * seeds
+    runs = settings.cells * seeds
     if settings.tuning_seeds:
         rounds = max(1, settings.until_sure)
-        runs += len(settings.schemes) * rounds * settings.seeds
+        runs += len(settings.contestants) * rounds * settings.seeds
     points = settings.steps // settings.eval_every + 1
     machine.check_room(
         f"compare: a sweep of {runs} runs with {points} evaluations each",
@@ -167,7 +185,7 @@ def _check_size(settings: Settings) -> None:
     )
 
 
-def _check_model(task: Task, settings: Settings) -> None:
+def _check_model(task: Task, settings: Settings, how: Optimizer | Own) -> None:
     """Raise where memory would not hold a single run.
 
     Raises:
@@ -176,7 +194,7 @@ def _check_model(task: Task, settings: Settings) -> None:
     traced = task.traced(settings.batch_size)
     state = traced.state
     if task.training is None:
-        optimizer = OPTIMIZERS[settings.optimizer](0.1)
+        optimizer = in_training(how, 0.1, None, settings.steps)
         state = jax.eval_shape(optimizer.init, traced.params), traced.state
     params = machine.bytes_of(traced.params)
     machine.check_room(
@@ -186,7 +204,7 @@ def _check_model(task: Task, settings: Settings) -> None:
     )
 
 
-def named(schemes: Given | Sequence[Given]) -> dict[str, Scheme]:
+def named(schemes: initial.Given | Sequence[initial.Given]) -> dict[str, Scheme]:
     """Text to scheme, of one or several.
 
     Raises:
@@ -203,6 +221,26 @@ def named(schemes: Given | Sequence[Given]) -> dict[str, Scheme]:
         found[name] = scheme
     if not found:
         raise ValueError("compare: no scheme is given; name at least one.")
+    return found
+
+
+def named_optimizers(given: Given | Sequence[Given]) -> dict[str, Optimizer | Own]:
+    """Text to optimizer, of one or several.
+
+    Raises:
+        ValueError: there is none, one comes twice, or a text names none.
+        TypeError: one is no optimizer.
+    """
+    one = isinstance(given, str) or callable(given)
+    found: dict[str, Optimizer | Own] = {}
+    for each in [given] if one else given:
+        optimizer = as_optimizer(each)
+        name = text_of(optimizer)
+        if name in found:
+            raise ValueError(f"compare: optimizer {name} is given twice.")
+        found[name] = optimizer
+    if not found:
+        raise ValueError("compare: no optimizer is given; name at least one.")
     return found
 
 
@@ -230,12 +268,31 @@ def _scheme(given: Any) -> Scheme:
 
 def grid(settings: Settings, seeds: Iterable[int]) -> list[Run]:
     """Every scheme at every rate; by seeds first: early runs can be compared."""
-    schemes, rates = settings.schemes, settings.learning_rates
-    return [(s, r, k) for k in seeds for s in schemes for r in rates]
+    return [
+        Run(scheme, optimizer, rate, seed)
+        for seed in seeds
+        for scheme, optimizer in settings.contestants.values()
+        for rate in settings.rates(optimizer)
+    ]
 
 
-def grown(sweep: Sweep, rates: tuple[float, ...]) -> tuple[float, ...]:
-    """The grid with one more rate at each end at which a scheme is best."""
+def grown(sweep: Sweep, settings: Settings) -> Settings:
+    """The settings with one more rate at each end at which a scheme is best.
+
+    A grid that all optimizers share grows for all of them, and stays shared.
+    """
+    if settings.grids:
+        grids = {
+            each: _grown(sweep.under(each), rates)
+            for each, rates in settings.grids.items()
+        }
+    else:
+        rates = _grown(sweep.contestants(), settings.learning_rates or ())
+        grids = dict.fromkeys(settings.optimizers, rates)
+    return settings.with_grids(grids)
+
+
+def _grown(sweep: Sweep, rates: tuple[float, ...]) -> tuple[float, ...]:
     if len(rates) < 2:
         return rates
     best = {each.learning_rate for each in summary.rank(sweep)}
@@ -254,19 +311,21 @@ def _eval_every(task: Task, options: Options) -> int:
     return max(n for n in range(1, task.eval_every + 1) if steps % n == 0)
 
 
-def _brought(task: Task, options: Options) -> dict[str, Any]:
-    """The settings that a training of one's own has itself; none of another task."""
+def _optimizers(
+    task: Task, options: Options, optimizers: Mapping[str, Optimizer | Own]
+) -> Mapping[str, Optimizer | Own]:
+    """Those that are asked for; a training of one's own has its own."""
     if task.training is None:
-        return {}
+        return optimizers
     defaults = Options()
-    for name in ("optimizer", "batch_size"):
+    for name in ("optimizers", "batch_size"):
         value = getattr(options, name)
         if value != getattr(defaults, name):
             raise ValueError(
                 f"compare: {name}={value!r}, but the training of task {task.name} has "
                 "its own; leave it out."
             )
-    return {"optimizer": OWN}
+    return {OWN: of_training}
 
 
 def _batch_size(task: Task, batch_size: int | None) -> int:
@@ -279,6 +338,18 @@ def _batch_size(task: Task, batch_size: int | None) -> int:
             f"have {given} examples; leave it out."
         )
     return given
+
+
+def _grids(
+    learning_rates: Iterable[float] | None, optimizers: Mapping[str, Optimizer | Own]
+) -> dict[str, tuple[float, ...]]:
+    """The grid of each optimizer: as asked for, or its own."""
+    if learning_rates is not None:
+        return dict.fromkeys(optimizers, _rates(learning_rates))
+    return {
+        name: each.rates if isinstance(each, Optimizer) else SGD_RATES
+        for name, each in optimizers.items()
+    }
 
 
 def _rates(learning_rates: Iterable[float]) -> tuple[float, ...]:

@@ -42,7 +42,7 @@ def health(
         ['Dense_0/kernel', 'Dense_1/kernel']
     """
     starts = InitialParams(task, Config(), {"": scheme}, seed + 1)
-    params, state, _ = starts.of([("", seed)])
+    params, state = starts.of([("", seed)])
     params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
     if task.training is not None:
         raise ValueError(

@@ -19,6 +19,7 @@ from jaxinit.compare import machine
 from jaxinit.compare.task import trees
 from jaxinit.compare.task.check import program_of
 from jaxinit.compare.task.task import Task
+from jaxinit.compare.train.optimizer import Optimizer, Own
 from jaxinit.compare.train.runners import is_key, stacked
 from jaxinit.compare.train.trainer import Config
 from jaxinit.trace import Layer, kernels
@@ -189,7 +190,7 @@ class InitialParams:
         self.convolved = any(layer.kind == "conv" for layer in draws.layers)
         self.seconds: dict[str, float] = {}
         self._draws = draws.of
-        self._scales = _scales(schemes, config, draws)
+        self._schemes, self._layers = schemes, draws
         self._keys, self.training_keys = seed_keys(seeds)
         own = draws.own
         if any(leaf.path not in draws.all_kept for leaf in draws.leaves):
@@ -204,10 +205,19 @@ class InitialParams:
         )
         self._drawn: dict[tuple[str, int], Any] = {}
 
-    def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any, Any]:
-        """Parameters, model states and scales of updates, each with a leading run axis.
+    def scales(self, optimizer: Optimizer | Own) -> dict[str, Any] | None:
+        """What each scheme multiplies the updates of an optimizer with.
 
-        The scales are a tree like the parameters, or None where no scheme has any.
+        A tree like the parameters by scheme, or None where no scheme has any.
+
+        Raises:
+            ValueError: a scheme is made for another optimizer.
+        """
+        return _scales(self._schemes, optimizer, self._layers)
+
+    def of(self, runs: Sequence[tuple[str, int]]) -> tuple[Any, Any]:
+        """Parameters and model states, each with a leading run axis.
+
         Nothing is kept but what these runs, (scheme, seed), share.
         """
         wanted = set(runs)
@@ -219,9 +229,7 @@ class InitialParams:
         params = stacked([self._drawn[run] for run in runs])
         seeds = [seed for _, seed in runs]
         states = jax.tree.map(lambda leaf: leaf[np.array(seeds)], self._states)
-        if self._scales is None:
-            return params, states, None
-        return params, states, stacked([self._scales[scheme] for scheme, _ in runs])
+        return params, states
 
     def _compile(self, seeds: Mapping[str, int]) -> None:
         """Draw once with each scheme that is new, by its seed, side by side.
@@ -267,27 +275,31 @@ def seed_keys(seeds: int) -> tuple[Key, Key]:
 
 
 def _scales(
-    schemes: Mapping[str, Scheme], config: Config, draws: Draws
+    schemes: Mapping[str, Scheme], optimizer: Optimizer | Own, draws: Draws
 ) -> dict[str, Any] | None:
     """What a scheme multiplies the updates with; None where none does."""
     if not any(isinstance(scheme, MuP) for scheme in schemes.values()):
         return None
-    every = {name: _rates(each, draws.layers, config) for name, each in schemes.items()}
+    every = {
+        name: _rates(each, draws.layers, optimizer) for name, each in schemes.items()
+    }
     return {
         name: draws.rebuild([np.float32(rates[leaf.path]) for leaf in draws.leaves])
         for name, rates in every.items()
     }
 
 
-def _rates(scheme: Scheme, found: Sequence[Layer], config: Config) -> dict[str, float]:
+def _rates(
+    scheme: Scheme, found: Sequence[Layer], optimizer: Optimizer | Own
+) -> dict[str, float]:
     """What the updates of each leaf are multiplied with under a scheme, by its path."""
     if not isinstance(scheme, MuP):
         return {layer.path: 1.0 for layer in found}
     wanted = scheme.arguments["optimizer"]
-    if (wanted == "sgd") != (config.optimizer in ("sgd", "momentum")):
+    if isinstance(optimizer, Optimizer) and (wanted == "sgd") == optimizer.normalizes:
         raise ValueError(
             f"compare: tree.mup has the learning rates of {wanted}, but the optimizer "
-            f"is {config.optimizer}; give it the optimizer= that is trained with."
+            f"is {optimizer!r}; give it the optimizer= that is trained with."
         )
     return {path: m.learning_rate for path, m in scheme.by_path(found).items()}
 

@@ -16,6 +16,8 @@ from jaxinit.compare import files, machine
 from jaxinit.compare.options import Strategy
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.engine import Engine
+from jaxinit.compare.train.optimizer import text_of
+from jaxinit.compare.train.optimizers import as_optimizer
 from jaxinit.compare.train.runners import STRATEGIES
 from jaxinit.compare.train.trainer import Config, make_trainer, source_of
 
@@ -58,7 +60,8 @@ def choose_strategy(
     Returns:
         The usual strategy, unless another is clearly faster.
     """
-    what = (task.fingerprint, config.batch_size, config.optimizer, config.dtype)
+    optimizer = text_of(as_optimizer(config.optimizer))
+    what = (task.fingerprint, config.batch_size, optimizer, config.dtype)
     name = " ".join(map(str, what))
     remembered = _Remembered(name)
     if remembered.strategy is not None:

@@ -20,22 +20,25 @@ from jaxinit.compare.options import Dtype, Precision
 from jaxinit.compare.task import trees
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.training import Hparams, Training
+from jaxinit.compare.train import optimizers
 from jaxinit.compare.train.batches import batches_in_order, shuffled_batches
-
-OPTIMIZERS: Mapping[str, Callable[[Any], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "momentum": functools.partial(optax.sgd, momentum=0.9),
-    "adam": optax.adam,
-    "adamw": optax.adamw,
-}
-"""Optimizers by name, each a function of the learning rate, which may be traced."""
+from jaxinit.compare.train.optimizer import check, evaluated, in_training
 
 
-OWN = "its own optimizer"
-"""What stands for the optimizer of a training of one's own."""
+class Run(NamedTuple):
+    """What a run is within its sweep.
 
-Run: TypeAlias = tuple[str, float, int]
-"""Scheme, learning rate and seed: what a run is within its sweep."""
+    Attributes:
+        scheme: the scheme's text.
+        optimizer: the optimizer's text.
+        learning_rate: of the run.
+        seed: of the run.
+    """
+
+    scheme: str
+    optimizer: str
+    learning_rate: float
+    seed: int
 
 
 class Config(NamedTuple):
@@ -45,7 +48,9 @@ class Config(NamedTuple):
         steps: number of optimizer steps, a multiple of `eval_every`.
         eval_every: steps between evaluations: one segment.
         batch_size: examples in a step.
-        optimizer: a name of `OPTIMIZERS`; a training of one's own has its own.
+        optimizer: one of `optimizers`, its text, or a function from a learning rate,
+            which may be traced, to an `optax.GradientTransformation`; a training of
+            one's own has its own.
         dtype: "float32" or "bfloat16": in what the model computes. Parameters, their
             updates and losses are float32 in any case.
         matmul_precision: of float32 products, of `Precision`; below "highest" an
@@ -57,7 +62,7 @@ class Config(NamedTuple):
     steps: int = 500
     eval_every: int = 25
     batch_size: int = 64
-    optimizer: str = "momentum"
+    optimizer: optimizers.Given = "momentum"
     dtype: Dtype = "float32"
     matmul_precision: Precision = "highest"
     stop_at_target: bool = False
@@ -70,8 +75,6 @@ class Config(NamedTuple):
             eval_every=self.eval_every,
             batch_size=self.batch_size,
         )
-        if task.training is None:
-            _checks.choice("compare", "optimizer", self.optimizer, OPTIMIZERS)
         _checks.choice("compare", "dtype", self.dtype, get_args(Dtype))
         precisions = get_args(Precision)
         _checks.choice("compare", "matmul_precision", self.matmul_precision, precisions)
@@ -88,11 +91,13 @@ class Config(NamedTuple):
                     f"that is steps={(points - 1) * self.eval_every} with "
                     f"eval_every={self.eval_every}, but steps={self.steps}."
                 )
-        elif self.batch_size > task.examples:
-            raise ValueError(
-                f"compare: batch_size={self.batch_size} exceeds the "
-                f"{task.examples} training examples."
-            )
+        else:
+            check("compare", optimizers.as_optimizer(self.optimizer), self.steps)
+            if self.batch_size > task.examples:
+                raise ValueError(
+                    f"compare: batch_size={self.batch_size} exceeds the "
+                    f"{task.examples} training examples."
+                )
         if self.dtype != "float32" and (task.training or task.objective):
             raise ValueError(
                 f"compare: dtype={self.dtype!r} is for a task with a loss of outputs "
@@ -209,12 +214,15 @@ def make_trainer(task: Task, config: Config) -> Trainer:
     if task.training is not None:
         return _own_trainer(task, config)
     train_loss, evaluate = _objective(task, config)
-    optimizer = OPTIMIZERS[config.optimizer]
+    how = optimizers.as_optimizer(config.optimizer)
+
+    def optimizer(hparams: Hparams) -> optax.GradientTransformation:
+        return in_training(how, *hparams, steps=config.steps)
 
     def start(
         data: Data, params: Params, model_state: State, key: Key, hparams: Hparams
     ) -> tuple[RunState, Metrics]:
-        opt_state = optimizer(hparams.learning_rate).init(params)
+        opt_state = optimizer(hparams).init(params)
         state = RunState(
             params, model_state, opt_state, key, jnp.int32(0), hparams, jnp.float32(0)
         )
@@ -238,10 +246,8 @@ def make_trainer(task: Task, config: Config) -> Trainer:
         (loss, model_state), grads = jax.value_and_grad(train_loss, has_aux=True)(
             state.params, state.model_state, x, y, keys[i]
         )
-        update = optimizer(state.hparams.learning_rate).update
+        update = optimizer(state.hparams).update
         updates, opt_state = update(grads, state.opt_state, state.params)
-        if state.hparams.scales is not None:
-            updates = jax.tree.map(jnp.multiply, updates, state.hparams.scales)
         return state._replace(
             params=optax.apply_updates(state.params, updates),
             model_state=model_state,
@@ -253,7 +259,8 @@ def make_trainer(task: Task, config: Config) -> Trainer:
     def finish(data: Data, state: RunState) -> tuple[RunState, Metrics]:
         loss = state.loss / config.eval_every
         state = state._replace(loss=jnp.zeros_like(state.loss))
-        return state, Metrics(loss, *evaluate(data, state))
+        params = evaluated(how, state.params, state.opt_state)
+        return state, Metrics(loss, *evaluate(data, state._replace(params=params)))
 
     return _trainer_of(start, plan, step, finish, config)
 
