@@ -16,8 +16,9 @@ from jaxinit import tree
 from jaxinit.compare import Config, Hparams, compare, load_result, load_results
 from jaxinit.compare import optimizers as opt
 from jaxinit.compare.report import protocol
+from jaxinit.compare.train.batches import shuffled
 from jaxinit.compare.train.optimizer import REGISTRY, evaluated, in_training
-from jaxinit.compare.train.trainer import RunState, make_trainer, shuffled, source_of
+from jaxinit.compare.train.trainer import RunState, make_trainer, source_of
 
 STEPS, RATE = 8, 0.03
 
@@ -233,7 +234,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("given", BAD, ids=str)
+@pytest.mark.parametrize("given", BAD, ids=BAD.values())
 def test_bad_optimizers_in_one_sentence(given):
     given = [given] if given == 3 else given
     with pytest.raises((ValueError, TypeError)) as caught:

@@ -334,7 +334,7 @@ def test_a_training_is_kept_and_told(tmp_path):
 def test_what_decides_a_training_is_in_its_name():
     def parts(training, **options):
         task = training_task(training, **{**MINE, **options})
-        return identity(task, Config(steps=4, eval_every=2), {}).parts
+        return identity(task, Config(steps=4, eval_every=2), {}, {}).parts
 
     same = parts(Training(init, begin, lambda s: step(s), evaluate))
     assert same == parts(STEPS)
