@@ -52,6 +52,7 @@ ROOMS = [
     "compare.report",
     "compare.sweep",
     "compare.code",
+    "compare.theory",
     "compare.cli",
 ]
 """The flow of the house: a room imports only from rooms above it, or from its own."""

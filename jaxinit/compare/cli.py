@@ -282,6 +282,38 @@ def diagnose_command(
     print(found)
 
 
+@app.command(name="theory")
+def theory_command(
+    activation: Annotated[str, tyro.conf.Positional] = "tanh",
+    /,
+    *,
+    bias_variance: float = 0.05,
+    weight_variances: tuple[float, ...] = (),
+    json: Flag = False,
+    plot: pathlib.Path | None = None,
+) -> None:
+    """Say what mean-field theory knows of an activation: gains, phases, depth scales.
+
+    Args:
+        activation: its name, such as tanh, relu or gelu.
+        bias_variance: variance of the biases.
+        weight_variances: fan-in times the variance of a weight; by default around the
+            critical one.
+        json: print everything as JSON, and nothing else.
+        plot: file of a figure of the phase diagram, such as phase.png.
+    """
+    from jaxinit import meanfield
+    from jaxinit.compare import theory
+
+    content = theory.content(activation, bias_variance, weight_variances)
+    if plot is not None:
+        meanfield.phase_diagram(activation).plot().figure.savefig(plot)
+    if json:
+        print(jsonlib.dumps(content, indent=2, allow_nan=False))
+    else:
+        theory.show(content)
+
+
 @app.command(name="list")
 def list_command(
     *,
@@ -376,7 +408,9 @@ def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
 
 
-_ABOUT = "Weight initialization: list, show, diagnose, compare, report, merge."
+_ABOUT = (
+    "Weight initialization: list, show, theory, diagnose, compare, report, merge."
+)
 
 
 def run(arguments: list[str] | None = None) -> int:
