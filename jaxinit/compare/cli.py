@@ -255,6 +255,7 @@ def diagnose_command(
     scheme: str = "he_normal",
     seed: int = 0,
     learning_rate: float | None = None,
+    spectra: Flag = False,
     json: Flag = False,
     plot: pathlib.Path | None = None,
 ) -> None:
@@ -265,6 +266,8 @@ def diagnose_command(
         scheme: the scheme that draws the parameters, likewise.
         seed: of the initialization.
         learning_rate: of plain gradient descent; with one, updates are judged.
+        spectra: measure the norms of kernels and the spectra of Jacobian and tangent
+            kernel, too, which takes many gradients.
         json: print the report as JSON, and nothing else.
         plot: file of a figure of the signal, such as signal.png.
     """
@@ -272,13 +275,17 @@ def diagnose_command(
     from jaxinit.compare.report import terminal
     from jaxinit.compare.train.health import health
 
-    found = health(code.task(task), code.scheme(scheme), seed, learning_rate)
+    _prepare(None)
+    given = code.task(task), code.scheme(scheme), seed, learning_rate
+    found = health(*given, spectra=spectra)
     if plot is not None:
         found.report.plot()[0].figure.savefig(plot)
     if json:
         print(found.report.to_json())
         return
     terminal.console().print(found.report.table())
+    for sentence in (*found.report.notes, *found.report.sentences()):
+        print(sentence)
     print(found)
 
 
@@ -408,9 +415,7 @@ def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
 
 
-_ABOUT = (
-    "Weight initialization: list, show, theory, diagnose, compare, report, merge."
-)
+_ABOUT = "Weight initialization: list, show, theory, diagnose, compare, report, merge."
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -70,7 +70,9 @@ def content(
     try:
         critical = meanfield.edge_of_chaos(activation, bias_variance)
     except ValueError as error:
-        if "no critical point" not in str(error) and "no finite slope" not in str(error):
+        if "no critical point" not in str(error) and "no finite slope" not in str(
+            error
+        ):
             raise
         says = str(error).partition(": ")[2]
         says = says[0].upper() + says[1:]
