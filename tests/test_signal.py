@@ -13,6 +13,7 @@ from flax import linen as nn
 import jaxinit as ji
 from jaxinit.compare import Config, digits_mlp, make_task, parse_task
 from jaxinit.compare.report import signal_figure
+from jaxinit.compare.task.task import EXAMPLES
 from jaxinit.compare.train import signal
 from jaxinit.compare.train.initial import InitialParams
 
@@ -50,7 +51,7 @@ def kernels(*shapes, scale=1.0):
 
 def check(task, params, taps):
     """Against `taps(params, zeros, x) -> (outputs, {path: product})`, by hand."""
-    x, y = task.x_train[: signal.EXAMPLES], task.y_train[: signal.EXAMPLES]
+    x, y = task.x_train[:EXAMPLES], task.y_train[:EXAMPLES]
     shapes = jax.eval_shape(lambda: taps(params, {}, x)[1])
     zeros = {path: jnp.zeros(out.shape) for path, out in shapes.items()}
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxinit.compare import understanding
 from jaxinit.compare.options import Options
 
 if TYPE_CHECKING:
@@ -248,77 +249,8 @@ def _is_one_of_one(out: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> bool
     return len(folders) == 1 and out.exists() and out.samefile(folders[0])
 
 
-@app.command(name="diagnose")
-def diagnose_command(
-    *,
-    task: str = "digits-mlp",
-    scheme: str = "he_normal",
-    seed: int = 0,
-    learning_rate: float | None = None,
-    spectra: Flag = False,
-    json: Flag = False,
-    plot: pathlib.Path | None = None,
-) -> None:
-    """Say why a network does not train: its signal at step 0, and what is wrong.
-
-    Args:
-        task: a built-in task or one's own, as for jaxinit compare.
-        scheme: the scheme that draws the parameters, likewise.
-        seed: of the initialization.
-        learning_rate: of plain gradient descent; with one, updates are judged.
-        spectra: measure the norms of kernels and the spectra of Jacobian and tangent
-            kernel, too, which takes many gradients.
-        json: print the report as JSON, and nothing else.
-        plot: file of a figure of the signal, such as signal.png.
-    """
-    from jaxinit.compare import code
-    from jaxinit.compare.report import terminal
-    from jaxinit.compare.train.health import health
-
-    _prepare(None)
-    given = code.task(task), code.scheme(scheme), seed, learning_rate
-    found = health(*given, spectra=spectra)
-    if plot is not None:
-        found.report.plot()[0].figure.savefig(plot)
-    if json:
-        print(found.report.to_json())
-        return
-    terminal.console().print(found.report.table())
-    for sentence in (*found.report.notes, *found.report.sentences()):
-        print(sentence)
-    print(found)
-
-
-@app.command(name="theory")
-def theory_command(
-    activation: Annotated[str, tyro.conf.Positional] = "tanh",
-    /,
-    *,
-    bias_variance: float = 0.05,
-    weight_variances: tuple[float, ...] = (),
-    json: Flag = False,
-    plot: pathlib.Path | None = None,
-) -> None:
-    """Say what mean-field theory knows of an activation: gains, phases, depth scales.
-
-    Args:
-        activation: its name, such as tanh, relu or gelu.
-        bias_variance: variance of the biases.
-        weight_variances: fan-in times the variance of a weight; by default around the
-            critical one.
-        json: print everything as JSON, and nothing else.
-        plot: file of a figure of the phase diagram, such as phase.png.
-    """
-    from jaxinit import meanfield
-    from jaxinit.compare import theory
-
-    content = theory.content(activation, bias_variance, weight_variances)
-    if plot is not None:
-        meanfield.phase_diagram(activation).plot().figure.savefig(plot)
-    if json:
-        print(jsonlib.dumps(content, indent=2, allow_nan=False))
-    else:
-        theory.show(content)
+app.command(name="diagnose")(understanding.diagnose)
+app.command(name="theory")(understanding.theory)
 
 
 @app.command(name="list")

@@ -1,4 +1,4 @@
-"""`jaxinit theory`: what mean-field theory says of an activation."""
+"""What mean-field theory says of an activation, as data and as a table."""
 
 from __future__ import annotations
 
