@@ -33,6 +33,15 @@ def healthy():
     }
 
 
+def narrow():
+    return {
+        "w0": draw(24, 16),
+        "b0": jnp.zeros(16),
+        "w1": draw(16, 16),
+        "w2": draw(16, 10),
+    }
+
+
 def mlp(p, x, activation=jax.nn.relu):
     x = activation(x @ p["w0"] + p["b0"])
     return activation(x @ p["w1"]) @ p["w2"]
@@ -131,6 +140,53 @@ def mixture(scale=1.0, same=False):
     }
 
 
+def packed(p, x):
+    q, k, v = jnp.split(x.reshape(8, 4, 24) @ p["qkv"], 3, axis=-1)
+    weights = jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", q, k) / 24**0.5)
+    y = jnp.einsum("bqk,bkd->bqd", weights, v) @ p["o"]
+    return y.reshape(32, 24) @ p["w2"]
+
+
+def projections(init):
+    heads = {"qkv": init(KEY, (24, 72)), "o": draw(24, 24)}
+    return heads | {"w2": draw(24, 10, gain=0.1)}
+
+
+def lstm(p, x):
+    def turn(state, x):
+        c, h = state
+        i, f, g, o = jnp.split(x @ p["input"] + h @ p["hidden"], 4, axis=-1)
+        c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (c, h), None
+
+    steps = x.reshape(32, 3, 8).transpose(1, 0, 2)
+    start = jnp.zeros((32, 32)), jnp.zeros((32, 32))
+    (_, h), _ = jax.lax.scan(turn, start, steps)
+    return h @ p["w2"]
+
+
+def recurrent(init):
+    of = dict(zip(("input", "hidden"), jax.random.split(KEY), strict=True))
+    shapes = {"input": (8, 128), "hidden": (32, 128)}
+    params = {name: init(of[name], shape) for name, shape in shapes.items()}
+    return params | {"w2": draw(32, 10, gain=0.1)}
+
+
+def transposed(p, x):
+    return jax.nn.relu(x @ p["w0"]) @ p["wide"].T @ p["w2"]
+
+
+def normed(p, x):
+    x = x @ p["w0"]
+    x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-5)
+    return jax.nn.relu(x * p["scale"] + p["b0"]) @ p["w1"] @ p["w2"]
+
+
+def scales(value):
+    return lambda: {**healthy(), "scale": jnp.asarray(value, jnp.float32)}
+
+
 def with_one(**changes):
     return lambda: {**healthy(), **changes}
 
@@ -156,6 +212,24 @@ SICK = {  # what is wrong: parameters, function, options, whether it is serious
         True,
     ),
     "wrong fan": (lambda: mixture(scale=1 / 2), experts, {}, False),
+    "drawn jointly": (lambda: projections(ji.glorot_normal()), packed, {}, False),
+    "transposed": (
+        lambda: {
+            "w0": draw(24, 64),
+            "wide": ji.lecun_normal()(KEY, (256, 64)),
+            "w2": draw(256, 10, gain=0.1),
+        },
+        transposed,
+        {},
+        False,
+    ),
+    "drawn scale": (scales(RNG.normal(size=64) / 8), normed, {}, False),
+    "cuts nothing": (
+        healthy,
+        mlp,
+        {"scheme": ji.truncated_normal(0.02, bounds="absolute")},
+        False,
+    ),
     "piled up": (with_one(w1=clipped()), mlp, {}, False),
     "low precision": (
         with_one(w1=draw(64, 64).astype(jnp.bfloat16).astype(jnp.float32)),
@@ -179,7 +253,7 @@ SICK = {  # what is wrong: parameters, function, options, whether it is serious
     "vanishing gradients": (lambda: squares(0.7), chain, {}, True),
     "exploding outputs": (lambda: squares(4.0), chain, {}, True),
     "exploding gradients": (
-        lambda: squares(2.5),
+        lambda: squares(3.0),
         functools.partial(chain, activation=jnp.tanh),
         {},
         True,
@@ -254,6 +328,37 @@ def test_zeros_that_move_are_no_fault():
     params["up"] = jnp.zeros_like(params["up"])  # both factors of a branch
     found = [f for f in audit(params, stacked).findings if f.rule == "cut off"]
     assert {f.path for f in found} == {"up", "down"}
+
+
+def test_what_is_packed_may_be_drawn_apart():
+    """Whose fans are counted, of queries, keys and values and of gates."""
+    apart = projections(ji.glorot_normal(fused=3))
+    assert "drawn jointly" not in rules(audit(apart, packed))
+    assert "drawn jointly" not in rules(audit(projections(ji.lecun_normal()), packed))
+    for init, found in (
+        (ji.glorot_normal(), True),
+        (ji.per_gate(ji.orthogonal()), False),
+        (ji.orthogonal(), True),
+    ):
+        findings = audit(recurrent(init), lstm).findings
+        mine = [f for f in findings if f.rule == "drawn jointly"]
+        assert ("hidden" in {f.path for f in mine}) == found, init
+        assert all("4 gates" in f.sentence for f in mine)
+
+
+def test_biases_and_scales_by_their_role():
+    found = audit({**healthy(), "b0": jnp.full(64, 5.0)}).findings
+    assert [(f.rule, f.path) for f in found if f.path == "b0"] == [("large bias", "b0")]
+    for value in (np.ones(64), np.zeros(64), np.full(64, 1e-4)):
+        assert "drawn scale" not in rules(audit(scales(value)(), normed))
+
+
+def test_leaves_that_do_not_follow_mup():
+    scheme = ji.tree.mup(narrow())
+    drawn = ji.reinit(KEY, healthy(), scheme, mlp, (X,))
+    assert "off the scheme" not in rules(audit(drawn, scheme=scheme))
+    found = audit(healthy(), scheme=scheme).findings
+    assert "w2" in {f.path for f in found if f.rule == "off the scheme"}
 
 
 def test_ends_of_branches_may_be_scaled():

@@ -723,3 +723,12 @@ def test_the_command(capsys, tmp_path):
     assert len(content["layers"]) == 5 and content["ignorance"] == math.log(10)
     assert content["layers"][0]["update"] > 0
     assert cli.run(["diagnose", "--scheme", "he_norml"]) == 2
+
+
+def test_a_task_brings_all_that_is_measured():
+    tasks = pytest.importorskip("jaxinit.compare")
+    task = tasks.digits_mlp(depth=2, width=16)
+    report = ji.diagnose(task)
+    assert len(report.rows) == 3 and report.ignorance == math.log(10)
+    with pytest.raises(ValueError, match="pass none of them"):
+        ji.diagnose(task, None, X)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 import jaxinit as ji
@@ -249,3 +252,98 @@ def test_nothing_is_not_a_number_quietly():
     with pytest.raises(TypeError, match="jax.numpy in place of numpy"):
         meanfield.gain(np.tanh)
     assert meanfield.second_moment(jnp.exp, 1e6) == math.inf
+
+
+SMOOTH = ("tanh", "erf", "sigmoid", "sin", "softplus", "gelu", "silu", "elu")
+PIECES = {  # by name where there are kinks
+    **dict.fromkeys(SMOOTH, ()),
+    "elu": (0.0,),
+    "selu": (0.0,),
+    "soft_sign": (0.0,),
+    "relu": (0.0,),
+    "leaky_relu": (0.0,),
+    "relu6": (0.0, 6.0),
+    "hard_tanh": (-1.0, 1.0),
+    "hard_sigmoid": (-3.0, 3.0),
+}
+CRITICAL = {"tanh": 0.05, "erf": 0.05, "sigmoid": 0.01, "sin": 0.05, "soft_sign": 0.05}
+CRITICAL |= {"hard_tanh": 0.05, "hard_sigmoid": 0.01}
+POINTS = np.polynomial.legendre.leggauss(200)
+
+
+def reference(values, q, edges):
+    """E[f(sqrt(q) z)] by 200 points between any two edges."""
+    ends = np.array([-10.0, 0.0, *(np.array(edges) / q**0.5), 10.0])
+    ends = np.unique(ends[np.abs(ends) <= 10])
+    half = np.diff(ends)[:, None] / 2
+    z = (ends[:-1, None] + half + half * POINTS[0]).ravel()
+    return ((half * POINTS[1]).ravel() * PDF(z)) @ values(q**0.5 * z)
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_moments_and_critical_points_against_200_points(name):
+    def values(x, function=meanfield.ACTIVATIONS[name]):
+        with jax.enable_x64(True):
+            return np.asarray(function(jnp.asarray(x))) ** 2
+
+    slope = jax.grad(meanfield.ACTIVATIONS[name])
+    slopes = functools.partial(values, function=jax.vmap(slope))
+    edges = PIECES[name]
+    for q in (0.1, 1.0, 3.0):
+        for of, derivative in ((values, False), (slopes, True)):
+            found = meanfield.second_moment(name, q, derivative=derivative)
+            assert found == pytest.approx(reference(of, q, edges), rel=1e-5)
+    bias = CRITICAL.get(name)
+    if bias is None:
+        return
+    point = meanfield.edge_of_chaos(name, bias)
+
+    def balance(q):
+        return reference(values, q, edges) / reference(slopes, q, edges) + bias - q
+
+    q = scipy.optimize.brentq(balance, 0.8 * point.variance, 1.25 * point.variance)
+    assert point.variance == pytest.approx(q, rel=1e-5)
+    weight = 1 / reference(slopes, q, edges)
+    assert point.weight_variance == pytest.approx(weight, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "far"), [("tanh", True), ("hard_tanh", True), ("relu", False)]
+)
+def test_the_phase_diagram_is_a_grid_of_fixed_points(name, far):
+    weights, biases = [1.2, *([3.0] if far else [])], [0.05, 0.3]
+    found = meanfield.phase_diagram(name, weights, biases)
+    for b, bias in enumerate(biases):
+        for w, weight in enumerate(weights):
+            point = meanfield.fixed_point(
+                name, weight_variance=weight, bias_variance=bias
+            )
+            assert found.variance[b, w] == pytest.approx(point.variance, rel=3e-3)
+            assert found.slope[b, w] == pytest.approx(point.slope, rel=3e-3)
+            assert found.depth[b, w] == pytest.approx(point.correlation_depth, rel=0.05)
+        if far:
+            critical = meanfield.edge_of_chaos(name, bias).weight_variance
+            assert found.critical[b] == pytest.approx(critical, rel=3e-3)
+    assert far or (np.isnan(found.critical).all() and found.activation == "relu")
+    with pytest.raises(ValueError, match="must be numbers that rise"):
+        meanfield.phase_diagram(name, [1.0, 0.5])
+
+
+def test_the_depth_scales_of_the_paper(capsys, tmp_path):
+    """Schoenholz et al. 2017: tanh with a bias variance of 0.05."""
+    cli = pytest.importorskip("jaxinit.compare.cli")
+    expected = {1.0: 3.63, 1.5: 15.8, 1.7: 74.9, 2.5: 11.8}
+    asked = ["theory", "tanh", "--bias-variance", "0.05"]
+    weights = [*map(str, expected)]
+    assert cli.run([*asked, "--weight-variances", *weights, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    for row, (weight, depth) in zip(found["points"], expected.items(), strict=True):
+        assert row["weight_variance"] == weight
+        assert row["correlation_depth"] == pytest.approx(depth, rel=5e-3)
+    assert found["critical"]["weight_variance"] == pytest.approx(1.76095, rel=1e-5)
+    figure = tmp_path / "phase.png"
+    assert cli.run(["theory", "relu", "--plot", str(figure)]) == 0
+    said = capsys.readouterr().out
+    assert "'relu' has no critical point with bias_variance=0.05" in said
+    assert "unbounded" in said and figure.stat().st_size > 5000
+    assert cli.run(["theory", "rleu"]) == 2

@@ -52,6 +52,8 @@ ROOMS = [
     "compare.report",
     "compare.sweep",
     "compare.code",
+    "compare.phases",
+    "compare.understanding",
     "compare.cli",
 ]
 """The flow of the house: a room imports only from rooms above it, or from its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import os
@@ -14,7 +15,9 @@ from sweeps import EVIL, FAST, SLOW, Page, of_rows, result, run, settings, store
 
 from jaxinit.compare import cli
 from jaxinit.compare.report import page
+from jaxinit.compare.report.result import Result
 from jaxinit.compare.report.study import Study
+from jaxinit.compare.train.signal import LayerSignal
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,20 @@ def test_the_page_says_everything(saved):
     assert (
         "is defined in a program" in text
     )  # EVIL is no scheme that a command can name
+
+
+def test_the_page_says_what_step_0_shows_of_the_slower():
+    swept = result({"a": FAST, EVIL: SLOW, "z": SLOW}).sweep
+    assert "Why slower" not in page.page(Result(swept).page_part())
+    rows = {
+        "a": [LayerSignal("w", 1.0, 1.0, "not told of the fastest")],
+        EVIL: [LayerSignal("w", 1.0, 1.0), LayerSignal("v", 0.1, 1.0, "v <dies>.")],
+        "z": [LayerSignal("w", 1.0, 1.0)],
+    }
+    swept = dataclasses.replace(swept, signals=rows)
+    text = page.page(Result(swept).page_part())
+    assert "v &lt;dies&gt;." in text and "not told of" not in text
+    assert "Nothing at step 0 shows why z is slower." in text
 
 
 def test_the_page_names_the_code():

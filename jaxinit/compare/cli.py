@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxinit.compare import understanding
 from jaxinit.compare.options import Options
 
 if TYPE_CHECKING:
@@ -248,38 +249,8 @@ def _is_one_of_one(out: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> bool
     return len(folders) == 1 and out.exists() and out.samefile(folders[0])
 
 
-@app.command(name="diagnose")
-def diagnose_command(
-    *,
-    task: str = "digits-mlp",
-    scheme: str = "he_normal",
-    seed: int = 0,
-    learning_rate: float | None = None,
-    json: Flag = False,
-    plot: pathlib.Path | None = None,
-) -> None:
-    """Say why a network does not train: its signal at step 0, and what is wrong.
-
-    Args:
-        task: a built-in task or one's own, as for jaxinit compare.
-        scheme: the scheme that draws the parameters, likewise.
-        seed: of the initialization.
-        learning_rate: of plain gradient descent; with one, updates are judged.
-        json: print the report as JSON, and nothing else.
-        plot: file of a figure of the signal, such as signal.png.
-    """
-    from jaxinit.compare import code
-    from jaxinit.compare.report import terminal
-    from jaxinit.compare.train.health import health
-
-    found = health(code.task(task), code.scheme(scheme), seed, learning_rate)
-    if plot is not None:
-        found.report.plot()[0].figure.savefig(plot)
-    if json:
-        print(found.report.to_json())
-        return
-    terminal.console().print(found.report.table())
-    print(found)
+app.command(name="diagnose")(understanding.diagnose)
+app.command(name="theory")(understanding.theory)
 
 
 @app.command(name="list")
@@ -376,7 +347,7 @@ def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
 
 
-_ABOUT = "Weight initialization: list, show, diagnose, compare, report, merge."
+_ABOUT = "Weight initialization: list, show, theory, diagnose, compare, report, merge."
 
 
 def run(arguments: list[str] | None = None) -> int:

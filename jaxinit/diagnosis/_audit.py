@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from jaxinit import _checks
-from jaxinit._types import Key, is_array
+from jaxinit._types import is_array
 from jaxinit.diagnosis import _leaves, _signal
-from jaxinit.diagnosis._diagnose import Prepared, prepare
+from jaxinit.diagnosis._deviations import Subject
+from jaxinit.diagnosis._diagnose import Options
 from jaxinit.diagnosis._finding import Finding
 from jaxinit.diagnosis._measure import noised
+from jaxinit.diagnosis._prepare import Prepared, prepare
 from jaxinit.diagnosis._report import Report
+from jaxinit.diagnosis._singular import on_host
 from jaxinit.trace import KERNELS, Layer
 from jaxinit.tree._combine import SchemeLike
 from jaxinit.tree._describe import describe
@@ -61,34 +65,29 @@ class Audit:
 
 def audit(
     apply: Any,
-    params: Any,
+    params: Any = None,
     *inputs: Any,
-    loss: Callable[..., Any] | None = None,
-    labels: Any = None,
-    key: Key | None = None,
-    learning_rate: float | None = None,
-    optimizer: Any = None,
     scheme: SchemeLike | None = None,
+    **options: Unpack[Options],
 ) -> Audit:
     """Say what is wrong with an initialization, before a step is trained.
 
     It judges the signal that `jaxinit.diagnose` measures, and the leaves by how the
     computation uses them: leaves that are not used, not finite, or zero where no
     gradient will ever come; units, layers and leaves with equal values; deviations of
-    miscounted fans; values that are cut off or of low precision; a tied head as large
-    as its embedding; the wrong matrix of a branch scaled by depth.
+    miscounted fans, of packed kernels drawn jointly, of leaves drawn as if transposed;
+    values that are cut off or of low precision, and truncations that cut nothing; a
+    tied head as large as its embedding; the wrong matrix of a branch scaled by depth;
+    biases and scales that are not what their role expects.
 
     Args:
         apply: as in `jaxinit.diagnose`.
         params: as in `jaxinit.diagnose`, concrete.
         inputs: as in `jaxinit.diagnose`, one batch. With fewer than 16 examples dead
             units are not judged.
-        loss: as in `jaxinit.diagnose`.
-        labels: as in `jaxinit.diagnose`.
-        key: as in `jaxinit.diagnose`.
-        learning_rate: as in `jaxinit.diagnose`; with it updates are judged.
-        optimizer: as in `jaxinit.diagnose`; with it updates are judged.
         scheme: a scheme, as in `jaxinit.reinit`, that the leaves should follow.
+        options: the keywords of `jaxinit.diagnose`; with `learning_rate=` or
+            `optimizer=` updates are judged.
 
     Returns:
         The `Audit`; printed, a sentence for each finding with what mends it.
@@ -106,8 +105,7 @@ def audit(
         >>> [finding.rule for finding in found.findings]
         ['same values']
     """
-    rate = (learning_rate, optimizer)
-    ready = prepare("audit", apply, params, inputs, loss, labels, key, *rate)
+    ready = prepare("audit", apply, params, inputs, **options)
     leaves, _ = leaves_of(ready.params)
     if any(_checks.is_traced(leaf.value) for leaf in leaves):
         raise TypeError(
@@ -116,13 +114,18 @@ def audit(
     report = ready.report()
     layers = [_renamed(layer, ready) for layer in ready.measurement.layers]
     floating = [x for x in leaves if jnp.issubdtype(x.value.dtype, jnp.inexact)]
-    values = {leaf.path: _leaves.on_host(leaf.value) for leaf in floating}
+    values = {leaf.path: on_host(leaf.value) for leaf in floating}
     layers = [layer for layer in layers if layer.path in values]
     expected: dict[str, float] = {}
+    uncut: dict[str, float] = {}
     if scheme is not None:
         rows = describe(ready.params, scheme, ready.apply, ready.others)
-        expected = {row.path: row.std for row in rows if row.init is not None}
-    subject = _leaves.Subject(layers, values, report, expected)
+        drawn = [(row.path, row.std, row.init) for row in rows if row.init is not None]
+        expected = {path: std for path, std, _ in drawn}
+        bounds = ((path, _nearest_bound(init)) for path, _, init in drawn)
+        uncut = {path: bound for path, bound in bounds if _FAR_OUT < bound < math.inf}
+    joined = _joined(layers, ready)
+    subject = Subject(layers, values, report, expected, uncut, joined)
     found = [
         *_leaves.findings(subject),
         *_cut_off(ready, subject),
@@ -130,6 +133,40 @@ def audit(
     ]
     found.sort(key=lambda finding: not finding.serious)
     return Audit(tuple(found), report)
+
+
+_FAR_OUT = 6.0
+"""Deviations at which nothing is cut: two draws in a thousand million."""
+
+
+def _nearest_bound(init: Any) -> float:
+    """How many deviations out a draw is cut that has absolute bounds."""
+    given = init.arguments
+    if init.name != "truncated_normal" or given["bounds"] != "absolute":
+        return math.inf
+    ends = (abs(given[name] - given["mean"]) for name in ("lower", "upper"))
+    return float(min(ends)) / float(given["stddev"])
+
+
+def _joined(layers: Sequence[Layer], ready: Prepared) -> dict[str, tuple[int, str]]:
+    """Leaves that pack queries, keys and values, or gates: how many, and of what."""
+    found: dict[str, tuple[int, str]] = {}
+    dense = {layer.path: layer for layer in layers if layer.kind == "dense"}
+    for path in ready.measurement.attended:
+        layer = dense.get(path)
+        third = layer.fan_out / 3 if layer is not None else math.nan
+        after = [
+            dense[each] for each in (layer.feeds if layer else ()) if each in dense
+        ]
+        if any(each.fan_in == third for each in after):
+            found[path] = 3, "kernels of queries, keys and values"
+    for layer in dense.values():
+        gates = layer.fan_out / layer.fan_in
+        if layer.path in layer.feeds and gates in (2, 3, 4, 5, 6):
+            for other in dense.values():
+                if other.fan_out == layer.fan_out and layer.path in other.feeds:
+                    found[other.path] = int(gates), "gates"
+    return found
 
 
 def _renamed(layer: Layer, ready: Prepared) -> Layer:
@@ -146,7 +183,7 @@ _STEPS = 3
 """Of descent, after which a factor of zero has a gradient, if it ever has."""
 
 
-def _cut_off(ready: Prepared, subject: _leaves.Subject) -> Iterator[Finding]:
+def _cut_off(ready: Prepared, subject: Subject) -> Iterator[Finding]:
     """Leaves of zeros that no gradient reaches, because a factor beside them is zero.
 
     One factor of zero is no harm: a branch or a head that begins with zeros moves at

@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinit import meanfield
+from jaxinit.diagnosis._deviations import MANY, Check, Subject, wrong_fan
 from jaxinit.diagnosis._finding import Finding
-from jaxinit.diagnosis._report import Report
 from jaxinit.trace import KERNELS, Layer
 from jaxinit.tree import Structure
-
-_MANY = 64
-"""Entries from which on equal values are no chance."""
-
-_FIXED = 32
-"""Distinct values up to which a leaf is a pattern, such as an identity, and no draw."""
-
-
-class Subject(NamedTuple):
-    """What is judged.
-
-    Attributes:
-        layers: what each leaf is, in order of execution.
-        values: the leaves by path.
-        report: the signal.
-        expected: by path the deviation that a scheme gives; empty without a scheme.
-    """
-
-    layers: Sequence[Layer]
-    values: Mapping[str, np.ndarray]
-    report: Report
-    expected: Mapping[str, float]
-
-    @property
-    def drawn(self) -> Iterator[tuple[Layer, np.ndarray]]:
-        """Leaves that are draws from a distribution, as far as their values tell."""
-        for layer in self.layers:
-            value = self.values[layer.path]
-            if value.size >= _MANY and np.isfinite(value).all():
-                if len(np.unique(value.ravel()[:4096])) > _FIXED:
-                    yield layer, value
-
-
-Check = Callable[[Subject], Iterator[Finding]]
 
 
 def _unused(subject: Subject) -> Iterator[Finding]:
@@ -126,27 +88,17 @@ def _same_values(subject: Subject) -> Iterator[Finding]:
         if layer.kind not in (*KERNELS, "embedding", "unknown"):
             continue
         members = _members(layer, value)
-        if len(members) > 1 and members.shape[1] >= _MANY:
-            pair = _first_pair(members[:, : 4 * _MANY])
+        if len(members) > 1 and members.shape[1] >= MANY:
+            pair = _first_pair(members[:, : 4 * MANY])
             if pair is not None:
                 a, b, sign = pair
-                yield Finding(
-                    "same values",
-                    True,
-                    layer.path,
-                    sign,
-                    f"Layers {a} and {b} of {layer.path} have the same values: a key "
-                    "was used twice.",
-                    "Give each its own key: `jax.random.split(key, count)`, or "
-                    "draw all by `jaxinit.init`.",
-                )
+                what = f"Layers {a} and {b} of {layer.path} have the same values"
+                yield _same(layer.path, True, sign, what, "split(key, count)")
                 continue
         names.append(layer.path)
-        heads.append(value.ravel()[:_MANY])
-    if len(heads) < 2:
-        return
+        heads.append(value.ravel()[:MANY])
     seen = set[str]()
-    while (pair := _first_pair(np.stack(heads))) is not None:
+    while len(heads) > 1 and (pair := _first_pair(np.stack(heads))) is not None:
         a, b, sign = pair
         one, other = (subject.values[names[k]].ravel() for k in (a, b))
         size = min(one.size, other.size, 4096)
@@ -155,16 +107,19 @@ def _same_values(subject: Subject) -> Iterator[Finding]:
         del names[b], heads[b]
         if abs(whole) > 0.999 and path not in seen:
             seen.add(path)
-            yield Finding(
-                "same values",
-                False,
-                path,
-                sign,
-                f"{path} has the values of {name}, up to a factor: a key was used "
-                "twice.",
-                "Give each leaf its own key: `jax.random.fold_in(key, number)`, or "
-                "draw all by `jaxinit.init`.",
-            )
+            what = f"{path} has the values of {name}, up to a factor"
+            yield _same(path, False, sign, what, "fold_in(key, number)")
+
+
+def _same(path: str, serious: bool, sign: float, what: str, how: str) -> Finding:
+    return Finding(
+        "same values",
+        serious,
+        path,
+        sign,
+        f"{what}: a key was used twice.",
+        f"Give each its own key: `jax.random.{how}`, or draw all by `jaxinit.init`.",
+    )
 
 
 def _members(layer: Layer, value: np.ndarray) -> np.ndarray:
@@ -192,76 +147,6 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     one, other = one.astype(float), other.astype(float)
     norms = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / norms if norms > 0 else 0.0
-
-
-def _wrong_fan(subject: Subject) -> Iterator[Finding]:
-    for layer, value in subject.drawn:
-        if layer.kind not in KERNELS or value.size < 1024:
-            continue
-        variance = float(value.astype(float).var())
-        error = 3 * math.sqrt(2 / value.size) + 0.01
-        held = functools.partial(_explains, variance, error)
-        if held(layer, layer.fan_in, layer.fan_out):
-            continue
-        for what, factor in _miscounts(layer):
-            if held(layer, layer.fan_in * factor, layer.fan_out * factor):
-                deviation = math.sqrt(variance)
-                yield Finding(
-                    "wrong fan",
-                    False,
-                    layer.path,
-                    deviation,
-                    f"The deviation of {layer.path}, {deviation:.3g}, is that of a "
-                    f"fan-in of {layer.fan_in * factor:g}, but each output sums "
-                    f"{layer.fan_in:g} terms: {what} was counted in.",
-                    f"Say which axes are which: `in_axis={layer.in_axes}, "
-                    f"out_axis={layer.out_axes}, batch_axis={layer.batch_axes}`, or "
-                    "draw by use: `jaxinit.reinit(key, params, scheme, apply, "
-                    "inputs)`.",
-                )
-                break
-
-
-def _explains(
-    variance: float, error: float, layer: Layer, fan_in: float, fan_out: float
-) -> bool:
-    """Whether a common scheme gives this variance with these fans."""
-    squares = {1.0, 2.0, 1 / 3}
-    if layer.activation_before in meanfield.ACTIVATIONS:
-        squares.add(_gain_of(layer.activation_before) ** 2)
-    fans = (fan_in, fan_out, (fan_in + fan_out) / 2, max(fan_in, fan_out))
-    return any(
-        abs(variance * fan / square - 1) < error for fan in fans for square in squares
-    )
-
-
-@functools.cache
-def _gain_of(name: str) -> float:
-    try:
-        return meanfield.gain(name)
-    except ValueError:
-        return 1.0
-
-
-def _miscounts(layer: Layer) -> Iterator[tuple[str, float]]:
-    """What is miscounted at times, and by how much the fan is then larger."""
-    sizes = layer.shape
-    stacked = [axis for axis in layer.batch_axes if axis in layer.layer_axes]
-    apart = [axis for axis in layer.batch_axes if axis not in layer.layer_axes]
-    yield from (
-        (what, float(math.prod(sizes[axis] for axis in axes)))
-        for what, axes in (
-            ("the axis of layers", stacked),
-            ("the axis of members, such as experts or heads,", apart),
-            (
-                "the axis of heads",
-                layer.out_axes[:1] if len(layer.out_axes) > 1 else (),
-            ),
-        )
-        if math.prod(sizes[axis] for axis in axes) > 1
-    )
-    if layer.groups > 1:
-        yield "the number of groups", float(layer.groups)
 
 
 def _piled_up(subject: Subject) -> Iterator[Finding]:
@@ -355,6 +240,10 @@ def _wrong_matrix(subject: Subject) -> Iterator[Finding]:
 
 
 def _large_biases(subject: Subject) -> Iterator[Finding]:
+    kinds = {layer.path: layer for layer in subject.layers}
+    stds: dict[str, float] = {}
+    for row, label in zip(subject.report.rows, subject.report.labels, strict=True):
+        stds[label.path] = max(row.std, stds.get(label.path, 0.0))
     for layer in subject.layers:
         value = subject.values[layer.path]
         if layer.kind != "bias" or layer.place_axes or not layer.acts_on:
@@ -362,22 +251,68 @@ def _large_biases(subject: Subject) -> Iterator[Finding]:
         if not value.size or not np.isfinite(value).all():
             continue
         size = float(np.sqrt(np.mean(np.square(value.astype(float)))))
-        if size > 10:
+        met = [kinds[path] for path in layer.acts_on if path in kinds]
+        # Gates and heads begin with biases that say what is likely.
+        plain = all(each.feeds and each.activation_after not in _GATES for each in met)
+        most = max((stds.get(each.path, math.nan) for each in met), default=math.nan)
+        if size > 10 or (plain and size > 1 and size > 4 * most):
+            beside = f", beside {most:.3g} of what it is added to," if most > 0 else ""
             yield Finding(
                 "large bias",
                 False,
                 layer.path,
                 size,
-                f"The bias {layer.path} has a size of {size:.3g}, and decides what "
-                "its units put out whatever comes in.",
+                f"The bias {layer.path} has a size of {size:.3g}{beside} and decides "
+                "what its units put out whatever comes in.",
                 "Begin it at zero: `jaxinit.zeros`.",
             )
+
+
+_GATES = ("sigmoid", "softplus", "softmax")
+"""Nonlinearities whose biases begin at what is likely, or at a time scale."""
+
+
+def _odd_scales(subject: Subject) -> Iterator[Finding]:
+    for layer in subject.layers:
+        value = subject.values[layer.path]
+        if layer.kind != "scale" or value.ndim != 1 or value.size < 8:
+            continue
+        if not np.isfinite(value).all() or not layer.acts_on:
+            continue
+        value = value.astype(float)
+        if len(np.unique(value)) > value.size / 2 and value.min() < 0 < value.max():
+            share = min(float((value < 0).mean()), float((value > 0).mean()))
+            if share > 0.2:
+                yield Finding(
+                    "drawn scale",
+                    False,
+                    layer.path,
+                    float(value.std()),
+                    f"The scale {layer.path} is drawn around {value.mean():.2g} with a "
+                    f"deviation of {value.std():.3g}: it turns features over and "
+                    "takes others away, as the kernel's law given to a norm does.",
+                    "Begin it at one: `jaxinit.ones`.",
+                )
+
+
+def _cuts_nothing(subject: Subject) -> Iterator[Finding]:
+    for path, bound in subject.uncut.items():
+        yield Finding(
+            "cuts nothing",
+            False,
+            path,
+            bound,
+            f"The truncation of {path} lies {bound:.3g} deviations out, and cuts "
+            "nothing: its bounds are absolute numbers.",
+            "Give the bounds in deviations: `jaxinit.truncated_normal(stddev, "
+            "lower=-2, upper=2)`.",
+        )
 
 
 def _off_scheme(subject: Subject) -> Iterator[Finding]:
     for path, expected in subject.expected.items():
         value = subject.values[path].astype(float)
-        if value.size < _MANY:
+        if value.size < MANY:
             continue
         found = float(value.std())
         error = 5 / math.sqrt(2 * value.size) + 0.02
@@ -398,11 +333,13 @@ CHECKS: tuple[Check, ...] = (
     _not_finite,
     _equal_units,
     _same_values,
-    _wrong_fan,
+    wrong_fan,
     _piled_up,
     _tied_head,
     _wrong_matrix,
     _large_biases,
+    _odd_scales,
+    _cuts_nothing,
     _off_scheme,
     _unused,
 )
@@ -412,10 +349,3 @@ CHECKS: tuple[Check, ...] = (
 def findings(subject: Subject) -> list[Finding]:
     """What is wrong with the leaves."""
     return [finding for check in CHECKS for finding in check(subject)]
-
-
-def on_host(leaf: jax.Array) -> np.ndarray:
-    """A leaf as an array of numpy, of low precision as float32."""
-    if leaf.dtype.itemsize < 4 and jnp.issubdtype(leaf.dtype, jnp.floating):
-        leaf = leaf.astype(jnp.float32)
-    return np.asarray(leaf)

@@ -15,7 +15,17 @@ from jaxinit.diagnosis import _rows, _statistics
 from jaxinit.diagnosis._numbers import COLUMNS, POINT_COLUMNS, Label, PointLabel
 from jaxinit.diagnosis._rows import Rows
 from jaxinit.diagnosis._statistics import Spot, Sums
-from jaxinit.trace import Loop, Point, Product, Site, arrays_of, points, program, replay
+from jaxinit.trace import (
+    Loop,
+    Part,
+    Point,
+    Product,
+    Site,
+    arrays_of,
+    points,
+    program,
+    replay,
+)
 from jaxinit.trace._products import enclosing
 from jaxinit.trace._walk import shape_of
 from jaxinit.tree._leaves import leaves_of
@@ -51,6 +61,10 @@ class Measurement:
         missed: kernels that are not measured, by path, and what hides them.
         examples: how many there are.
         output_shape: of what `apply` returns, None if that is not one array.
+        attended: paths of the kernels whose output alone an attention's logits are of.
+        kernels: for each place of a kernel its path, its part, the loops around it and
+            how many rows it has.
+        order: of the rows of all of them, one after the other, that of execution.
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class Measurement:
         self._visited = made._replace(products={**at, **made.products})
         self._spots = {site: self._spot(each) for site, each in made.products.items()}
         self._sites: list[tuple[Product, int, Rows]] = []
+        self.kernels: list[tuple[str, Part, tuple[Loop, ...], int]] = []
         labels: list[tuple[tuple[int, ...], Label]] = []
         after = {layer.path: layer.activation_after for layer in self.layers}
         for product in made.products.values():
@@ -85,13 +100,15 @@ class Measurement:
                 name = f"{path} ({part.number})" if part.number > 1 else path
                 rows = _rows.of_layers(name, product.site, product.loops, part)
                 self._sites.append((product, place, rows))
+                one = (path, part, product.loops, len(rows.names))
+                self.kernels.append(one)
                 says = (use.kind, use.fan_in, use.fan_out, use.activation_before)
                 rest = (path, *says, after[part.path], product.unseen)
                 labels += [
                     (order, Label(text, *rest))
                     for text, order in zip(rows.names, rows.order, strict=True)
                 ]
-        self._order, self.labels = _sorted(labels)
+        self.order, self.labels = _sorted(labels)
         self._marks: list[tuple[Point, Rows]] = []
         marks: list[tuple[tuple[int, ...], PointLabel]] = []
         for site, point in self._seen.items():
@@ -103,6 +120,10 @@ class Measurement:
                 for text, order in zip(rows.names, rows.order, strict=True)
             ]
         self._mark_order, self.points = _sorted(marks)
+        logits = [
+            each.after for each in self._seen.values() if each.kind == "attention"
+        ]
+        self.attended = {self.paths[path] for path, *more in logits if not more}
 
     def __call__(
         self,
@@ -165,9 +186,9 @@ class Measurement:
             [changes[k] for k in arrays],
         )
         columns |= self._of_outputs(found, back, scale)
-        order, marks = np.array(self._order, int), np.array(self._mark_order, int)
+        order, marks = np.array(self.order, int), np.array(self._mark_order, int)
         return Numbers(
-            {name: columns[name][order] for name in COLUMNS},
+            {name: columns[name][order] for name in COLUMNS if name in columns},
             {name: x[marks] for name, x in self._of_points(found).items()},
             norms,
             value,

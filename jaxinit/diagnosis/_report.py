@@ -17,12 +17,15 @@ from jaxinit._checks import is_traced
 from jaxinit._types import Array
 from jaxinit.diagnosis._numbers import Growth, Label, PointLabel, PointRow, Row, growth
 from jaxinit.diagnosis._signal import Signal, findings
+from jaxinit.diagnosis._spectra import Spectra
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "marks", "leaves", "loss"],
-    meta_fields=["labels", "points", "ignorance", "examples", "missed", "notes"],
+    meta_fields=[
+        *("labels", "points", "ignorance", "examples", "missed", "notes", "spectra")
+    ],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
@@ -44,6 +47,7 @@ class Report:
         missed: kernels that are not measured, by path, with the operation that hides
             them.
         notes: what else a reader has to know, sentences.
+        spectra: what was asked for by `spectra=True`; None otherwise.
     """
 
     labels: tuple[Label, ...]
@@ -56,6 +60,7 @@ class Report:
     examples: int
     missed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    spectra: Spectra | None = None
 
     @functools.cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -156,7 +161,8 @@ class Report:
 
         Returns:
             An object of `layers` and `points`, lists with an object a row; `growth`,
-            `loss`, `ignorance`, `examples`, `missed`, `notes` and `verdict`.
+            `loss`, `ignorance`, `examples`, `missed`, `notes`, `spectra` and
+            `verdict`.
         """
         content = {
             "layers": [row._asdict() for row in self.rows],
@@ -170,6 +176,7 @@ class Report:
             "examples": self.examples,
             "missed": dict(self.missed),
             "notes": list(self.notes),
+            "spectra": None if self.spectra is None else self.spectra._asdict(),
             "verdict": self.verdict.split("\n"),
         }
         return json.dumps(_finite(content), allow_nan=False)
@@ -252,6 +259,10 @@ class Report:
 
         return Group(self.table(), *map(Text, self._rest()))
 
+    def sentences(self) -> list[str]:
+        """What was asked for by `spectra=True`, in words."""
+        return [] if self.spectra is None else self.spectra.sentences()
+
     def _rest(self) -> list[str]:
         """What is said after the table."""
         said: list[str] = []
@@ -260,7 +271,7 @@ class Report:
             said.append(_text(_POINT_HEADS, cells, {"point", "of"}))
         for path, name in self.missed:
             said.append(f"{path} is not measured: it is used within `{name}`.")
-        return [*said, *self.notes, self.verdict]
+        return [*said, *self.notes, *self.sentences(), self.verdict]
 
 
 def _concrete(columns: Mapping[str, Array]) -> dict[str, np.ndarray]:
@@ -284,8 +295,8 @@ def _finite(content: Any) -> Any:
 
 
 _HEADS = (
-    *("layer", "fan in", "after", "kernel std", "mean", "std", "kurtosis", "cosine"),
-    *("gradient", "dead", "|kernel grad|", "update"),
+    *("layer", "fan in", "after", "kernel std", "norm", "mean", "std", "kurtosis"),
+    *("cosine", "gradient", "dead", "|kernel grad|", "update"),
 )
 _WORDS = {"layer", "after"}
 _POINT_HEADS = ("point", "of", "rms", "logit std", "entropy", "saturated")
@@ -296,9 +307,9 @@ def _number(value: float) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    numbers = (row.kernel_std, row.mean, row.std, row.kurtosis, row.cosine)
+    numbers = (row.kernel_std, row.spectral_norm, row.mean, row.std, row.kurtosis)
     backward = (row.gradient, row.dead, row.kernel_gradient, row.update)
-    told = map(_number, (*numbers, *backward))
+    told = map(_number, (*numbers, row.cosine, *backward))
     return (row.name, f"{row.fan_in:g}", row.before or "", *told)
 
 

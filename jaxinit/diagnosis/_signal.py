@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from jaxinit import meanfield
 from jaxinit.diagnosis._finding import Finding
-from jaxinit.diagnosis._numbers import Growth, PointRow, Row
+from jaxinit.diagnosis._numbers import Growth, PointRow, Row, kind_of
 
 FAR = 1e3
 """Over all layers: a signal that changes by this factor is lost to training."""
@@ -69,29 +69,36 @@ def _not_finite(signal: Signal) -> Iterator[Finding]:
 
 
 def _growing(signal: Signal) -> Iterator[Finding]:
-    for growth, rule, what, way in (
-        (signal.forward, "outputs", "outputs of layers", ""),
-        (
-            signal.backward,
-            "gradients",
-            "gradients",
-            ", from the last layer to the first",
-        ),
+    outputs = [(row.name, row.rms) for row in signal.rows]
+    gradients = [(row.name, row.gradient) for row in signal.rows[::-1]]
+    for growth, rule, what, pairs, way in (
+        (signal.forward, "outputs", "outputs of layers", outputs, "on"),
+        (signal.backward, "gradients", "gradients", gradients, "back to the first"),
     ):
         change = _change(growth)
         if change is None:
             continue
         verb = "grow" if growth.factor > 1 else "shrink"
-        total = growth.total
+        start = _start(pairs)
         yield Finding(
             f"{'exploding' if growth.factor > 1 else 'vanishing'} {rule}",
             change > FAR,
-            "",
+            start,
             growth.factor,
-            f"The {what} {verb} by {growth.factor:.3g} a layer{way}, {total:.2g} over "
-            f"{growth.layers}.",
+            f"The {what} {verb} by {growth.factor:.3g} a layer from {start} {way}, "
+            f"{growth.total:.2g} over {growth.layers}.",
             _remedy(signal),
         )
+
+
+def _start(pairs: Sequence[tuple[str, float]]) -> str:
+    """The last layer up to which sizes are within a factor of two of the first's."""
+    kinds = [kind_of(name) for name, _ in pairs]
+    kind = Counter(kinds).most_common(1)[0][0]
+    own = [pair for pair, k in zip(pairs, kinds, strict=True) if k == kind]
+    first = next((size for _, size in own if 0 < size < math.inf), math.nan)
+    near = [name for name, size in own if 0.5 * first <= size <= 2 * first]
+    return near[-1] if near else own[0][0]
 
 
 def _stream(signal: Signal) -> Iterator[Finding]:

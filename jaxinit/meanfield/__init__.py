@@ -31,3 +31,5 @@ from jaxinit.meanfield._maps import gain as gain
 from jaxinit.meanfield._maps import second_moment as second_moment
 from jaxinit.meanfield._maps import slope as slope
 from jaxinit.meanfield._maps import variance_map as variance_map
+from jaxinit.meanfield._phase import PhaseDiagram as PhaseDiagram
+from jaxinit.meanfield._phase import phase_diagram as phase_diagram

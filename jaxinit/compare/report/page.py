@@ -25,6 +25,7 @@ from jaxinit.compare.stats.across_optimizers import AcrossOptimizers
 from jaxinit.compare.stats.verdict import Row, Verdict, judge
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import Sweep
+from jaxinit.compare.train import signal
 
 
 class Part(NamedTuple):
@@ -117,6 +118,7 @@ def _section(part: Part, prefix: str) -> list[str]:
         f'<ul class="notes">{notes}</ul>',
         _table(verdict, settings),
         _targets(part),
+        _why(sweep, verdict),
         "<h2>Figures</h2>",
         _figures(drawn, prefix),
         _more(verdict, settings),
@@ -154,6 +156,28 @@ def _across(part: Part, prefix: str) -> list[str]:
             _table(verdict, settings),
         ]
     return [*body, "<h2>All pairs of scheme and optimizer</h2>"]
+
+
+def _why(sweep: Sweep, verdict: Verdict) -> str:
+    """What the signal at step 0 shows of the schemes that are shown to be slower."""
+    first, *others = verdict.order
+    slower = [
+        name
+        for name in others
+        if verdict.is_shown(first, name) and sweep.signals.get(name)
+    ]
+    says = {name: signal.explanation(sweep.signals[name]) for name in slower}
+    items = [f"{_(name)}: {_(text)}" for name, text in says.items() if text]
+    silent = [name for name, text in says.items() if not text]
+    if silent:
+        verb = "is" if len(silent) == 1 else "are"
+        items.append(
+            f"Nothing at step 0 shows why {_(words.listed(silent))} {verb} slower."
+        )
+    if not items:
+        return ""
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    return f'<h2>Why slower: before the first step</h2><ul class="notes">{listed}</ul>'
 
 
 def _drawn(sweep: Sweep, verdict: Verdict) -> dict[str, tuple[Axes, str]]:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxinit._models import Model
@@ -85,6 +86,35 @@ class Task:
     def examples(self) -> int:
         """How many there are for training, or in a batch of a stream; 0 without any."""
         return 0 if self.x_train is None else trees.count(self.x_train)
+
+    def to_diagnose(self, own: tuple[Any, Any] | None, key: Any) -> dict[str, Any]:
+        """What `jaxinit.diagnose` is given of a task, by the names of its arguments.
+
+        Args:
+            own: parameters and state of the model; None for those that it draws.
+            key: for that, and for dropout.
+
+        Returns:
+            A function of parameters, their values, its other arguments, loss and
+            labels; and whether there is a loss to go back from.
+        """
+        x, y = trees.on_device((self.x_train, self.y_train), EXAMPLES)
+        params, state = jax.jit(self.model.init)(key, x) if own is None else own
+        objective, model = self.objective, self.model
+
+        def apply(params: Any, batch: Any, state: Any, key: Any) -> Any:
+            of = model.apply if objective is None else objective
+            return of(params, state, batch, key, True)[0]
+
+        whole = objective is not None  # an objective is the loss
+        return {
+            "apply": apply,
+            "params": params,
+            "inputs": (trees.batch_of(x, y) if whole else x, state, key),
+            "loss": (lambda out: out) if whole else self.loss,
+            "labels": None if whole else y,
+            "backward": self.training is None,
+        }
 
     def traced(
         self,

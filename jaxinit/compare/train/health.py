@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 
-from jaxinit.compare.task import trees
-from jaxinit.compare.task.task import EXAMPLES, Task
+from jaxinit.compare.task.task import Task
 from jaxinit.compare.train.initial import InitialParams, Scheme
 from jaxinit.compare.train.trainer import Config
 from jaxinit.diagnosis import Audit
@@ -15,7 +12,11 @@ from jaxinit.diagnosis._audit import audit
 
 
 def health(
-    task: Task, scheme: Scheme, seed: int = 0, learning_rate: float | None = None
+    task: Task,
+    scheme: Scheme,
+    seed: int = 0,
+    learning_rate: float | None = None,
+    spectra: bool = False,
 ) -> Audit:
     """The audit of a task under a scheme, with the report of its signal.
 
@@ -27,6 +28,7 @@ def health(
         scheme: what draws its parameters.
         seed: of the initialization.
         learning_rate: of plain gradient descent; with one, updates are judged.
+        spectra: as in `jaxinit.diagnose`.
 
     Returns:
         The `Audit`.
@@ -49,21 +51,6 @@ def health(
             f"diagnose: task {task.name} is a training of one's own, which has no loss "
             "of outputs; use jaxinit.audit on its model."
         )
-    x, y = trees.on_device((task.x_train, task.y_train), EXAMPLES)
-    objective = task.objective
-    whole = trees.batch_of(x, y), {"loss": lambda out: out, "labels": None}
-    batch, scored = whole if objective else (x, {"loss": task.loss, "labels": y})
-
-    def apply(params: Any, batch: Any, state: Any, key: Any) -> Any:
-        of = objective or task.model.apply
-        return of(params, state, batch, key, True)[0]
-
-    return audit(
-        apply,
-        params,
-        batch,
-        state,
-        jax.random.key(seed),
-        **scored,
-        learning_rate=learning_rate,
-    )
+    key = jax.random.key(seed)
+    options = {"learning_rate": learning_rate, "spectra": spectra}
+    return audit(task, (params, state), key=key, **options)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxinit._models import Params, State
-from jaxinit._types import Array
-from jaxinit.compare.task import trees
 from jaxinit.compare.task.task import Task
-from jaxinit.diagnosis._measure import Measurement
-
-EXAMPLES = 64
-"""Of the training data, that the signal is measured on."""
+from jaxinit.diagnosis import Report
+from jaxinit.diagnosis._prepare import NO_KERNEL, prepare
+from jaxinit.diagnosis._signal import findings
 
 
 class LayerSignal(NamedTuple):
@@ -27,11 +22,14 @@ class LayerSignal(NamedTuple):
         path: of the layer's kernel.
         forward: root mean square of what the kernel puts out, before a bias.
         backward: root mean square of the gradient of an example's loss by it.
+        says: what stands out there at step 0, if it is what stands out most in this
+            scheme; a sentence of the report's verdict.
     """
 
     path: str
     forward: float
     backward: float
+    says: str = ""
 
 
 Signals: TypeAlias = Mapping[str, Sequence[LayerSignal]]
@@ -90,21 +88,56 @@ def signals(
         return {}
     if task.x_train is None:
         return {scheme: [] for scheme in initial}
-    measure, paths = _measure(task, *next(iter(initial.values())))
+    key = jax.random.key(0)
+    with jax.default_matmul_precision("highest"):
+        try:
+            ready = prepare("compare", task, next(iter(initial.values())), (), key=key)
+        except ValueError as error:
+            if NO_KERNEL not in str(error):
+                raise
+            return {scheme: [] for scheme in initial}
     found: dict[str, list[LayerSignal]] = {}
     for scheme, (params, state) in initial.items():
-        measured = [np.asarray(x, float).tolist() for x in measure(params, state)]
-        found[scheme] = [
-            LayerSignal(*row) for row in zip(paths, *measured, strict=True)
-        ]
+        batch, _, key = ready.others
+        report = ready.report(params, (batch, state, key))
+        found[scheme] = _rows(report)
     return found
+
+
+def explanation(rows: Sequence[LayerSignal]) -> str:
+    """What stands out most in a scheme at step 0; empty where nothing does."""
+    return next((row.says for row in rows if row.says), "")
+
+
+def _rows(report: Report) -> list[LayerSignal]:
+    """A row for each layer where it is used first, with what stands out most."""
+    rows = [
+        row
+        for row, label in zip(report.rows, report.labels, strict=True)
+        if not row.name.removeprefix(label.path).startswith(" (")
+    ]
+    worst = next(iter(findings(report.signal)), None)
+    named = [row.name for row in rows]
+    at = -1
+    if worst is not None and rows:
+        at = named.index(worst.path) if worst.path in named else 0
+    return [
+        LayerSignal(
+            row.name,
+            row.rms,
+            row.gradient,
+            worst.sentence if worst is not None and k == at else "",
+        )
+        for k, row in enumerate(rows)
+    ]
 
 
 def to_json(signals: Signals) -> dict[str, Any]:
     """The signals as what JSON can hold; a number that is not finite is None.
 
     Returns:
-        `{"paths": [path, ...], "forward": {scheme: [number, ...]}, "backward": ...}`.
+        `{"paths": [path, ...], "forward": {scheme: [number, ...]}, "backward": ...,
+        "says": {scheme: {path: sentence}}}`.
     """
     rows = next(iter(signals.values()), ())
 
@@ -119,6 +152,10 @@ def to_json(signals: Signals) -> dict[str, Any]:
         "paths": [row.path for row in rows],
         "forward": column("forward"),
         "backward": column("backward"),
+        "says": {
+            scheme: {row.path: row.says for row in rows if row.says}
+            for scheme, rows in signals.items()
+        },
     }
 
 
@@ -129,50 +166,18 @@ def from_json(content: Mapping[str, Any]) -> dict[str, list[LayerSignal]]:
         ValueError, TypeError, KeyError, AttributeError: it is something else.
     """
     number = lambda value: math.nan if value is None else float(value)  # noqa: E731
+    says = content.get("says", {})
     return {
         scheme: [
-            LayerSignal(str(path), number(out), number(back))
+            LayerSignal(
+                str(path),
+                number(out),
+                number(back),
+                str(says.get(scheme, {}).get(path, "")),
+            )
             for path, out, back in zip(
                 content["paths"], forward, content["backward"][scheme], strict=True
             )
         ]
         for scheme, forward in content["forward"].items()
     }
-
-
-def _measure(
-    task: Task, params: Params, state: State
-) -> tuple[Callable[[Params, State], tuple[Array, Array]], list[str]]:
-    """`(params, state) -> (forward, backward)` as a program, and the layers' paths."""
-    x, y = trees.on_device((task.x_train, task.y_train), EXAMPLES)
-    key, objective, loss = jax.random.key(0), task.objective, task.loss
-    batch = x if objective is None else trees.batch_of(x, y)
-
-    def apply(params: Params, batch: Any, state: State, key: Any) -> Any:
-        of = task.model.apply if objective is None else objective
-        return of(params, state, batch, key, True)[0]
-
-    def score(out: Any) -> Any:
-        return out if loss is None else loss(out, y)  # an objective is the loss
-
-    with jax.default_matmul_precision("highest"):
-        measurement = Measurement(apply, params, (batch, state, key), trees.count(x))
-    places = [
-        (k, label.name)
-        for k, label in enumerate(measurement.labels)
-        if not label.name.removeprefix(label.path).startswith(" (")
-    ]
-    if not places:
-        return lambda params, state: (jnp.zeros(0), jnp.zeros(0)), []
-    chosen = np.array([k for k, _ in places], int)
-    backward = task.training is None  # else there is no loss of outputs
-
-    @jax.jit
-    def measure(params: Params, state: State) -> tuple[Array, Array]:
-        columns = measurement(
-            params, (batch, state, key), score, key, backward=backward
-        ).layers
-        gradient = columns["gradient"][chosen]
-        return columns["rms"][chosen], gradient if backward else gradient * jnp.nan
-
-    return measure, [name for _, name in places]
