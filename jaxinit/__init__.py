@@ -1,6 +1,7 @@
 """Weight initialization for JAX: `init(key, shape, dtype)`, as values."""
 
 # Names listed here are public; modules with an underscore are the package's own.
+from functools import partial as _partial
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
@@ -14,6 +15,7 @@ from jaxinit._initializer import Traits as Traits
 from jaxinit._initializer import initializer as initializer
 from jaxinit._layout import Layout as Layout
 from jaxinit._parse import parse as parse
+from jaxinit._value import LATER as _LATER_SCHEMES
 from jaxinit.initializers import bilinear as bilinear
 from jaxinit.initializers import chrono as chrono
 from jaxinit.initializers import constant as constant
@@ -71,6 +73,7 @@ from jaxinit.initializers import zeros as zeros
 from jaxinit.meanfield import gain as gain
 
 if _TYPE_CHECKING:
+    from jaxinit import calibrate as calibrate
     from jaxinit import compare as compare
     from jaxinit import diagnosis as diagnosis
     from jaxinit import trace as trace
@@ -91,6 +94,7 @@ __all__ = [
     "__version__",
     "audit",
     "bilinear",
+    "calibrate",
     "chrono",
     "compute_fans",
     "constant",
@@ -162,6 +166,7 @@ __all__ = [
 
 # What a kernel alone does not need is imported when it is asked for.
 _LATER = {
+    "calibrate": "jaxinit.calibrate",
     "compare": "jaxinit.compare",
     "diagnosis": "jaxinit.diagnosis",
     "trace": "jaxinit.trace",
@@ -172,6 +177,13 @@ _LATER = {
     "init": "jaxinit.tree._init",
     "reinit": "jaxinit.tree._reinit",
 }
+
+# So are schemes that are named by text alone.
+_CALIBRATED = ("autoinit", "lsuv")
+_ROOMS = {"tree": "jaxinit.tree", **dict.fromkeys(_CALIBRATED, "jaxinit.calibrate")}
+_LATER_SCHEMES.update(
+    {word: _partial(_import_module, room) for word, room in _ROOMS.items()}
+)
 
 
 def __getattr__(name: str) -> _Any:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import re
 import textwrap
 from importlib import resources
 from typing import NamedTuple
 
-from jaxinit._value import REGISTRY, Builder, Value
+from jaxinit._value import LATER, REGISTRY, Builder, Value
 
 
 class Entry(NamedTuple):
@@ -51,7 +50,8 @@ class Entry(NamedTuple):
 
 def catalogue() -> dict[str, Entry]:
     """Every scheme by name, aliases under the name that they stand for."""
-    importlib.import_module("jaxinit.tree")  # enters its schemes
+    for enter in LATER.values():
+        enter()
     names: dict[Builder, list[str]] = {}
     for name, public in REGISTRY.items():
         names.setdefault(builder_of(public), []).append(name)

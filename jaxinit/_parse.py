@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from jaxinit import _text
@@ -19,8 +18,8 @@ def parse(text: str) -> Any:
         text: the text; a name alone stands for a call without arguments.
 
     Returns:
-        The initializer, or for a name that begins with "tree." the scheme for a whole
-        model; `parse(repr(scheme)) == scheme`.
+        The initializer; for a name that begins with "tree." the scheme for a whole
+        model, for one of `jaxinit.calibrate` the calibrated scheme; `parse(repr(scheme)) == scheme`.
 
     Raises:
         ValueError: the text has another form, names an unknown scheme, or gives an
@@ -35,6 +34,4 @@ def parse(text: str) -> Any:
         >>> parse("tree.gpt2(stddev=0.01)")
         tree.gpt2(stddev=0.01)
     """
-    if isinstance(text, str) and "tree." in text:
-        importlib.import_module("jaxinit.tree")  # enters its schemes
     return _text.read(text)

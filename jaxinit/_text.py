@@ -8,7 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 from jaxinit._checks import shortened
-from jaxinit._value import REGISTRY, Value
+from jaxinit._value import LATER, REGISTRY, Value
 
 _CONSTANTS = {"inf": math.inf, "nan": math.nan}
 _LITERALS = (bool, int, float, complex, str, type(None))
@@ -164,8 +164,12 @@ def _mapping(keys: list[Any], values: list[ast.expr], text: str) -> dict[Any, An
 def _scheme(node: ast.expr, text: str) -> Any:
     """What a name, or a call of a name, makes."""
     call = taken_apart(node, text)
+    if call.name not in REGISTRY and (enter := LATER.get(call.name.split(".")[0])):
+        enter()
     if call.name not in REGISTRY:
-        (close,) = difflib.get_close_matches(call.name[:80], REGISTRY, 1, 0.0)
+        (close,) = difflib.get_close_matches(
+            call.name[:80], {**REGISTRY, **LATER}, 1, 0.0
+        )
         raise ValueError(
             f"{shortened(text)} names the unknown scheme {shortened(call.name)}; the "
             f"nearest is {close!r}."

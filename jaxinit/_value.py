@@ -24,6 +24,10 @@ from jaxinit._canonical import Convert, converter, plain
 REGISTRY: dict[str, Callable[..., Any]] = {}
 """What `parse` may call, by name, aliases included: functions that return values."""
 
+LATER: dict[str, Callable[[], object]] = {}
+"""What enters the schemes of a name that are entered when they are asked for, or of all
+names that begin with it and a dot; the package's table of contents knows them."""
+
 
 class Value:
     """A frozen, hashable object that its builder and its arguments say everything of.

@@ -38,6 +38,7 @@ ROOMS = [
     "trace",
     "tree",
     "diagnosis",
+    "calibrate",
     "_parse",
     "_catalogue",
     "compare.extra",
@@ -106,7 +107,13 @@ def test_what_is_public_is_listed():
 
 def test_a_name_has_one_home():
     homes = {}
-    for room in (jaxinit, jaxinit.tree, jaxinit.trace, jaxinit.diagnosis):
+    for room in (
+        jaxinit,
+        jaxinit.tree,
+        jaxinit.trace,
+        jaxinit.diagnosis,
+        jaxinit.calibrate,
+    ):
         for name, value in vars(room).items():
             if not name.startswith("_") and getattr(value, "__module__", "").startswith(
                 "jaxinit"
