@@ -1,5 +1,6 @@
 # What `jaxinit` offers and where it stands. Names listed here are public; modules with
 # an underscore are the package's own.
+from jaxinit import calibrate as calibrate
 from jaxinit import compare as compare
 from jaxinit import diagnosis as diagnosis
 from jaxinit import meanfield as meanfield

@@ -25,7 +25,9 @@ from jaxinit._canonical import Convert, converter, plain
 REGISTRY: dict[str, Callable[..., Any]] = {}
 """What `parse` may call, by name, aliases included: functions that return values."""
 
-_ROOMS = ("jaxinit.initializers", "jaxinit.presets", "jaxinit.tree")
+_ROOMS = tuple(
+    f"jaxinit.{name}" for name in "initializers presets tree calibrate".split()
+)
 """Where the library's schemes stand, which enter themselves when imported."""
 
 

@@ -39,6 +39,7 @@ ROOMS = [
     "trace",
     "tree",
     "diagnosis",
+    "calibrate",
     "_catalogue",
     "compare.extra",
     "compare.options",
@@ -112,7 +113,13 @@ def test_what_is_public_is_listed():
 
 def test_a_name_has_one_home():
     homes = {}
-    for room in (jaxinit, jaxinit.tree, jaxinit.trace, jaxinit.diagnosis):
+    for room in (
+        jaxinit,
+        jaxinit.tree,
+        jaxinit.trace,
+        jaxinit.diagnosis,
+        jaxinit.calibrate,
+    ):
         for name in dir(room):
             value = getattr(room, name)
             if not name.startswith("_") and getattr(value, "__module__", "").startswith(

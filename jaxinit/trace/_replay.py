@@ -112,9 +112,19 @@ class _Replay:
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, core.Literal) else env[atom]
 
+        kept = {id(atom) for atom in jaxpr.outvars}
+        last = {
+            atom: number
+            for number, eqn in enumerate(jaxpr.eqns)
+            for atom in eqn.invars
+            if not isinstance(atom, core.Literal) and id(atom) not in kept
+        }
         for number, eqn in enumerate(jaxpr.eqns):
             site = (*outer, number)
             values = [read(atom) for atom in eqn.invars]
+            for atom in eqn.invars:
+                if not isinstance(atom, core.Literal) and last.get(atom) == number:
+                    env.pop(atom, None)  # no later operation reads it
             if site in self.around:
                 outs = self.enter(jaxpr, eqn, values, site, given, found)
             else:

@@ -15,12 +15,13 @@ from jaxinit._types import is_array
 from jaxinit.trace import Layer
 from jaxinit.trace._trace import layers_made
 from jaxinit.tree._choice import choose
-from jaxinit.tree._combine import SchemeLike
+from jaxinit.tree._combine import SchemeLike, as_scheme
 from jaxinit.tree._gain import Gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import leaves_of
 from jaxinit.tree._module import concrete, tell_plain
 from jaxinit.tree._reinit import Shardings, draw, reinit
+from jaxinit.tree._scheme import calibration_of
 
 
 def init(
@@ -104,13 +105,16 @@ def init(
             # Such a model computes from the arrays that it holds.
             held = jax.tree.map(concrete, state)
             found = layers_of(leaves, params, lambda p: apply(p, held, given), ())
+    scheme = as_scheme(scheme)
     choices = choose(leaves, found, scheme, gain, abstract=False)
 
     ruled = [choices[leaf.path].init is not None for leaf in leaves]
     own_params, state = program.but(ruled)
     leaves, _ = leaves_of(own_params)
-    values = draw(own, leaves, choices, scheme, out_shardings)
-    return adapted.join(rebuild(values), state)
+    params = rebuild(draw(own, leaves, choices, scheme, out_shardings))
+    if (calibrate := calibration_of(scheme)) is not None:
+        params = calibrate(own, params, lambda p, x: apply(p, state, x), (given,))
+    return adapted.join(params, state)
 
 
 class _Program:

@@ -19,6 +19,7 @@ from jaxinit.tree._gain import Gain, check_gain
 from jaxinit.tree._layers import layers_of
 from jaxinit.tree._leaves import Leaf, leaves_of
 from jaxinit.tree._module import opened
+from jaxinit.tree._scheme import calibration_of
 
 Shardings: TypeAlias = Any
 """None, a mesh, a pair of a mesh and names or rules, or a tree like the parameters."""
@@ -46,8 +47,8 @@ def reinit(
         params: any pytree of arrays or `jax.ShapeDtypeStruct`s: a Linen dictionary,
             with metadata boxes or without, an NNX state or module, a module of
             Equinox, parameters of Haiku.
-        scheme: an initializer for every kernel; a scheme of `jaxinit.tree`; the text
-            of either; or a list of rules, pairs (pattern, initializer), of which the
+        scheme: an initializer for every kernel; a scheme of `jaxinit.tree` or of
+            `jaxinit.calibrate`, which needs `apply` and `inputs`; the text of each; or a list of rules, pairs (pattern, initializer), of which the
             first that matches decides. A pattern is a glob over the whole path
             ("*/kernel"), a regular expression searched for in it (compiled, or as text
             that begins with "re:"), or a function of the `jaxinit.trace.Layer`; None
@@ -95,10 +96,19 @@ def reinit(
             f"reinit: gain={gain!r} reads activations from use; pass apply= and "
             "inputs=."
         )
+    scheme = as_scheme(scheme)
     leaves, rebuild = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
     choices = choose(leaves, found, scheme, gain)
-    return join(rebuild(draw(key, leaves, choices, scheme, out_shardings)))
+    new = rebuild(draw(key, leaves, choices, scheme, out_shardings))
+    if (calibrate := calibration_of(scheme)) is not None:
+        if apply is None:
+            raise ValueError(
+                f"reinit: {scheme!r} sets scales by what the model does; pass apply= "
+                "and inputs=."
+            )
+        new = calibrate(key, new, apply, tuple(inputs))
+    return join(new)
 
 
 def draw(

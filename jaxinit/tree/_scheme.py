@@ -54,7 +54,8 @@ class Scheme(Protocol):
 
     `repr(scheme)` is its name, which `jaxinit.parse` reads. A scheme may also have
     `keys(layers)`, which maps the path of a leaf to that of another whose key draws it,
-    and `finish(key, values, layers)`, which maps paths to leaves that are made of all.
+    `finish(key, values, layers)`, which maps paths to leaves that are made of all, and
+    `calibrate(key, params, apply, inputs)`, which makes of all parameters new ones.
     """
 
     def choose(
@@ -137,6 +138,11 @@ def keys_of(scheme: Scheme, layers: Sequence[Layer]) -> Mapping[str, str]:
     """The leaves that a scheme draws with the key of another, and which."""
     keys = getattr(scheme, "keys", None)
     return {} if keys is None else keys(layers)
+
+
+def calibration_of(scheme: Scheme) -> Callable[..., Any] | None:
+    """What a scheme makes of parameters once they are drawn; None if nothing."""
+    return getattr(scheme, "calibrate", None)
 
 
 S = TypeVar("S", bound=TreeScheme)

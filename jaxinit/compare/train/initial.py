@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinit import tree
+from jaxinit._checks import is_traced
 from jaxinit._initializer import Initializer
 from jaxinit._types import Key
+from jaxinit.calibrate._scheme import CalibratedScheme, Made
 from jaxinit.compare import machine
 from jaxinit.compare.task import trees
 from jaxinit.compare.task.check import program_of
@@ -66,6 +68,7 @@ class Draws:
         """
         x, y = trees.on_device((task.x_train, task.y_train), config.batch_size)
         self._model, self._batch = task.model, (x, y)
+        self._loss = lambda outputs: task.loss(outputs, y)
         abstract = jax.eval_shape(self._model.init, jax.random.key(0), x)
         self.params, self.state = abstract
         self.leaves, self.rebuild = leaves_of(self.params)
@@ -112,6 +115,7 @@ class Draws:
     def _draw_of(self, scheme: Scheme) -> tuple[Draw, set[str]]:
         """How a scheme draws, and of which leaves it needs the model's own values."""
         if isinstance(scheme, tree.Scheme):
+            calibrate = self._calibration_of(scheme)
             choices = choose(self.leaves, self.layers, scheme, abstract=False)
 
             def by_rules(key: Key, own: dict[str, Any], state: Any) -> Any:
@@ -119,7 +123,8 @@ class Draws:
                     leaf._replace(value=own.get(leaf.path, leaf.value))
                     for leaf in self.leaves
                 ]
-                return self.rebuild(draw(key, leaves, choices, scheme))
+                drawn = self.rebuild(draw(key, leaves, choices, scheme))
+                return calibrate(key, drawn, state) if calibrate else drawn
 
             return by_rules, {p for p, each in choices.items() if each.init is None}
 
@@ -130,6 +135,27 @@ class Draws:
             return scheme(key, params, apply, self._batch)
 
         return by_function, {leaf.path for leaf in self.leaves}
+
+    def _calibration_of(self, scheme: tree.Scheme) -> Draw | None:
+        """What a scheme makes of the drawn parameters; None if nothing."""
+        if not isinstance(scheme, CalibratedScheme):
+            return None
+        x, _ = self._batch
+        told: list[Made] = []
+
+        @jax.jit
+        def compiled(key: Key, params: Any, state: Any) -> Any:
+            apply = lambda params, x: self._outputs(params, state, x)  # noqa: E731
+            told.append(scheme.made(apply, params, (x,), self._loss))
+            return told[-1](key, params, (x,))
+
+        def calibrated(key: Key, params: Any, state: Any) -> Any:
+            new, measured = compiled(key, params, state)
+            if not any(map(is_traced, jax.tree.leaves(measured))):
+                told[-1].tell(measured)
+            return new
+
+        return calibrated
 
     def _outputs(self, params: Any, state: Any, x: Any) -> Any:
         return self._model.apply(params, state, x, jax.random.key(0), False)[0]
