@@ -177,7 +177,7 @@ def _mapping(keys: list[Any], values: list[ast.expr], text: str) -> dict[Any, An
 def _scheme(node: ast.expr, text: str) -> Any:
     """What a name, or a call of a name, makes."""
     call = taken_apart(node, text)
-    schemes = registered()
+    schemes = registered(call.name)
     if call.name not in schemes:
         (close,) = difflib.get_close_matches(call.name[:80], schemes, 1, 0.0)
         raise ValueError(

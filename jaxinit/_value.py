@@ -101,7 +101,7 @@ class Value:
     @staticmethod
     def _restored(made_by: str | Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """A value from its pickle."""
-        public = registered()[made_by] if isinstance(made_by, str) else made_by
+        public = registered(made_by)[made_by] if isinstance(made_by, str) else made_by
         return public if isinstance(public, Value) else public(**arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -246,7 +246,7 @@ def enter(name: str, public: Any) -> None:
         ValueError: the name is the library's, and what comes is not.
     """
     library = is_library(public)
-    taken = None if library else registered().get(name)
+    taken = None if library else registered(name).get(name)
     if taken is not None and is_library(taken):
         raise ValueError(
             f"The name of scheme {name!r} is taken by the library's own "
@@ -255,10 +255,14 @@ def enter(name: str, public: Any) -> None:
     REGISTRY[name] = public
 
 
-def registered() -> Mapping[str, Any]:
-    """Every scheme by name, the library's own imported if they were not yet."""
+def registered(name: str | None = None) -> Mapping[str, Any]:
+    """Every scheme by name, or at least that of one name, if there is such a scheme.
+
+    What stands in rooms that are not imported yet is imported for it.
+    """
     for room in _ROOMS:
-        importlib.import_module(room)
+        if name not in REGISTRY:
+            importlib.import_module(room)
     return REGISTRY
 
 

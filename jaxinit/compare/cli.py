@@ -335,6 +335,7 @@ def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
     from jaxinit.compare import machine
     from jaxinit.compare.sweep.progress import histogram
 
+    machine.keep_programs()
     needed = 16.0 * math.prod(shape)  # float32, and as float64 with what sorts it
     machine.check_room(f"show: an array of shape {shape}", needed, "take a smaller one")
     x = np.asarray(init(jax.random.key(0), shape), np.float64)
