@@ -239,7 +239,7 @@ RULES = {
 
 
 def shown(
-    times: np.ndarray, budget: float, every: float, rule: Rule, level: float = LEVEL
+    times: np.ndarray, budget: Any, every: float, rule: Rule, level: float = LEVEL
 ) -> np.ndarray:
     """(sweeps, schemes, schemes) whether the first is called faster than the second.
 
@@ -248,7 +248,7 @@ def shown(
 
     Args:
         times: (sweeps, schemes, seeds), times to target; infinity a miss.
-        budget: time at which misses are censored.
+        budget: time at which misses are censored, of each sweep (sweeps, 1, 1) or one.
         every: steps between evaluations.
         rule: the rule.
         level: after Holm's adjustment.
@@ -300,7 +300,7 @@ def shown(
 
 
 def tuned(
-    times: np.ndarray, tuning: int, runoff: int, scoring: int, budget: float
+    times: np.ndarray, tuning: int, runoff: int, scoring: int, budget: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """(sweeps, schemes, scoring) times at rates that the seeds choose, and the rates.
 
@@ -309,7 +309,7 @@ def tuned(
         tuning: seeds that choose; 0 if those that score choose too.
         runoff: seeds that also choose between the best rate and its better neighbour.
         scoring: seeds that score.
-        budget: time at which misses are censored.
+        budget: time at which misses are censored, (sweeps, 1, 1, 1) or one.
     """
     logs = np.log(np.minimum(times, budget))
     means = logs[..., : tuning or scoring].mean(axis=3)
@@ -352,6 +352,12 @@ def main() -> None:
             for grid, shape in GRIDS.items()
             for factor in (1.0, 1.27, 1.5)
             for row in protocols(real(factor)._replace(rates=shape), grid, sweeps)
+        ],
+        "no work for a lost race: found, false, steps": [
+            show(row)
+            for grid, shape in GRIDS.items()
+            for factor in (1.0, 1.27, 1.5)
+            for row in stopped(real(factor)._replace(rates=shape), grid, sweeps)
         ],
         "sequential rule at 5 %, looks at 5, 10, 15, 20, 25 seeds": [
             show(race(s, timing.sized(1000, 5)))
@@ -492,6 +498,40 @@ def protocols(world: Setting, grid: str, sweeps: int) -> list[dict[str, Any]]:
             if not alike:
                 row[f"found, {rule}"] = percent(right.mean())
             row[f"false, {rule}"] = percent((wrong | (alike & right)).mean())
+        rows.append(row)
+    return rows
+
+
+STOPS = (math.inf, 3.0, 2.0, 1.5, 1.25)
+"""Multiples of the fastest time beyond which no run is trained."""
+
+
+def stopped(world: Setting, grid: str, sweeps: int) -> list[dict[str, Any]]:
+    """What the default protocol shows where no run goes on when the race is lost."""
+    tuning, runoff, scoring = PROTOCOLS["2 seeds tune, 6 of 18 run off"]
+    times = world.draw_all(rng_of(world, scoring), sweeps, tuning + scoring)
+    fastest = times[..., :tuning].max(axis=3).min(axis=(1, 2))
+    alike = world.medians[0] == world.medians[1]
+    rows = []
+    for multiple in STOPS:
+        ends = np.ceil(multiple * fastest / world.every) * world.every
+        budget = np.minimum(ends, world.budget)[:, None, None]
+        cut = np.where(times > budget[..., None], math.inf, times)
+        at, rates = tuned(cut, tuning, runoff, scoring, budget[..., None])
+        calls = shown(at, budget, world.every, RULES["now"])
+        right, wrong = calls[:, 0, 1], calls[:, 1, 0]
+        given = cut[:, :, int(np.argmin(world.rates)), tuning:]
+        known = shown(given, budget, world.every, RULES["now"])
+        row: dict[str, Any] = {"world": world.name, "grid": grid}
+        row["stop_at"] = multiple if math.isfinite(multiple) else None
+        regret = np.array(world.rates)[rates[:, :2]]
+        row["regret of the rates, %"] = percent(regret.mean() - 1)
+        if not alike:
+            row["found"] = percent(right.mean())
+        row["false"] = percent((wrong | (alike & right)).mean())
+        both = known[:, 1, 0] | (alike & known[:, 0, 1])
+        row["false, at the best rates"] = percent(both.mean())
+        row["steps left"] = percent(budget.mean() / world.budget)
         rows.append(row)
     return rows
 

@@ -16,9 +16,11 @@ from jaxinit import tree
 from jaxinit.compare import Config, Hparams, compare, load_result, load_results
 from jaxinit.compare import optimizers as opt
 from jaxinit.compare.report import protocol
+from jaxinit.compare.store.agreement import difference
+from jaxinit.compare.store.limit import Limit
 from jaxinit.compare.train.batches import shuffled
 from jaxinit.compare.train.optimizer import REGISTRY, evaluated, in_training
-from jaxinit.compare.train.trainer import RunState, make_trainer, source_of
+from jaxinit.compare.train.trainer import Run, RunState, make_trainer, source_of
 
 STEPS, RATE = 8, 0.03
 
@@ -419,3 +421,121 @@ def test_sweeps_with_other_optimizers_go_side_by_side(tmp_path):
     joined = load_results(tmp_path / "x", tmp_path / "y")
     assert joined.settings.optimizers == ("sgd()", "adam()")
     assert "The winner is the same under each of them." in joined.sentence()
+
+
+# --- No work for a lost race ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ended():
+    """The same sweep with and without an end at twice the fastest time."""
+    options = {"rates": [0.03, 0.3], "seeds": 3, "tuning_seeds": 2, "runoff_seeds": 1}
+    options |= {"steps": 60, "target": 0.8, "schemes": ["he_normal", "zeros"]}
+    return sweep(**options), sweep(stop_at=2, **options)
+
+
+def test_no_run_goes_on_after_the_race_is_lost(ended):
+    whole, short = ended
+    budget = short.contestants.settings.budget
+    best = min(
+        max(
+            row["steps_to_target"] or np.inf
+            for row in whole.sweep.tuning.at(scheme, rate).runs.to_pylist()
+        )
+        for scheme in whole.settings.schemes
+        for rate in (0.03, 0.3)
+    )
+    assert budget == 2 * max(best, 5) < 60
+    assert {row["eval_steps"][-1] for row in short.runs.to_pylist()} == {budget}
+    # To there the runs are the same, under names of their own.
+    cut = whole.sweep._until
+    expected = {
+        tuple(row[name] for name in ("scheme", "learning_rate", "seed")): cut(
+            budget, row
+        )
+        for row in whole.runs.to_pylist()
+    }
+    for row in short.runs.to_pylist():
+        other = expected[row["scheme"], row["learning_rate"], row["seed"]]
+        assert difference(row, other) is None and row["status"] == other["status"]
+        assert row["run_id"] != other["run_id"]
+
+
+def test_a_run_that_ended_is_a_miss_at_the_end(ended):
+    _, short = ended
+    budget = short.contestants.settings.budget
+    first, second = short.judge().rows
+    assert first.summary.scheme == "he_normal()" and first.summary.reached == 3
+    assert second.summary.reached == 0 and second.mean == budget
+    (pair,) = short.judge().pairs
+    ratio = budget / np.exp(np.log(first.times).mean())
+    assert pair.ratio.ratio == pytest.approx(ratio)
+    assert f"within {budget} steps" in short.sentence()
+    assert f"No run is seen beyond step {budget}, 2 times the fastest" in " ".join(
+        short.notes()
+    )
+    with pytest.raises(ValueError, match="nothing is known of the harder 0.9"):
+        short.with_target(0.9)
+    assert short.with_target(0.5).ranking()[0].reached == 3
+
+
+def seen(*runs):
+    """The limit of a sweep with two seeds that tune, after these runs."""
+    limit = Limit(settings("ab", tuning_seeds=2, stop_at=1.5))
+    for (scheme, rate, seed), reached, gone in runs:
+        one = Run(scheme, "sgd()", rate, seed)
+        for step in range(0, STEPS_OF_ALL + 1, EVERY):
+            limit.saw(step, [one], [step >= reached], [step >= gone])
+    return limit.steps("sgd()")
+
+
+NEVER, STEPS_OF_ALL, EVERY = 1000, 100, 10
+LIMITS = {
+    "of the slower seed, up to an evaluation": (
+        [(("a", 0.1, 0), 10, NEVER), (("a", 0.1, 1), 30, NEVER)], 50,
+    ),
+    "not of one seed alone": ([(("a", 0.1, 0), 10, NEVER)], 100),
+    "not of two rates": (
+        [(("a", 0.1, 0), 10, NEVER), (("a", 0.2, 1), 30, NEVER)], 100,
+    ),
+    "of the fastest scheme": (
+        [(("a", 0.1, k), 40, NEVER) for k in (0, 1)]
+        + [(("b", 0.1, k), 20, NEVER) for k in (0, 1)], 30,
+    ),
+    "not of one that diverges by then": (
+        [(("a", 0.1, k), 40, NEVER) for k in (0, 1)]
+        + [(("b", 0.1, 0), 20, NEVER), (("b", 0.1, 1), 20, 30)], 60,
+    ),
+    "of one that diverges later": (
+        [(("b", 0.1, 0), 20, NEVER), (("b", 0.1, 1), 20, 40)], 30,
+    ),
+    "not of seeds that score": (
+        [(("a", 0.1, k), 20, NEVER) for k in (2, 3)], 100,
+    ),
+    "all steps at most": ([(("a", 0.1, k), 80, NEVER) for k in (0, 1)], 100),
+    "a target met before the first step": (
+        [(("a", 0.1, k), 0, NEVER) for k in (0, 1)], 20,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_how_far_runs_go_does_not_depend_on_their_order(kind):
+    runs, expected = LIMITS[kind]
+    assert seen(*runs) == seen(*reversed(runs)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stop_at": 0.5}, "stop_at=0.5 must be at least 1"),
+        (
+            {"stop_at": 2, "tuning_seeds": 0},
+            "stop_at is a multiple of the fastest time",
+        ),
+        ({"stop_at": 2, "tuning_seeds": 1, "shard": (0, 2)}, "extend_grid, until_sure"),
+    ],
+)
+def test_stop_at_that_cannot_be(options, said):
+    with pytest.raises(ValueError, match=said):
+        sweep(**options)

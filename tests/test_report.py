@@ -199,7 +199,7 @@ BAD = {
     "no runs": "holds no finished runs",
     "empty": "holds no finished runs",
     "json": "sweep.json cannot be read: ",
-    "old": "sweep.json lacks schemes, optimizers, ",
+    "old": "sweep.json lacks schemes, learning_rates, ",
     "list": "sweep.json cannot be read: it holds a list.",
     "strange": "holds runs of b, which its sweep.json does not list",
     "mixed": "the runs are of the tasks linear(depth=2, width=4), other()",

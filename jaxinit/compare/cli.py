@@ -39,6 +39,8 @@ def compare_command(
     data: str | None = None,
     depth: int | None = None,
     width: int | None = None,
+    widths: tuple[int, ...] = (),
+    depths: tuple[int, ...] = (),
     activation: str | None = None,
     target: float | None = None,
     sweep: Annotated[Options, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff],
@@ -71,6 +73,9 @@ def compare_command(
             digits, wine, breast_cancer, diabetes; or hf:NAME.
         depth: hidden layers, or blocks, of the task's model.
         width: units of a layer.
+        widths: the same sweep at two or more widths, and whether the winner at the
+            smallest is the winner at the largest.
+        depths: likewise at two or more depths.
         activation: activation of the hidden layers.
         target: validation accuracy, or whatever the task's metric is, at which a run
             has converged; each task has its own.
@@ -94,6 +99,7 @@ def compare_command(
     """
     from jaxinit.compare import cluster, code
     from jaxinit.compare.sweep.compare import compare
+    from jaxinit.compare.sweep.ladder import ladder
 
     _prepare(platform)
     if distributed:
@@ -104,22 +110,41 @@ def compare_command(
         )
     _check_platform(platform)
     model = {"depth": depth, "width": width, "activation": activation}
-    chosen = code.tasks(task, tasks, data, {**model, "target": target})
+    given = {**model, "target": target}
+    options = {
+        **vars(sweep),
+        "schemes": [code.scheme(text) for text in sweep.schemes],
+        "shard": None if shard is None else _part(shard),
+        "redo": redo,
+        "tensorboard": tensorboard,
+        "wandb": wandb,
+        "quiet": quiet,
+    }
+    if widths or depths:
+        if tasks:
+            raise ValueError("--widths and --depths are of one --task, not of --tasks.")
+        size_of = "width" if widths else "depth"
+        if given[size_of] is not None:
+            raise ValueError(f"--{size_of} and --{size_of}s exclude each other.")
+        made = {
+            size: code.tasks(task, (), data, {**given, size_of: size})
+            for size in (*widths, *depths)
+        }
+        (name,) = next(iter(made.values()))
+        ladder(
+            lambda size: next(iter(made[size].values())),
+            widths=widths,
+            depths=depths,
+            out=out or pathlib.Path("results", f"{name}-{size_of}s"),
+            **options,
+        )
+        return
+    chosen = code.tasks(task, tasks, data, given)
     parent = "results/tasks" if tasks else "results"
     folders = [pathlib.Path(out or parent, name) for name in chosen]
     folders = [out] if out is not None and not tasks else folders
-    schemes = [code.scheme(text) for text in sweep.schemes]
     for one, folder_of_one in zip(chosen.values(), folders, strict=True):
-        compare(
-            one,
-            **{**vars(sweep), "schemes": schemes},
-            shard=None if shard is None else _part(shard),
-            out=folder_of_one,
-            redo=redo,
-            tensorboard=tensorboard,
-            wandb=wandb,
-            quiet=quiet,
-        )
+        compare(one, out=folder_of_one, **options)
     if len(folders) > 1 and shard is None and cluster.index() == 0:
         _join(folders, quiet)
 

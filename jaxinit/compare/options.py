@@ -59,6 +59,8 @@ class Options:
         targets: further values of the metric at which the schemes are compared; the
             task's own target decides what is run.
         stop_at_target: end a run when it reaches the target.
+        stop_at: train no run beyond so many times the fastest scheme's time to the
+            target, at least 1; what is not there by then has missed the target.
         tuning_seeds: each scheme's learning rate is chosen on so many seeds of their
             own, and the others are run at that rate alone. With 0 all seeds are run at
             every rate, and those that choose a rate also score it.
@@ -85,6 +87,7 @@ class Options:
     matmul_precision: Precision = field(default="highest", metadata=DECIDES)
     targets: tuple[float, ...] = field(default=(), metadata=NOTED)
     stop_at_target: bool = field(default=False, metadata=DECIDES)
+    stop_at: float | None = field(default=None, metadata=DECIDES)
     tuning_seeds: int = field(default=2, metadata=READS)
     runoff_seeds: int = field(default=6, metadata=READS)
     extend_grid: bool = field(default=False, metadata=NOTED)

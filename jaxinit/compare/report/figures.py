@@ -138,7 +138,7 @@ def survival(
     """
     axes = ax or style.panels(medium, style.WIDTH, style.HEIGHT)[0]
     settings, ranking = sweep.settings, verdict.ranking
-    budget = float(settings.steps)
+    budget = float(settings.budget)
     times = summary.times(sweep.scoring, ranking)
     look = style.styles(settings.schemes)
     found = {s.scheme: inference.kaplan_meier(times[s.scheme], budget) for s in ranking}
@@ -241,7 +241,7 @@ def optimizer_map(
             place = schemes.index(row.summary.scheme), j
             values[place] = median = row.summary.steps_to_target.median
             rate = f"\nat {row.summary.learning_rate:g}"
-            missed = f">{settings.steps}"
+            missed = f">{settings.budget}"
             texts[place] = f"{median:.0f}{rate}" if np.isfinite(median) else missed
         first = schemes.index(verdict.order[0]), j
         if np.isfinite(values[first]):
@@ -381,7 +381,7 @@ def _cell(value: float, at: Sweep, reach: bool) -> str:
         return f"{value:.0f}" if reach else f"{value:.3g}"
     if 2 * at.diverged.sum() >= len(at.diverged):
         return "div."
-    return f">{at.settings.steps}"
+    return f">{at.settings.budget}"
 
 
 def _on(color: tuple[float, ...]) -> str:

@@ -292,7 +292,7 @@ def _table(verdict: Verdict, settings: Settings) -> str:
         "" if verdict.baseline is None else f"x faster: than {verdict.baseline}. "
     )
     caption = (
-        f"Steps: median and quartiles over seeds, a miss >{settings.steps}. "
+        f"Steps: median and quartiles over seeds, a miss >{settings.budget}. "
         f"{table.TIME if table.timed(verdict) else ''}{baseline}Shown: against it, at "
         "5 % over all pairs. Reached: runs at the target. Diverged: at all "
         "rates. In brackets, 95 % intervals, or quartiles. * at the edge of the grid."

@@ -126,6 +126,13 @@ def _of_target(settings: Settings) -> str:
         )
         tuned = "; rates are chosen for it among those that the scoring seeds ran at"
         text += f"{tuned if settings.tuning_seeds else ''}."
+    if settings.stop_at is not None:
+        text += (
+            f" No run is trained beyond {settings.stop_at:g} times the fastest time, "
+            "the first step by which all seeds that tune are at the target, of some "
+            "scheme at some rate (of each optimizer, where there are several): what is "
+            "not there by then is censored there, and curves are shown to there."
+        )
     if settings.stop_at_target:
         text += (
             " A run stops at the evaluation that reaches it: its curves are constant "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -63,7 +64,7 @@ class Result:
         """Wall-clock seconds of the sweep, compilation included; NaN if not known."""
         return self.sweep.seconds
 
-    @property
+    @functools.cached_property
     def contestants(self) -> Sweep:
         """What is compared; see `Sweep.contestants`."""
         return self.sweep.contestants()
@@ -104,11 +105,11 @@ class Result:
         across = self.across_optimizers()
         if across is not None:
             return words.across_optimizers(across)
-        return words.sentence(self.judge(baseline), self.settings)
+        return words.sentence(self.judge(baseline), self.contestants.settings)
 
     def notes(self, baseline: str | None = None) -> list[str]:
         """Sentences on what limits the verdict."""
-        return words.notes(self.judge(baseline), self.settings)
+        return words.notes(self.judge(baseline), self.contestants.settings)
 
     def judge_targets(
         self, baseline: str | None = None, learning_rate: float | None = None
@@ -215,7 +216,9 @@ class Result:
             console.print("\n" + words.across_optimizers(across), markup=False)
         if several := self.judge_targets(shown.baseline, learning_rate):
             console.print(
-                table.targets(several, shown.order, self.settings, console.width)
+                table.targets(
+                    several, shown.order, self.contestants.settings, console.width
+                )
             )
 
     def plot_curves(

@@ -50,7 +50,7 @@ class Study:
         ]
         listed = self.results[0].contestants.settings.schemes
         times[0] = {scheme: times[0][scheme] for scheme in listed if scheme in times[0]}
-        budgets = [float(each.settings.steps) for each in self.results]
+        budgets = [float(each.contestants.settings.budget) for each in self.results]
         return across_tasks.standings(times, budgets, baseline)
 
     def plot_profile(self, ax: Axes | None = None) -> Axes:

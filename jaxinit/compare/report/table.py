@@ -59,7 +59,7 @@ def _cells(row: Row, verdict: Verdict, settings: Settings) -> dict[str, Cell]:
             "-" if dead else f"{scheme.learning_rate:g}{'*' * scheme.at_edge}",
             math.inf if dead else scheme.learning_rate,
         ),
-        "steps": Cell(_steps(row, settings.steps), scheme.steps_to_target.median),
+        "steps": Cell(_steps(row, settings.budget), scheme.steps_to_target.median),
         **({"time": _time(scheme.seconds_to_target)} if timed(verdict) else {}),
         "x faster": _ratio(row, verdict),
         "loss": Cell("-" if dead else words.loss(loss), math.inf if dead else loss),
@@ -102,7 +102,7 @@ def table(sweep: Sweep, verdict: Verdict, width: int = 120) -> rich.console.Grou
     caption = (
         f"{sweep.runs.num_rows} runs{took} on {settings.device}, {settings.all_seeds} "
         f"seeds. Medians {view}, steps with quartiles. x faster: than {baseline}, "
-        f"misses counted as {settings.steps} steps; ranks and ratios with 95 % "
+        f"misses counted as {settings.budget} steps; ranks and ratios with 95 % "
         f"intervals. {TIME if timed(verdict) else ''}Loss: of training{nats}."
     )
     goal = words.goal(settings)
@@ -157,7 +157,7 @@ def target_cells(
 
     def cell(row: Row, seen: Verdict) -> Cell:
         median = row.summary.steps_to_target.median
-        steps = f"{median:g}" if math.isfinite(median) else f">{settings.steps}"
+        steps = f"{median:g}" if math.isfinite(median) else f">{settings.budget}"
         ratio = _ratio(row, seen).text
         return Cell(steps if row.ratio is None else f"{steps} x{ratio}", median)
 

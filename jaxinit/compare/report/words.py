@@ -83,7 +83,7 @@ def listed(names: Sequence[str], last: str = "and") -> str:
 
 def sentence(verdict: Verdict, settings: Settings) -> str:
     """The verdict on the leader."""
-    budget = settings.steps
+    budget = settings.budget
     hits = {
         row.summary.scheme: int(np.isfinite(row.times).sum()) for row in verdict.rows
     }
@@ -151,6 +151,12 @@ def notes(verdict: Verdict, settings: Settings) -> list[str]:
         found.append(
             f"Only {verdict.tuning_runs} of {verdict.planned} planned runs are "
             "finished."
+        )
+    if settings.stopped is not None and settings.stopped < settings.steps:
+        found.append(
+            f"No run is seen beyond step {settings.stopped}, {settings.stop_at:g} "
+            "times the fastest time on the seeds that tune, where what is slower "
+            "counts as a miss."
         )
     if settings.settled is not None:
         rounds = "1 round" if settings.rounds == 1 else f"{settings.rounds} rounds"

@@ -183,7 +183,7 @@ def best_first(mine: Sweep) -> list[float]:
     Args:
         mine: the runs of one scheme.
     """
-    budget, first = float(mine.settings.steps), mine.settings.eval_every
+    budget, first = float(mine.settings.budget), mine.settings.eval_every
 
     def quality(rate: float) -> tuple[float, float]:
         at = mine.at(learning_rate=rate)

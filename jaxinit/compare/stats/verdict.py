@@ -137,7 +137,7 @@ def judge(
     found = summary.ranking(sweep, learning_rate)
     scoring = sweep if learning_rate is not None else sweep.scoring
     times = summary.times(scoring, found)
-    budget, every = float(settings.steps), settings.eval_every
+    budget, every = float(settings.budget), settings.eval_every
     paired = len(times) > 1 and _paired(times)
     pairs = comparisons.pairwise(times, budget, every=every) if paired else []
     ranks = comparisons.rank_intervals(times, budget, every=every) if paired else {}
@@ -174,7 +174,7 @@ def _row(
 ) -> Row:
     """A scheme's line; of the verdict, baseline and pairs are known."""
     name, baseline = found.scheme, verdict.baseline
-    budget, every = float(scoring.settings.steps), scoring.settings.eval_every
+    budget, every = float(scoring.settings.budget), scoring.settings.eval_every
     at = scoring.at(name, found.learning_rate)
     steps = at.column("steps_to_target")
     ratio, against, logrank = None, "", math.nan
@@ -229,8 +229,8 @@ def _area(at: Sweep) -> float:
     settings, areas = at.settings, []
     curves = (at.runs[name].to_pylist() for name in ("eval_steps", "valid_metric"))
     for steps, values in zip(*curves, strict=True):
-        if steps[-1] < settings.steps:  # cut short, for it diverged
-            steps, values = [*steps, settings.steps], [*values, math.nan]
+        if steps[-1] < settings.budget:  # cut short, for it diverged
+            steps, values = [*steps, settings.budget], [*values, math.nan]
         area = measures.area_under_curve(steps, values, settings.worst_metric)
         areas.append(area)
     return float(np.median(areas))

@@ -54,6 +54,8 @@ class Settings(Options):
         rounds: rounds of `seeds` seeds that score.
         settled: whether the winner of a sweep with `until_sure` is settled.
         block: runs that a device trained at once, where the strategy is one that does.
+        stopped: the steps at which the runs are read as missed, where `stop_at` made
+            them less than `steps`.
         made_for: the target that the runs were made for, where `target` is another.
         target_of: the scheme whose result the target is.
         versions: of the packages that made runs.
@@ -77,6 +79,7 @@ class Settings(Options):
     rounds: int = field(default=1, metadata=GROWS)
     settled: bool | None = field(default=None, metadata=NOTED)
     block: int | None = field(default=None, metadata=NOTED)
+    stopped: int | None = field(default=None, metadata=NOTED)
     made_for: float | None = field(default=None, metadata=NOTED)
     target_of: str | None = field(default=None, metadata=NOTED)
     versions: Mapping[str, str] = field(default_factory=dict, metadata=NOTED)
@@ -122,6 +125,11 @@ class Settings(Options):
             learning_rates=next(iter(grids.values())) if shared else None,
             grids={} if shared else dict(grids),
         )
+
+    @property
+    def budget(self) -> int:
+        """Steps by which a run that is not at the target has missed it."""
+        return self.steps if self.stopped is None else self.stopped
 
     @property
     def all_seeds(self) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jaxinit import _checks
+from jaxinit.compare.store.limit import limit_of
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.train.signal import Signals
 
@@ -158,7 +160,8 @@ class Sweep:
         keep = np.ones(self.runs.num_rows, bool)
         for column, among in wanted.items():
             if among is not None:
-                keep &= [value in among for value in self.runs[column].to_pylist()]
+                values = self.runs[column].to_pylist()
+                keep &= np.array([value in among for value in values], bool)
         return dataclasses.replace(self, runs=self.runs.filter(pa.array(keep)))
 
     def under(self, optimizer: str) -> Sweep:
@@ -167,24 +170,60 @@ class Sweep:
         alone = dataclasses.replace(settings, optimizers=(optimizer,))
         alone = alone.with_grids({optimizer: settings.rates(optimizer)})
         part = self.of(optimizers=[optimizer])
-        return dataclasses.replace(part, settings=alone)
+        return dataclasses.replace(part, settings=alone).cut()
 
     def contestants(self) -> Sweep:
         """The sweep in which each scheme under each optimizer is a scheme of its own.
 
         What ranks and compares schemes then does so for the pairs. A sweep of one
-        optimizer stays as it is.
+        optimizer keeps its schemes. The runs are `cut`.
         """
-        pairs = self.settings.contestants
+        pairs, cut = self.settings.contestants, self.cut()
         if len(self.settings.optimizers) == 1:
-            return self
+            return cut
         names = {pair: name for name, pair in pairs.items()}
-        columns = (self.runs[name].to_pylist() for name in ("scheme", "optimizer"))
+        columns = (cut.runs[name].to_pylist() for name in ("scheme", "optimizer"))
         named = [names[pair] for pair in zip(*columns, strict=True)]
-        place = self.runs.schema.get_field_index("scheme")
-        runs = self.runs.set_column(place, "scheme", pa.array(named, pa.string()))
-        settings = dataclasses.replace(self.settings, schemes=tuple(pairs))
-        return dataclasses.replace(self, runs=runs, settings=settings)
+        place = cut.runs.schema.get_field_index("scheme")
+        runs = cut.runs.set_column(place, "scheme", pa.array(named, pa.string()))
+        settings = dataclasses.replace(cut.settings, schemes=tuple(pairs))
+        return dataclasses.replace(cut, runs=runs, settings=settings)
+
+    def cut(self) -> Sweep:
+        """The sweep as far as all of its runs were trained, where `stop_at` ended them.
+
+        That is the multiple of the fastest time; of several optimizers, of the fastest
+        of all. Runs that were made before it was known are longer, and are read to
+        there. Without `stop_at`, and where it is done, the sweep stays as it is.
+        """
+        settings = self.settings
+        if settings.stop_at is None or settings.stopped is not None:
+            return self
+        rows = self.runs.to_pylist()
+        found = limit_of(settings, rows)
+        budget = min(map(found.steps, settings.optimizers))
+        runs = pa.Table.from_pylist([self._until(budget, row) for row in rows], SCHEMA)
+        noted = dataclasses.replace(settings, stopped=budget)
+        return dataclasses.replace(self, runs=runs, settings=noted)
+
+    def _until(self, budget: int, row: dict[str, Any]) -> dict[str, Any]:
+        """A run as it was at a step."""
+        if row["eval_steps"][-1] <= budget:
+            return row
+        count = sum(step <= budget for step in row["eval_steps"])
+        row = {**row, **{name: row[name][:count] for name in CURVES}}
+        losses = np.array([row["train_loss"], row["valid_loss"]], float)
+        if row["status"] == "diverged" and np.isfinite(losses).all():
+            row["status"] = "finished"
+            row["steps_to_target"] = self._first(
+                row["valid_metric"], row["eval_steps"], self.settings.target
+            )
+        elif (row["steps_to_target"] or 0) > budget:
+            row["steps_to_target"] = None
+        metric = row["valid_metric"]
+        best = max if self.settings.direction == "max" else min
+        finals = {f"final_{name}": row[name][-1] for name in CURVES[1:]}
+        return {**row, **finals, "best_valid_metric": best(metric)}
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, (runs,): null, NaN and a diverged run are the worst.
@@ -261,9 +300,11 @@ class Sweep:
             raise ValueError(
                 f"report: target={target!r} must be an accuracy, above 0 and at most 1."
             )
-        stopped = "reached" in self.runs["status"].to_pylist()
+        settings = self.settings
+        stopped = settings.stop_at_target or settings.stop_at is not None
+        stopped = stopped or "reached" in self.runs["status"].to_pylist()
         sign = 1 if self.settings.direction == "max" else -1
-        if not (stopped or self.settings.stop_at_target):
+        if not stopped:
             return
         if sign * target > sign * self._made_for:
             raise ValueError(

@@ -17,6 +17,7 @@ from jaxinit.compare import cluster
 from jaxinit.compare.machine import free_memory
 from jaxinit.compare.options import Strategy
 from jaxinit.compare.store.identity import run_id
+from jaxinit.compare.store.limit import Limit
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA
 from jaxinit.compare.sweep.checkpoints import Unfinished
@@ -109,6 +110,12 @@ class Runs:
         """The first process's choice."""
         return STRATEGIES[int(cluster.gathered(STRATEGIES.index(strategy))[0])]
 
+    def _seen(
+        self, limit: Limit, step: int, runs: Sequence[Run], metrics: Metrics
+    ) -> None:
+        reached = np.asarray(self._task.reached(metrics.valid_metric))
+        limit.saw(step, runs, reached, diverged(metrics))
+
     def _over(self, metrics: Metrics) -> np.ndarray:
         """Which runs need no further training."""
         dead = diverged(metrics)
@@ -135,6 +142,7 @@ class Runs:
         self,
         chunk: Sequence[Run],
         show: Callable[[int, Sequence[Run], Metrics], None],
+        limit: Limit,
         save: Callable[[Unfinished], None] | None = None,
         unfinished: Unfinished | None = None,
     ) -> pa.Table:
@@ -144,6 +152,7 @@ class Runs:
             chunk: the runs.
             show: is called after each segment with steps done, the runs in training,
                 and their newest metrics.
+            limit: says how far, and sees the metrics.
             save: is called from time to time with what a later call may go on from.
             unfinished: where these runs go on from.
 
@@ -160,7 +169,7 @@ class Runs:
             names = [run_id(self._settings, *run) for run in part]
             at = None if unfinished is None else unfinished.of(names)
             try:
-                tables.append(self._trained(part, show, save, at))
+                tables.append(self._trained(part, show, limit, save, at))
                 rest = rest[len(part) :]
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
@@ -190,6 +199,7 @@ class Runs:
         self,
         chunk: Sequence[Run],
         show: Callable[[int, Sequence[Run], Metrics], None],
+        limit: Limit,
         save: Callable[[Unfinished], None] | None,
         unfinished: Unfinished | None,
     ) -> pa.Table:
@@ -202,11 +212,16 @@ class Runs:
         points = [] if unfinished is None else _unstacked(unfinished.points)
         before = 0.0 if unfinished is None else unfinished.seconds
         clock = _Clock(self._config.eval_every)
+        for i, point in enumerate(points):
+            self._seen(limit, i * self._config.eval_every, chunk, point)
         for step, own in training:
             clock.tick(int(training.going.sum()))
             point, due = share.of_all((own, np.full(len(share.own), clock.is_due())))
             points.append(point)
             show(step, chunk, point)
+            self._seen(limit, step, chunk, point)
+            if step >= limit.steps(chunk[0].optimizer):
+                break
             if save is not None and due[0] and step < self._config.steps:
                 names = [run_id(self._settings, *run) for run in chunk]
                 snapshot = _of_all(training.snapshot(), share, point)

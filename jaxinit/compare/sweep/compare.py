@@ -52,6 +52,7 @@ def compare(
     matmul_precision: Precision = "highest",
     targets: Sequence[float] = (),
     stop_at_target: bool = False,
+    stop_at: float | None = None,
     tuning_seeds: int = 2,
     runoff_seeds: int = 6,
     extend_grid: bool = False,
@@ -101,6 +102,11 @@ def compare(
         targets: further values of the metric at which the schemes are compared; the
             task's own decides what is run.
         stop_at_target: whether a run ends when it reaches the target.
+        stop_at: no run is trained beyond so many times the fastest scheme's time to
+            the target, say 3, which spares the work for those that have lost; what is
+            not there by then counts as a miss. The fastest time is the first step by
+            which all seeds that tune are at the target, of some scheme at some rate,
+            for each optimizer.
         tuning_seeds: each scheme's rate is chosen on so many seeds of their own, and
             only that rate is run on the `seeds` further ones that score it. With 0 all
             seeds are run at every rate, and those that choose a rate also score it,
@@ -166,6 +172,7 @@ def compare(
         matmul_precision=matmul_precision,
         targets=tuple(targets),
         stop_at_target=stop_at_target,
+        stop_at=stop_at,
         tuning_seeds=tuning_seeds,
         runoff_seeds=runoff_seeds,
         extend_grid=extend_grid,
@@ -240,10 +247,15 @@ def _part(
         seeds: of the runs.
         rates: of the runs; None for all of a grid.
     """
+    whole = dataclasses.replace(sweep, settings=asked)
+    under = {each: whole.under(each) for each in asked.optimizers}
     parts = [
-        sweep.of(asked.schemes, rates or asked.rates(each), seeds, [each]).runs
-        for each in asked.optimizers
+        part.of(asked.schemes, rates or asked.rates(each), seeds).runs
+        for each, part in under.items()
     ]
+    if asked.stop_at is not None:  # each pair is tuned as far as its optimizer went
+        budget = max(part.settings.budget for part in under.values())
+        asked = dataclasses.replace(asked, stopped=budget)
     runs = pa.concat_tables(parts)
     return dataclasses.replace(sweep, runs=runs, settings=asked).contestants()
 
@@ -281,14 +293,17 @@ def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
         fresh = range(asked.all_seeds - asked.seeds, asked.all_seeds)
         sweep = maker.make(asked, _at_best(asked, best, running, fresh))
         seeds = range(first, asked.all_seeds)
-        scoring = _part(sweep, asked, seeds, set(best.values()))
+        cut = dataclasses.replace(sweep, settings=asked).cut()
+        scoring = cut.of(
+            asked.schemes, set(best.values()), seeds, asked.optimizers
+        ).contestants()
         at_best = [
             each._replace(learning_rate=best[each.scheme])
             for each in summary.rank(scoring)
         ]
         times = summary.times(scoring, at_best)
         found = race.look_at(
-            times, asked.steps, look, looks, shown=shown, every=asked.eval_every
+            times, cut.settings.budget, look, looks, shown=shown, every=asked.eval_every
         )
         shown, running = found.shown, found.in_race
         if found.settled or look == looks:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from jaxinit.compare import cluster
 from jaxinit.compare.store import folder, signal_file
 from jaxinit.compare.store.identity import run_id
+from jaxinit.compare.store.limit import Limit, limit_of
 from jaxinit.compare.store.settings import Settings
 from jaxinit.compare.store.sweep import SCHEMA, Sweep
 from jaxinit.compare.sweep.checkpoints import Checkpoints, Unfinished
@@ -53,6 +54,7 @@ class Maker:
         self._since = time.perf_counter()
         self._took = 0.0
         self._is_claimed = False
+        self._limit = Limit(plan.settings)
 
     def make(self, asked: Settings, wanted: Sequence[Run]) -> Sweep:
         """Make the runs that are wanted and missing.
@@ -77,6 +79,7 @@ class Maker:
         pending = {n: run for n, run in named.items() if n in ours and n not in done}
         cluster.wait()  # until all have seen what is done, before there is more
         if pending:
+            self._limit = self._limited(asked)
             for optimizer in self._plan.optimizers:
                 part = {n: r for n, r in pending.items() if r.optimizer == optimizer}
                 if part:
@@ -90,6 +93,16 @@ class Maker:
             runs = folder.read_runs(self._out)
         took = self._took if self._out is None else folder.seconds(self._out)
         return Sweep(runs, settings, took)
+
+    def _limited(self, asked: Settings) -> Limit:
+        """How far runs are trained, by what the finished ones show."""
+        known = self._kept
+        if asked.stop_at is None:
+            return Limit(asked)
+        if self._out is not None and folder.finished(self._out):
+            known = folder.read_runs(self._out)
+        tuning = Sweep(known, asked).of(seeds=range(asked.tuning_seeds))
+        return limit_of(asked, tuning.runs.to_pylist())
 
     @functools.cached_property
     def _initial(self) -> InitialParams:
@@ -191,7 +204,7 @@ class Maker:
                 names, at = _next_chunk(pending, unfinished, programs.width)
                 chunk = [pending.pop(name) for name in names]
                 save = None if checkpoints is None else checkpoints.begin()
-                table = programs.train(chunk, show, save, at)
+                table = programs.train(chunk, show, self._limit, save, at)
                 bar.made(len(chunk), table["status"].to_pylist().count("diverged"))
                 self._keep(table, 0.0 if at is None else at.seconds)
 

@@ -132,10 +132,11 @@ def plan(
     for each in optimizers.values():
         _check_model(task, settings, each)
     part = _part(shard)
-    if part[1] > 1 and (settings.until_sure or settings.extend_grid):
+    alone = settings.until_sure or settings.extend_grid or settings.stop_at
+    if part[1] > 1 and alone:
         raise ValueError(
-            "compare: extend_grid and until_sure decide by the results of all schemes "
-            "what is run next, which a part alone has not; leave shard= out."
+            "compare: extend_grid, until_sure and stop_at decide by the results of all "
+            "schemes what is run next, which a part alone has not; leave shard= out."
         )
     if settings.tuning_seeds and part[1] > len(schemes):
         raise ValueError(
@@ -143,6 +144,13 @@ def plan(
             f"part has whole schemes, of which there are {len(schemes)}; make fewer "
             "parts, or tuning_seeds=0."
         )
+    if settings.stop_at is not None:
+        _checks.number("compare", minimum=1.0, stop_at=settings.stop_at)
+        if not settings.tuning_seeds:
+            raise ValueError(
+                "compare: stop_at is a multiple of the fastest time on the seeds that "
+                "tune; give tuning_seeds=."
+            )
     if settings.until_sure and not settings.tuning_seeds:
         raise ValueError(
             "compare: until_sure compares schemes at rates chosen on other seeds; give "
