@@ -383,7 +383,8 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
 
     def train(params: Params, key: Key, hparams: Hparams) -> Metrics:
         data = jax.tree.map(jnp.asarray, next(source_of(task, config)(0)))
-        model_state = task.model.init(key, trees.taken(data.x_train, slice(1)))[1]
+        x = data.x_train if task.inputs is None else task.inputs
+        model_state = task.model.init(key, trees.taken(x, slice(1)))[1]
         state, first = trainer.start(data, params, model_state, key, hparams)
         _, rest = lax.scan(
             lambda state, _: trainer.segment(data, state),
