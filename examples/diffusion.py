@@ -52,17 +52,17 @@ task = make_task(
     x[1400:],
     objective=denoising,
     inputs=(x[:64], x[:64, :1]),
-    target=0.35,
+    target=0.38,
     name="diffusion",
 )
 result = compare(
     task,
     ["he_normal", "lecun_normal", "orthogonal"],
-    learning_rates=[3e-4, 1e-3, 3e-3],
+    learning_rates=[1e-3, 3e-3, 1e-2],
     seeds=4,
     tuning_seeds=1,
-    steps=300,
-    optimizer="adam",
+    steps=200,
+    optimizers="adam",
     quiet=True,
 )
 result.show()

@@ -48,17 +48,18 @@ task = make_task(
     GraphNetwork(),
     random_graphs(2000, 0),
     random_graphs(500, 1),
-    target=0.6,
+    target=0.7,
     name="triangles",
+    eval_every=5,
 )
 result = compare(
     task,
     ["he_normal", "lecun_normal", "normal(0.01)"],
-    learning_rates=[1e-3, 3e-3, 1e-2],
+    learning_rates=[3e-3, 1e-2, 3e-2],
     seeds=4,
     tuning_seeds=1,
-    steps=200,
-    optimizer="adam",
+    steps=100,
+    optimizers="adam",
     quiet=True,
 )
 result.show()

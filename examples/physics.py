@@ -60,11 +60,11 @@ task = make_task(
 result = compare(
     task,
     ["glorot_normal", "he_normal", "normal(0.01)"],
-    learning_rates=[1e-3, 3e-3, 1e-2],
+    learning_rates=[3e-3, 1e-2, 3e-2],
     seeds=4,
     tuning_seeds=1,
-    steps=200,
-    optimizer="adam",
+    steps=150,
+    optimizers="adam",
     quiet=True,
 )
 result.show()
