@@ -166,7 +166,7 @@ class Task:
 
     def data(self) -> Fingerprint:
         """The fingerprint of the data, arrays and stream."""
-        return check.data_of(self.split, self._stream)
+        return check.data_of(self.split, self._stream, self.inputs)
 
     @property
     def fingerprint(self) -> str:
