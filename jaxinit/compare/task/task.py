@@ -106,19 +106,24 @@ class Task:
             A function of parameters, their values, its other arguments, loss and
             labels; and whether there is a loss to go back from.
         """
-        x, y = trees.on_device((self.x_train, self.y_train), EXAMPLES)
-        params, state = jax.jit(self.model.init)(key, x) if own is None else own
+        if self.seen is None:
+            raise ValueError(
+                f"diagnose: nothing is known of the layers of task {self.name}; give "
+                "training_task apply= and inputs=."
+            )
         objective, model = self.objective, self.model
+        whole = objective is not None  # an objective is the loss
+        seen, x, y = trees.on_device((self.seen, self.x_train, self.y_train), EXAMPLES)
+        params, state = jax.jit(model.init)(key, seen) if own is None else own
 
         def apply(params: Any, batch: Any, state: Any, key: Any) -> Any:
             of = model.apply if objective is None else objective
             return of(params, state, batch, key, True)[0]
 
-        whole = objective is not None  # an objective is the loss
         return {
             "apply": apply,
             "params": params,
-            "inputs": (trees.batch_of(x, y) if whole else x, state, key),
+            "inputs": (trees.batch_of(x, y) if whole else seen, state, key),
             "loss": (lambda out: out) if whole else self.loss,
             "labels": None if whole else y,
             "backward": self.training is None,
