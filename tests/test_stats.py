@@ -51,6 +51,7 @@ def runs(*rows, seconds=(), step_seconds=(), tuning_seeds=0):
             **{name: [] for name in SCHEMA.names[12:16]},
             "init_seconds": seconds.get(scheme),
             "step_seconds": None if not seconds else step_seconds.pop(0),
+            "other_metrics": None,
         }
         for name, value in values.items():
             columns[name].append(value)

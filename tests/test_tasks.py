@@ -417,7 +417,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 
     chosen = []
     monkeypatch.setattr(
-        cli, "compare", lambda task, *_, out, **__: chosen.append((task, out))
+        "jaxinit.compare.sweep.compare.compare",
+        lambda task, *_, out, **__: chosen.append((task, out)),
     )
     wine = ["--data", "sklearn:wine", "--target", "0.7"]
     assert cli.run(["compare", "--task", "linear(depth=1)", "--width", "9"]) == 0

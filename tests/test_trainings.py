@@ -81,7 +81,8 @@ def task_of(form="tuple", train=None, **options):
 
 def curves(task, config=CONFIG):
     params = task.model.init(KEY, jax.tree.map(lambda leaf: leaf[:1], task.x_train))[0]
-    return np.stack(jax.jit(make_train(task, config))(params, KEY, RATE))
+    found = jax.jit(make_train(task, config))(params, KEY, RATE)
+    return np.stack(found[:3])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,7 +167,7 @@ def test_an_objective_is_all_of_it(plain):
     mine, theirs = (signal(t, params, state) for t in (task, task_of()))
     for one, two in zip(mine, theirs, strict=True):
         assert one.path == two.path
-        np.testing.assert_allclose(one[1:], two[1:], rtol=1e-4)
+        np.testing.assert_allclose(one[1:3], two[1:3], rtol=1e-4)
     rows = health(task, ji.he_normal()).report.rows
     assert [row.name for row in rows] == [row.path for row in mine]
     assert all(0 < row.gradient < 1 for row in rows)
@@ -241,7 +242,8 @@ def step(state):
 
 def evaluate(state):
     outputs = DENSE.apply({"params": state.params}, X)
-    return {"hits": (outputs.argmax(-1) == Y).mean()}
+    size = jnp.abs(outputs).max()
+    return {"hits": (outputs.argmax(-1) == Y).mean(), "size": size}
 
 
 def train(params, key, hparams):
@@ -321,6 +323,8 @@ def test_a_training_is_kept_and_told(tmp_path):
     compare(task, ["he_normal"], [0.1], 3, out=tmp_path / "out", **SHORT)
     again = load_result(tmp_path / "out")
     assert again.settings.task == "mine" and again.runs.num_rows == 3
+    names, (size, *_) = zip(*again.runs["other_metrics"].to_pylist()[0], strict=True)
+    assert names == ("size",) and len(size) == 3 and size[0] != size[2]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "with the optimizer and batches of the task" in page
     changed = Training(
@@ -447,7 +451,7 @@ BAD = [
         lambda: sweep_of(schemes=[ji.tree.mup(BASE)], task=SEEN),
         "has learning rates of its own for each leaf",
     ),
-    (lambda: health(training_task(STEPS, **MINE), ji.zeros), "no loss of outputs"),
+    (lambda: ji.diagnose(training_task(STEPS, **MINE)), "is known of the layers of"),
 ]  # fmt: skip
 
 

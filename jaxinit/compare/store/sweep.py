@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("valid_metric", pa.list_(pa.float64())),
         ("init_seconds", pa.float64()),
         ("step_seconds", pa.float64()),
+        ("other_metrics", pa.map_(pa.string(), pa.list_(pa.float64()))),
     ]
 )
 """A run's columns; steps count from 0.
@@ -47,11 +48,13 @@ by cross-entropy are in nats.
 `init_seconds` is what drawing one initialization by the scheme takes, `step_seconds` a
 run's share of a step of all runs that were trained with it: wall-clock of the device
 that the settings name, or of one of those, without compilation; null where it is not
-known.
+known. `other_metrics` are the curves of what else an objective or a training of one's
+own measures, by name. Where such a training measures no validation loss, that column
+repeats the training loss.
 """
 
 
-UNKNOWN = ("steps_to_target", "init_seconds", "step_seconds")
+UNKNOWN = ("steps_to_target", "init_seconds", "step_seconds", "other_metrics")
 """The columns in which a run may have nothing."""
 
 CURVES = ("eval_steps", "train_loss", "valid_loss", "valid_metric")

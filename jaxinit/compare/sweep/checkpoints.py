@@ -70,6 +70,13 @@ _BEGUN = re.compile(_OURS.pattern + r"\.orbax-checkpoint-tmp.*")
 """The name of one that was not written to its end."""
 
 
+def _by_name(metrics: Metrics) -> dict[str, Any]:
+    """As what Orbax writes, which has no empty mapping."""
+    return {
+        k: value for k, value in metrics._asdict().items() if k != "others" or value
+    }
+
+
 class Checkpoints:
     """The checkpoints of a store; of several processes, the first writes them.
 
@@ -127,8 +134,8 @@ class Checkpoints:
         path = self._folder / f"{chunk}-{runs.snapshot.step}"
         arrays: dict[str, Any] = {
             "step": np.int64(runs.snapshot.step),
-            "metrics": runs.snapshot.metrics._asdict(),
-            "points": runs.points._asdict(),
+            "metrics": _by_name(runs.snapshot.metrics),
+            "points": _by_name(runs.points),
         }
         if len(runs.snapshot.runs):  # Orbax refuses empty arrays
             state = runs.snapshot.state

@@ -276,7 +276,8 @@ class _Clock:
 
 
 def _unstacked(points: Metrics) -> list[Metrics]:
-    return [Metrics(*each) for each in zip(*points, strict=True)]
+    count = len(points.train_loss)
+    return [jax.tree.map(lambda x: x[k], points) for k in range(count)]  # noqa: B023
 
 
 def _own(snapshot: Snapshot, share: cluster.Share) -> Snapshot:
@@ -313,11 +314,9 @@ def _table(
     init_seconds: np.ndarray,
     step_seconds: np.ndarray,
 ) -> pa.Table:
-    curves = [
-        np.stack(column, axis=1).astype(float) for column in zip(*points, strict=True)
-    ]
-    train_loss, valid_loss, metric = curves
-    dead: Any = diverged(Metrics(*curves)).any(axis=1)
+    curves = jax.tree.map(lambda *x: np.stack(x, axis=1).astype(float), *points)
+    train_loss, valid_loss, metric, others = curves
+    dead: Any = diverged(curves).any(axis=1)
     eval_steps = [settings.eval_every * i for i in range(len(points))]
     reached = np.asarray(task.reached(metric))
     best = metric.max(axis=1) if task.direction == "max" else metric.min(axis=1)
@@ -346,6 +345,10 @@ def _table(
             "valid_metric": list(metric),
             "init_seconds": init_seconds,
             "step_seconds": step_seconds,
+            "other_metrics": [
+                [(name, curve[i]) for name, curve in others.items()]
+                for i in range(len(grid))
+            ],
         },
         schema=SCHEMA,
     )

@@ -147,7 +147,9 @@ class _WandB:
 
 def _finite(metrics: Metrics, number: int) -> Iterable[tuple[str, float]]:
     """Names and values of a run's metrics, those that a chart can show."""
-    for name, values in metrics._asdict().items():
+    every = {**metrics._asdict(), **metrics.others}
+    del every["others"]
+    for name, values in every.items():
         if np.isfinite(values[number]):
             yield name, float(values[number])
 

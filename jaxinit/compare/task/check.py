@@ -138,9 +138,12 @@ def stream_of(batches: Callable[[], Iterator[Any]]) -> Fingerprint:
     return Fingerprint(hashed("stream", code, first).hex(), (said,))
 
 
-def data_of(split: Split, stream: Fingerprint | None) -> Fingerprint:
-    """The fingerprint of a task's data, arrays and stream."""
-    digest = Digests(sampled=float("inf")).of((*split, stream))
+def data_of(
+    split: Split, stream: Fingerprint | None, inputs: trees.Tree = None
+) -> Fingerprint:
+    """The fingerprint of a task's data: arrays, stream, and inputs of the model."""
+    every = (*split, stream, *(() if inputs is None else (inputs,)))
+    digest = Digests(sampled=float("inf")).of(every)
     return Fingerprint(digest.hex(), () if stream is None else stream.untraced)
 
 

@@ -36,6 +36,7 @@ def make_task(
     name: str = "custom",
     loss: str | Scores | None = None,
     objective: Objective | None = None,
+    inputs: Any = None,
     metric: str | Scores | None = None,
     direction: Direction | None = None,
     eval_every: int = EVAL_EVERY,
@@ -71,8 +72,10 @@ def make_task(
             False, of all validation data at once. `state` is what the model carries
             besides its parameters, as `as_model(model)` has it, and the function calls
             the model itself: `as_model(model).apply(params, state, inputs, key, train)`
-            gives outputs and state. Schemes and reports look at the model by its
-            outputs for the inputs alone.
+            gives outputs and state.
+        inputs: with an objective that calls the model with other inputs than the data,
+            such as noisy ones and their time: a few examples of these, by which the
+            model is initialized and schemes see its layers.
         metric: "accuracy", the fraction of labels with the greatest logit; "loss"; or
             a function of the same form as a loss. By default "accuracy" for
             "cross_entropy" and "loss" otherwise. With an objective, the name of one of
@@ -138,6 +141,11 @@ def make_task(
     x_valid, y_valid = trees.checked("valid", *pair, **kind)
     trees.check_alike("train inputs", x_train, "valid inputs", x_valid)
     trees.check_alike("train labels", y_train, "valid labels", y_valid)
+    if inputs is not None and objective is None:
+        raise ValueError(
+            "make_task: inputs are for an objective, which may call the model with "
+            "others than the data; leave inputs= out."
+        )
     task = Task(
         name,
         as_model(model),
@@ -150,6 +158,7 @@ def make_task(
         eval_every,
         batches,
         objective,
+        _of_model(inputs),
     )
     called = getattr(model, "__name__", type(model).__name__)
     named = "the model" if type(model) is tuple else f"the model {called}"
@@ -243,9 +252,6 @@ def training_task(
             "training_task: apply and inputs go together; give both, by which schemes "
             "see the layers, or neither."
         )
-    x = None
-    if inputs is not None:
-        x, _ = trees.checked("the", inputs, None, classes=False, unlabelled=True)
     init = training[0]
     model = Model(
         lambda key, x: (init(key), ()),
@@ -254,7 +260,7 @@ def training_task(
     task = Task(
         name,
         model,
-        x_train=x,
+        x_train=None,
         y_train=None,
         x_valid=None,
         y_valid=None,
@@ -265,10 +271,18 @@ def training_task(
         metric_name=metric,
         direction=direction,
         eval_every=eval_every,
+        inputs=_of_model(inputs),
         training=training,
     )
     task.traced()  # raises unless it can be run
     return task
+
+
+def _of_model(inputs: Any) -> trees.Tree:
+    """Inputs of the model alone, checked; None without any."""
+    if inputs is None:
+        return None
+    return trees.checked("the", inputs, None, classes=False, unlabelled=True)[0]
 
 
 def _called(apply: Callable[..., Any] | None, params: Any, x: trees.Tree) -> Any:

@@ -34,16 +34,20 @@ def traced_objective(
     data: Split,
     examples: int,
     named: str,
+    inputs: trees.Tree,
 ) -> Traced:
     """What an objective computes, and the model by itself, as schemes see it.
 
-    Args and errors are those of `check.traced`.
+    Args and errors are those of `check.traced`; `inputs` are the model's, where they
+    are not the data's.
     """
     objective, key = aim.objective, jax.random.key(0)
     assert objective is not None
     x, y = abstract(data.x_train, examples), abstract(data.y_train, examples)
     batch = trees.batch_of(x, y)
     valid = trees.batch_of(abstract(data.x_valid), abstract(data.y_valid))
+
+    x = x if inputs is None else abstract(inputs)
 
     def seen(params: Any, state: Any, x: Any, key: Any) -> Any:
         return apply(params, state, x, key, False)[0]

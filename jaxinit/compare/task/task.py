@@ -33,7 +33,7 @@ class Task:
         model: the model; see `as_model`. It takes a tree of inputs: a plain tuple is
             its arguments by position, a mapping those by name.
         x_train: training inputs, shape (n, ...), an array or a tree of arrays; None
-            for a training of one's own that names no inputs.
+            for a training of one's own, which has its data itself.
         y_train: training labels, shape (n, ...), likewise, int32 or float32; None
             without any.
         x_valid: validation inputs, shape (m, ...), as those for training.
@@ -51,6 +51,8 @@ class Task:
         batches: where training data come as a stream, `batches()` iterates without
             end over (inputs, labels); `x_train` and `y_train` are then its first batch.
         objective: in place of loss and metric, see `make_task`.
+        inputs: of the model, where an objective or a training calls it with others
+            than `x_train`; a few examples.
         training: in place of data, loss and metric, see `training_task`.
     """
 
@@ -69,6 +71,7 @@ class Task:
     eval_every: int = EVAL_EVERY
     batches: Callable[[], Iterator[tuple[Any, Any]]] | None = None
     objective: Objective | None = None
+    inputs: trees.Tree = None
     training: Training | Whole | None = None
 
     @property
@@ -81,6 +84,11 @@ class Task:
     def split(self) -> check.Split:
         """The arrays of the data."""
         return check.Split(self.x_train, self.y_train, self.x_valid, self.y_valid)
+
+    @property
+    def seen(self) -> trees.Tree:
+        """Inputs of the model, by which schemes see it; None where there are none."""
+        return self.x_train if self.inputs is None else self.inputs
 
     @property
     def examples(self) -> int:
@@ -98,19 +106,24 @@ class Task:
             A function of parameters, their values, its other arguments, loss and
             labels; and whether there is a loss to go back from.
         """
-        x, y = trees.on_device((self.x_train, self.y_train), EXAMPLES)
-        params, state = jax.jit(self.model.init)(key, x) if own is None else own
+        if self.seen is None:
+            raise ValueError(
+                f"diagnose: nothing is known of the layers of task {self.name}; give "
+                "training_task apply= and inputs=."
+            )
         objective, model = self.objective, self.model
+        whole = objective is not None  # an objective is the loss
+        seen, x, y = trees.on_device((self.seen, self.x_train, self.y_train), EXAMPLES)
+        params, state = jax.jit(model.init)(key, seen) if own is None else own
 
         def apply(params: Any, batch: Any, state: Any, key: Any) -> Any:
             of = model.apply if objective is None else objective
             return of(params, state, batch, key, True)[0]
 
-        whole = objective is not None  # an objective is the loss
         return {
             "apply": apply,
             "params": params,
-            "inputs": (trees.batch_of(x, y) if whole else x, state, key),
+            "inputs": (trees.batch_of(x, y) if whole else seen, state, key),
             "loss": (lambda out: out) if whole else self.loss,
             "labels": None if whole else y,
             "backward": self.training is None,
@@ -140,7 +153,7 @@ class Task:
         apply = self.model.apply if apply is None else apply
         functions = (self.model.init, apply, self.loss, self.metric)
         functions += (self.objective, self.training)
-        made_of = (examples, Digests().of(functions))
+        made_of = (examples, Digests().of((functions, self.inputs)))
         if made_of not in self._known:
             self._known[made_of] = self._traced(examples, apply, named)
         return self._known[made_of]
@@ -150,14 +163,15 @@ class Task:
     ) -> check.Traced:
         if self.training is not None:
             measured = self.metric_name, self.direction
-            return own.traced_training(self.training, apply, self.x_train, *measured)
-        of = check.traced if self.objective is None else own.traced_objective
-        parts = self.model.init, apply, self.aim, self.split
-        return of(*parts, examples, named)
+            return own.traced_training(self.training, apply, self.inputs, *measured)
+        parts = self.model.init, apply, self.aim, self.split, examples, named
+        if self.objective is not None:
+            return own.traced_objective(*parts, self.inputs)
+        return check.traced(*parts)
 
     def data(self) -> Fingerprint:
         """The fingerprint of the data, arrays and stream."""
-        return check.data_of(self.split, self._stream)
+        return check.data_of(self.split, self._stream, self.inputs)
 
     @property
     def fingerprint(self) -> str:

@@ -46,11 +46,6 @@ def health(
     starts = InitialParams(task, Config(), {"": scheme}, seed + 1)
     params, state = starts.of([("", seed)])
     params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
-    if task.training is not None:
-        raise ValueError(
-            f"diagnose: task {task.name} is a training of one's own, which has no loss "
-            "of outputs; use jaxinit.audit on its model."
-        )
     key = jax.random.key(seed)
     options = {"learning_rate": learning_rate, "spectra": spectra}
     return audit(task, (params, state), key=key, **options)

@@ -66,9 +66,10 @@ class Draws:
         Raises:
             ValueError: the model has no kernel, or a scheme does not fit it.
         """
-        x, y = trees.on_device((task.x_train, task.y_train), config.batch_size)
+        y = task.y_train if task.inputs is None else None
+        x, y = trees.on_device((task.seen, y), config.batch_size)
         self._model, self._batch = task.model, (x, y)
-        self._loss = lambda outputs: task.loss(outputs, y)
+        self._loss = None if (of := task.loss) is None else lambda out: of(out, y)
         abstract = jax.eval_shape(self._model.init, jax.random.key(0), x)
         self.params, self.state = abstract
         self.leaves, self.rebuild = leaves_of(self.params)

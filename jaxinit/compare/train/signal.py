@@ -86,7 +86,7 @@ def signals(
     """
     if not initial:
         return {}
-    if task.x_train is None:
+    if task.seen is None:
         return {scheme: [] for scheme in initial}
     key = jax.random.key(0)
     with jax.default_matmul_precision("highest"):

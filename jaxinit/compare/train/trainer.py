@@ -152,11 +152,14 @@ class Metrics(NamedTuple):
             step 0, of the first minibatch. In nats for cross-entropy.
         valid_loss: mean loss over the validation data.
         valid_metric: mean of the task's metric over the validation data.
+        others: what else an objective or a training of one's own measures there, by
+            name.
     """
 
     train_loss: Any
     valid_loss: Any
     valid_metric: Any
+    others: dict[str, Any] = {}  # never written to
 
 
 def diverged(metrics: Metrics) -> np.ndarray:
@@ -290,9 +293,7 @@ def _own_trainer(task: Task, config: Config) -> Trainer:
     every = config.eval_every
 
     def point(values: Mapping[str, Any], loss: Any) -> Metrics:
-        values = {"loss": loss, **values}
-        found = loss, values["loss"], values[task.metric_name]
-        return Metrics(*(jnp.asarray(value).astype(jnp.float32) for value in found))
+        return Metrics(_float32(loss), *_measured({"loss": loss, **values}, task))
 
     def measured(own: Any, done: Any, loss: Any) -> Metrics:
         if isinstance(training, Training):
@@ -316,7 +317,7 @@ def _own_trainer(task: Task, config: Config) -> Trainer:
         own, loss = state.params, jnp.float32(0)
         if isinstance(training, Training):
             own, loss = training.step(own)
-        loss = state.loss + jnp.asarray(loss).astype(jnp.float32)
+        loss = state.loss + _float32(loss)
         return state._replace(params=own, step=state.step + 1, loss=loss)
 
     @precisely(config)
@@ -341,9 +342,21 @@ def precisely(config: Config) -> Callable[[Any], Any]:
     return decorated
 
 
+def _float32(value: Any) -> Array:
+    return jnp.asarray(value).astype(jnp.float32)
+
+
+def _measured(values: Mapping[str, Any], task: Task) -> tuple[Array, Array, Any]:
+    """Loss, the metric with the target, and the others, of numbers by name."""
+    found = {name: _float32(value) for name, value in values.items()}
+    named = ("loss", task.metric_name)
+    others = {name: found[name] for name in found if name not in named}
+    return found["loss"], found[task.metric_name], others
+
+
 def _objective(
     task: Task, config: Config
-) -> tuple[Callable[..., tuple[Array, State]], Callable[..., tuple[Array, Array]]]:
+) -> tuple[Callable[..., tuple[Array, State]], Callable[..., tuple[Array, Array, Any]]]:
     """What training lowers, and what validation measures: loss and metric."""
     objective = task.aim.of(in_precision(task.model.apply, config))
     if task.objective is not None:
@@ -352,15 +365,13 @@ def _objective(
     def train_loss(params: Params, model_state: State, x: Any, y: Any, key: Key):
         batch = trees.batch_of(x, y)
         loss, (model_state, _) = objective(params, model_state, batch, key, True)
-        return jnp.asarray(loss).astype(jnp.float32), model_state
+        return _float32(loss), model_state
 
-    def evaluate(data: Data, state: RunState) -> tuple[Array, Array]:
+    def evaluate(data: Data, state: RunState) -> tuple[Array, Array, Any]:
         batch = trees.batch_of(data.x_valid, data.y_valid)
         given = state.params, state.model_state, batch, state.key, False
         loss, (_, values) = objective(*given)
-        found = loss, {"loss": loss, **values}[task.metric_name]
-        loss, metric = (jnp.asarray(each).astype(jnp.float32) for each in found)
-        return loss, metric
+        return _measured({"loss": loss, **values}, task)
 
     return train_loss, evaluate
 
@@ -383,7 +394,8 @@ def make_train(task: Task, config: Config) -> Callable[..., Metrics]:
 
     def train(params: Params, key: Key, hparams: Hparams) -> Metrics:
         data = jax.tree.map(jnp.asarray, next(source_of(task, config)(0)))
-        model_state = task.model.init(key, trees.taken(data.x_train, slice(1)))[1]
+        x = data.x_train if task.inputs is None else task.inputs
+        model_state = task.model.init(key, trees.taken(x, slice(1)))[1]
         state, first = trainer.start(data, params, model_state, key, hparams)
         _, rest = lax.scan(
             lambda state, _: trainer.segment(data, state),
