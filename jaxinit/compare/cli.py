@@ -97,11 +97,11 @@ def compare_command(
         wandb: project of Weights & Biases for the same.
         quiet: print neither progress nor table.
     """
-    from jaxinit.compare import cluster, code
-    from jaxinit.compare.sweep.compare import compare
-    from jaxinit.compare.sweep.ladder import ladder
+    with _status("loading JAX", quiet):
+        from jaxinit.compare import cluster, code
+        from jaxinit.compare.sweep.compare import compare
 
-    _prepare(platform)
+        _prepare(platform)
     if distributed:
         cluster.join(coordinator, processes, process_index)
     elif (coordinator, processes, process_index) != (None, None, None):
@@ -130,6 +130,8 @@ def compare_command(
             size: code.tasks(task, (), data, {**given, size_of: size})
             for size in (*widths, *depths)
         }
+        from jaxinit.compare.sweep.ladder import ladder
+
         (name,) = next(iter(made.values()))
         ladder(
             lambda size: next(iter(made[size].values())),
@@ -147,6 +149,18 @@ def compare_command(
         compare(one, out=folder_of_one, **options)
     if len(folders) > 1 and shard is None and cluster.index() == 0:
         _join(folders, quiet)
+
+
+@contextlib.contextmanager
+def _status(what: str, quiet: bool) -> Iterator[None]:
+    """A word on the screen, if it is one, while something takes long."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    import rich.console
+
+    with rich.console.Console(stderr=True).status(what):
+        yield
 
 
 def _prepare(platform: str | None) -> None:

@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats as scipy_stats
 
 from jaxinit.compare.stats import measures
 from jaxinit.compare.stats.summary import SchemeSummary
@@ -131,7 +131,7 @@ def interquartile_mean(scores: Sequence[ArrayLike]) -> Estimate:
     again = [
         task[draws.integers(len(task), size=(REPEATS, len(task)))] for task in tasks
     ]
-    means = scipy_stats.trim_mean(np.concatenate(again, axis=1), 0.25, axis=1)
+    means = scipy.stats.trim_mean(np.concatenate(again, axis=1), 0.25, axis=1)
     return _estimate(measures.iqm(np.concatenate(tasks)), means, tasks)
 
 

@@ -20,9 +20,9 @@ import math
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
 from scipy import special
-from scipy import stats as scipy_stats
 
 from jaxinit import _checks
 
@@ -96,7 +96,7 @@ def kaplan_meier(steps: ArrayLike, budget: float, confidence: float = 0.95) -> S
         Kaplan and Meier 1958, JASA 53:457; Wilson 1927, JASA 22:209.
     """
     times = _times("kaplan_meier", "steps", steps, budget)
-    curve = scipy_stats.ecdf(_censored(times, budget)).sf
+    curve = scipy.stats.ecdf(_censored(times, budget)).sf
     reached = np.isin(curve.quantiles, times[times <= budget])
     fraction = np.append(1.0, curve.probabilities[reached])
     bounds = [
@@ -129,7 +129,7 @@ def proportion(count: int, of: int, confidence: float = 0.95) -> tuple[float, fl
         Wilson 1927, JASA 22:209.
     """
     _probability("proportion", confidence=confidence)
-    interval = scipy_stats.binomtest(count, of).proportion_ci(confidence, "wilson")
+    interval = scipy.stats.binomtest(count, of).proportion_ci(confidence, "wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -211,7 +211,7 @@ def logrank(a: ArrayLike, b: ArrayLike, budget: float) -> float:
         for name, each in (("a", a), ("b", b))
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        p_value = float(scipy_stats.logrank(first, second).pvalue)
+        p_value = float(scipy.stats.logrank(first, second).pvalue)
     return 1.0 if math.isnan(p_value) else p_value
 
 
@@ -353,9 +353,9 @@ def _checked(owner: str, name: str, steps: ArrayLike, budget: float) -> Floats:
     return times
 
 
-def _censored(times: Floats, budget: float) -> scipy_stats.CensoredData:
+def _censored(times: Floats, budget: float) -> scipy.stats.CensoredData:
     hit = times <= budget
-    return scipy_stats.CensoredData(
+    return scipy.stats.CensoredData(
         uncensored=times[hit], right=np.full((~hit).sum(), budget)
     )
 

@@ -9,8 +9,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats as scipy_stats
 
 from jaxinit.compare.stats import inference
 
@@ -128,7 +128,7 @@ def iqm(scores: ArrayLike) -> float:
         Agarwal et al. 2021, arXiv:2108.13264, section 4.3.
     """
     values = _numbers("iqm", "scores", scores)
-    return float(scipy_stats.trim_mean(values.ravel(), 0.25))
+    return float(scipy.stats.trim_mean(values.ravel(), 0.25))
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
@@ -156,7 +156,7 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     """
     first = _numbers("probability_of_improvement", "a", a)
     second = _numbers("probability_of_improvement", "b", b)
-    wins = scipy_stats.mannwhitneyu(second, first, method="asymptotic").statistic
+    wins = scipy.stats.mannwhitneyu(second, first, method="asymptotic").statistic
     return float(wins) / (first.size * second.size)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import pathlib
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -20,7 +22,6 @@ from jaxinit.compare.options import (
     Precision,
     Strategy,
 )
-from jaxinit.compare.report.result import Result
 from jaxinit.compare.stats import race, summary
 from jaxinit.compare.store import folder
 from jaxinit.compare.store.settings import Settings
@@ -34,8 +35,13 @@ from jaxinit.compare.train import initial
 from jaxinit.compare.train.optimizers import Given
 from jaxinit.compare.train.trainer import Run
 
+if TYPE_CHECKING:
+    from jaxinit.compare.report.result import Result
+
 EXTENSIONS = 4
 """How often a grid grows."""
+
+_REPORT = "jaxinit.compare.report.result"
 
 
 def compare(
@@ -180,13 +186,17 @@ def compare(
         strategy=strategy,
     )
     planned = plan(task, known, with_each, options, shard)
+    # What makes the report takes a second to import, and XLA compiles meanwhile.
+    reporting = threading.Thread(target=importlib.import_module, args=[_REPORT])
+    reporting.start()
     out = None if out is None else pathlib.Path(out)
     if redo:
         _redo(out, planned)
     quiet = quiet or cluster.index() > 0  # the first process speaks for all
     with _live(tensorboard, wandb, planned.settings) as writers:
         sweep = _made(Maker(planned, out, writers, quiet), planned.settings)
-    result = Result(sweep)
+    reporting.join()
+    result = importlib.import_module(_REPORT).Result(sweep)
     if planned.part[1] == 1:  # a part alone makes no ranking
         _report(result, out, quiet)
     return result

@@ -8,14 +8,18 @@ from pydoc_data.topics import topics
 from typing import Any, TypeAlias
 
 import numpy as np
-import sklearn.datasets
-from scipy import ndimage
+import scipy
 
 from jaxinit import _checks
 from jaxinit.compare.task import trees
 
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Inputs (examples, ...) and labels (examples, ...)."""
+
+
+def _sklearn() -> Any:
+    """The data that scikit-learn holds; it takes as long to import as JAX."""
+    return importlib.import_module("sklearn.datasets")
 
 
 def split(x: Any, y: Any) -> tuple[Split, Split]:
@@ -36,7 +40,7 @@ def standardised(
 
 def digits() -> tuple[Split, Split]:
     """Handwritten digits: pixels (n, 64), standardised as one, and their classes."""
-    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    x, y = _sklearn().load_digits(return_X_y=True)
     (x, y), (x_valid, y_valid) = split(x.astype(np.float32), y)
     x, x_valid = standardised(x, x_valid, axis=None)
     return (x, y), (x_valid, y_valid)
@@ -44,7 +48,7 @@ def digits() -> tuple[Split, Split]:
 
 def diabetes() -> tuple[Split, Split]:
     """Ten features (n, 10) of 442 patients and their progress (n, 1), standardised."""
-    x, y = sklearn.datasets.load_diabetes(return_X_y=True)
+    x, y = _sklearn().load_diabetes(return_X_y=True)
     (x, y), (x_valid, y_valid) = split(x, np.expand_dims(y, 1))
     x, x_valid = standardised(x, x_valid, axis=0)
     y, y_valid = standardised(y, y_valid, axis=0)
@@ -93,7 +97,7 @@ def mnist1d(examples: int = 5000) -> tuple[Split, Split]:
     x *= rng.uniform(0.8, 1.2, (examples, 1))
     shift = rng.integers(48, size=(examples, 1))
     x = np.take_along_axis(x, (np.arange(72) - shift) % 72, axis=1)
-    noise = ndimage.gaussian_filter1d(0.25 * rng.normal(size=x.shape), 2, axis=1)
+    noise = scipy.ndimage.gaussian_filter1d(0.25 * rng.normal(size=x.shape), 2, axis=1)
     x = np.where(x == 0, noise, x) + 0.02 * rng.normal(size=x.shape)
     x -= rng.uniform(-0.375, 0.375, (examples, 1)) * np.linspace(-0.5, 0.5, 72)
     x = _resampled(x, np.full(examples, 72), 40)
@@ -192,9 +196,9 @@ def picture() -> tuple[Split, Split]:
         Coordinates (n, 2) from -1 to 1, and pixels (n, 1), standardised; a fifth of
         the pixels is for validation.
     """
-    digits, _ = sklearn.datasets.load_digits(return_X_y=True)
+    digits, _ = _sklearn().load_digits(return_X_y=True)
     rows = digits[:16].reshape(4, 4, 8, 8).transpose(0, 2, 1, 3).reshape(32, 32)
-    pixels = np.asarray(ndimage.zoom(rows, 2, order=3), np.float32)
+    pixels = np.asarray(scipy.ndimage.zoom(rows, 2, order=3), np.float32)
     axis = np.linspace(-1, 1, 64, dtype=np.float32)
     places = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     (x, y), (x_valid, y_valid) = split(places, pixels.reshape(-1, 1))
@@ -228,7 +232,7 @@ def load(source: str) -> tuple[Split, Split]:
         train, valid = _hugging_face(name)
     elif kind == "sklearn" and name:
         _checks.choice("data", "sklearn", name, _SKLEARN)
-        loader = getattr(sklearn.datasets, f"load_{name}")
+        loader = getattr(_sklearn(), f"load_{name}")
         train, valid = split(*loader(return_X_y=True))
     elif source.endswith(".npz"):
         train, valid = _npz(source)
