@@ -98,7 +98,14 @@ class Result:
         self, baseline: str | None = None, learning_rate: float | None = None
     ) -> Verdict:
         """Ranks, ratios and what they show; see `verdict.judge`."""
-        return verdict.judge(self.sweep, baseline, learning_rate)
+        asked = baseline, learning_rate
+        if asked not in self._judged:
+            self._judged[asked] = verdict.judge(self.sweep, *asked)
+        return self._judged[asked]
+
+    @functools.cached_property
+    def _judged(self) -> dict[Any, Verdict]:
+        return {}
 
     def sentence(self, baseline: str | None = None) -> str:
         """The verdict in one sentence; of several optimizers whether it changes."""

@@ -111,10 +111,19 @@ def figure_of(axes: Axes) -> Figure:
     return axes.figure
 
 
+def laid_out(figure: Figure) -> Figure:
+    """The figure with its layout done, for which it is else drawn twice."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    return figure
+
+
 def png(axes: Axes) -> bytes:
     """The figure of axes that are a figure's own, as a picture."""
     file = io.BytesIO()
-    figure_of(axes).savefig(file, format="png", dpi=150)
+    laid_out(figure_of(axes)).savefig(file, format="png", dpi=150)
     return file.getvalue()
 
 

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from jaxinit import _checks
-from jaxinit.compare.report.style import HOVER
+from jaxinit.compare.report.style import HOVER, laid_out
 
 
 def inline(figure: Figure, prefix: str, label: str) -> str:
@@ -26,7 +26,9 @@ def inline(figure: Figure, prefix: str, label: str) -> str:
     """
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        laid_out(figure).savefig(
+            file, format="svg", transparent=True, metadata={"Date": None}
+        )
     root = ElementTree.fromstring(file.getvalue())
     for each in list(root):
         if _local(each.tag) in ("metadata", "defs") and each.find("*") is not None:

@@ -16,6 +16,7 @@ what they promise.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple, TypeAlias
 
@@ -107,6 +108,7 @@ def kaplan_meier(steps: ArrayLike, budget: float, confidence: float = 0.95) -> S
     return Survival(np.append(0.0, curve.quantiles[reached]), fraction, low, high)
 
 
+@functools.cache
 def proportion(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a probability.
 
