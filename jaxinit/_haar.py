@@ -299,4 +299,9 @@ def _inverse(s: Array) -> Array:
     d = 1 / jnp.diagonal(s, axis1=-2, axis2=-1)[..., None, :]
     diagonal = everywhere(i[:, None] == i[None])
     t = jnp.where(corners(0), -d.mT * s * d, jnp.where(diagonal, d, 0))
-    return lax.fori_loop(1, max(1, (b - 1).bit_length()), double, t)
+    levels = max(1, (b - 1).bit_length())
+    if levels > 3:  # a loop compiles once
+        return lax.fori_loop(1, levels, double, t)
+    for level in range(1, levels):
+        t = double(level, t)
+    return t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -139,7 +140,7 @@ def orthogonal(
             method,
             _permuted(sharding, order, shape),
         )
-        return jnp.asarray(scale, dtype) * kernel.transpose(np.argsort(order))
+        return _times(scale, kernel, tuple(np.argsort(order).tolist()))
 
     return draw
 
@@ -177,10 +178,23 @@ def scaled_orthogonal(gain: Numeric = 1.0, dtype: DType = None) -> Draw:
         _checks.rank("scaled_orthogonal", shape, minimum=2)
         rows, columns = math.prod(shape[:-1]), shape[-1]
         factor = gain * max(math.sqrt(columns / rows), 1.0)
-        matrix = haar(key, rows, columns, (), dtype)
-        return jnp.asarray(factor, dtype) * matrix.reshape(shape)
+        matrix = haar(key, rows, columns, (), dtype).reshape(shape)
+        return _times(factor, matrix, tuple(range(len(shape))))
 
     return draw
+
+
+def _times(scale: Numeric, kernel: Array, order: tuple[int, ...]) -> Array:
+    """The kernel with its axes in order, times a scale: one program where eager."""
+    as_it_is = order == tuple(range(kernel.ndim))
+    if as_it_is and not _checks.is_traced(scale) and scale == 1:
+        return kernel
+    return _transposed(scale, kernel, order)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _transposed(scale: Numeric, kernel: Array, order: tuple[int, ...]) -> Array:
+    return jnp.asarray(scale, kernel.dtype) * kernel.transpose(order)
 
 
 def _permuted(
