@@ -472,8 +472,9 @@ FAULTS = [  # a call, what its one sentence says, and the type of the cause
     ),
     (
         lambda: task_of(nn.Dense(3), {"a": X}),
-        "train inputs of type dict are not one array of real numbers.",
-        None,
+        "the model Dense, given inputs['a'] of shape (64, 8) and dtype float32, raised "
+        "TypeError: Dense.__call__() got an unexpected keyword argument 'a'.",
+        TypeError,
     ),
     (
         lambda: task_of(nn.Dense(3), X, [[0], [0, 1]]),

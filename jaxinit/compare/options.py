@@ -42,7 +42,8 @@ class Options:
     """What one asks for: the arguments of `compare` and the options of its command.
 
     Attributes:
-        schemes: the schemes, as texts such as 'he_normal(gain=2)'.
+        schemes: the schemes, as texts such as 'he_normal(gain=2)', or one's own, as in
+            mine.py:my_scheme.
         learning_rates: the grid of learning rates, each positive; by default each
             optimizer has its own.
         seeds: runs of each scheme that score it; without tuning_seeds, at each learning

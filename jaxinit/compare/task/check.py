@@ -83,7 +83,8 @@ def traced(
     key = jax.random.key(0)
     x, y = abstract(data.x_train, examples), abstract(data.y_train, examples)
     x_valid = abstract(data.x_valid)
-    assert aim.loss is not None
+    loss_of = aim.loss
+    assert loss_of is not None
 
     def evaluated(params: Any, state: Any, x: Any, key: Any) -> Any:
         return apply(params, state, x, key, False)[0]
@@ -93,7 +94,7 @@ def traced(
 
     def loss(params: Any, state: Any, x: Any, y: Any, key: Any) -> Any:
         outputs, state = trained(params, state, x, key)
-        return aim.loss(outputs, y).mean(), state
+        return loss_of(outputs, y).mean(), state
 
     with explained(named, inputs=x):
         start, (params, state) = program_of(init, key, x)
@@ -105,7 +106,7 @@ def traced(
     measured = _scored("metric", aim, outputs, data.y_valid)
     with explained(f"{named} in training", inputs=x, labels=y):
         training = trained.trace(params, state, x, key)
-        lowered, _ = program_of(aim.loss, training.out_info[0], y)
+        lowered, _ = program_of(loss_of, training.out_info[0], y)
         grad = jax.grad(loss, has_aux=True)
         gradient, (_, after) = program_of(grad, params, state, x, y, key)
     check_kept(named, state, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -323,11 +324,12 @@ def _two(split: str, pair: Any, alone: bool) -> tuple[Any, Any]:
     """Inputs and labels; inputs alone, if they may be, of what is no plain pair."""
     if alone and not (type(pair) in (tuple, list) and len(pair) == 2):
         return pair, None
-    try:
-        x, y = () if isinstance(pair, Mapping) else pair
-    except (TypeError, ValueError):
+    found = ()
+    with contextlib.suppress(TypeError):
+        found = () if isinstance(pair, Mapping) else tuple(pair)
+    if len(found) != 2:
         raise TypeError(
             f"make_task: {split} of type {type(pair).__name__} must be a pair (inputs, "
             "labels)."
-        ) from None
-    return x, y
+        )
+    return found

@@ -53,7 +53,7 @@ def traced_objective(
         return apply(params, state, x, key, False)[0]
 
     def whole(train: bool) -> Callable[..., Any]:
-        return lambda params, state, *given: objective(params, state, *given, train)
+        return lambda p, state, batch, key: objective(p, state, batch, key, train)
 
     with explained(named, inputs=x):
         start, (params, state) = program_of(init, key, x)
