@@ -126,13 +126,11 @@ def compare_command(
         size_of = "width" if widths else "depth"
         if given[size_of] is not None:
             raise ValueError(f"--{size_of} and --{size_of}s exclude each other.")
-        made = {
-            size: code.tasks(task, (), data, {**given, size_of: size})
-            for size in (*widths, *depths)
-        }
-        (name,) = next(iter(made.values()))
+        sizes = (*widths, *depths)
+        made = {k: code.tasks(task, (), data, {**given, size_of: k}) for k in sizes}
+        (name,) = made[sizes[0]]
         ladder(
-            lambda size: next(iter(made[size].values())),
+            lambda size: made[size][name],
             widths=widths,
             depths=depths,
             out=out or pathlib.Path("results", f"{name}-{size_of}s"),
