@@ -51,6 +51,8 @@ class Limit:
             reached: (runs,), whether they are at the target.
             diverged: (runs,), whether they have diverged.
         """
+        if self._settings.stop_at is None:
+            return
         for run, hit, dead in zip(runs, reached, diverged, strict=True):
             if run.seed < self._settings.tuning_seeds:
                 if dead:
