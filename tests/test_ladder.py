@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sweeps import STEPS, of_rows, result, run, settings, task
 
-from jaxinit.compare import Ladder, Task, cli, ladder
+from jaxinit.compare import Ladder, Task, cli, ladder, load_result
 from jaxinit.compare.stats.ladder import climb, tau
 
 A, B, C = [10, 20, 10, 20, 10], [40, 50, 40, 50, 40], [90, 80, 90, 80, 80]
@@ -149,8 +149,14 @@ def test_the_command_climbs(tmp_path, capsys):
     words = "compare --task linear(depth=1) --schemes he_normal zeros --seeds 1"
     words += " --learning-rates 0.1 --steps 4 --eval-every 2 --tuning-seeds 0 --out"
     words = [*words.split(), str(tmp_path / "out"), "--quiet"]
-    assert cli.run([*words, "--widths", "2", "4"]) == 0
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import optax\n\ndef halved(rate):\n    return optax.sgd(rate / 2)\n"
+    )
+    own = ["--optimizers", f"{mine}:halved"]
+    assert cli.run([*words, *own, "--widths", "2", "4"]) == 0
     assert json.loads((tmp_path / "out" / "ladder.json").read_text())["sizes"] == [2, 4]
+    assert load_result(tmp_path / "out" / "width=2").settings.optimizers == ("halved",)
     assert cli.run([*words, "--widths", "2", "4", "--width", "3"]) == 2
     assert "--width and --widths exclude each other" in capsys.readouterr().err
     assert cli.run([*words, "--widths", "2"]) == 2

@@ -65,7 +65,7 @@ def compare_command(
             mnist1d-mlp, mnist1d-cnn, autoencoder, text-transformer, regression-mlp or
             linear; or with its options, as in 'digits-mlp(depth=8, width=128)'; or
             one's own, as in mine.py:task or package.module:task, a task or a function
-            that makes one. So may schemes be one's own, as in mine.py:my_scheme.
+            that makes one. So may schemes and optimizers be, as in mine.py:my_scheme.
         tasks: several tasks, one after another: each has its folder in that of --out,
             and the folder joined there has the report of all.
         data: instead of a task, data for a multilayer perceptron: a file NAME.npz
@@ -114,6 +114,7 @@ def compare_command(
     options = {
         **vars(sweep),
         "schemes": [code.scheme(text) for text in sweep.schemes],
+        "optimizers": [code.optimizer(text) for text in sweep.optimizers],
         "shard": None if shard is None else _part(shard),
         "redo": redo,
         "tensorboard": tensorboard,
@@ -126,15 +127,13 @@ def compare_command(
         size_of = "width" if widths else "depth"
         if given[size_of] is not None:
             raise ValueError(f"--{size_of} and --{size_of}s exclude each other.")
-        made = {
-            size: code.tasks(task, (), data, {**given, size_of: size})
-            for size in (*widths, *depths)
-        }
         from jaxinit.compare.sweep.ladder import ladder
 
-        (name,) = next(iter(made.values()))
+        sizes = (*widths, *depths)
+        made = {k: code.tasks(task, (), data, {**given, size_of: k}) for k in sizes}
+        (name,) = made[sizes[0]]
         ladder(
-            lambda size: next(iter(made[size].values())),
+            lambda size: made[size][name],
             widths=widths,
             depths=depths,
             out=out or pathlib.Path("results", f"{name}-{size_of}s"),

@@ -1,4 +1,4 @@
-"""Tasks and schemes of one's own on the command line, as `mine.py:task`."""
+"""Tasks, schemes and optimizers of one's own on the command line, as `mine.py:task`."""
 
 from __future__ import annotations
 
@@ -120,6 +120,20 @@ def scheme(text: str) -> Any:
     if hasattr(made, "__builder__") or not inspect.signature(made).parameters:
         return made()
     return made
+
+
+def optimizer(text: str) -> Any:
+    """The optimizer that a text names: of the library, or one of the user's own.
+
+    Args:
+        text: of an optimizer; or where to find an attribute, as for `task`, that is
+            one, or a function from a learning rate to a transformation of Optax.
+
+    Raises:
+        ValueError: there is no such optimizer.
+    """
+    found = _REFERENCE.fullmatch(text.strip())
+    return text if found is None else _attribute(text, *found.groups())
 
 
 def _folder_name(text: str) -> str:

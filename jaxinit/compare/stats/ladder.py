@@ -130,17 +130,18 @@ def climb(sweeps: Mapping[int, Sweep]) -> Rungs:
         rungs.append((0, len(sizes) - 1))
     steps = []
     for i, j in rungs:
-        names = [_first(verdicts[k], common) for k in (i, j)]
+        winner, ahead = (_first(verdicts[k], common) for k in (i, j))
         common_times = {s: found[j][s] for s in common}
         every = cut[j].settings.eval_every
         steps.append(
             Step(
                 sizes[i],
                 sizes[j],
-                *names,
+                winner,
+                ahead,
                 _correlation(tables[i], tables[j], budgets[i], budgets[j]),
-                _regret(names[0], common_times, budgets[j], every),
-                _kept(verdicts[i], verdicts[j], *names),
+                _regret(winner, common_times, budgets[j], every),
+                _kept(verdicts[i], verdicts[j], winner, ahead),
             )
         )
     means = {

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class Limit:
             reached: (runs,), whether they are at the target.
             diverged: (runs,), whether they have diverged.
         """
+        if self._settings.stop_at is None:
+            return
         for run, hit, dead in zip(runs, reached, diverged, strict=True):
             if run.seed < self._settings.tuning_seeds:
                 if dead:
@@ -83,7 +86,7 @@ class Limit:
         return every * math.ceil(factor * max(time, every) / every - 1e-9)
 
 
-def limit_of(settings: Settings, rows: Sequence[dict[str, object]]) -> Limit:
+def limit_of(settings: Settings, rows: Sequence[dict[str, Any]]) -> Limit:
     """What finished runs show.
 
     Args:
@@ -93,11 +96,12 @@ def limit_of(settings: Settings, rows: Sequence[dict[str, object]]) -> Limit:
     found = Limit(settings)
     made_for = settings.target if settings.made_for is None else settings.made_for
     for row in rows:
-        run = Run(*(row[name] for name in Run._fields))  # type: ignore[arg-type]
+        run = Run(*(row[name] for name in Run._fields))
         metric = np.array(row["valid_metric"], float)
-        hit = metric >= made_for if settings.direction == "max" else metric <= made_for
-        finite = np.isfinite(np.array([row["train_loss"], row["valid_loss"]], float))
-        steps: Sequence[int] = row["eval_steps"]  # type: ignore[assignment]
-        for step, reached, alive in zip(steps, hit, finite.all(axis=0), strict=True):
-            found.saw(step, [run], [bool(reached)], [not alive])
+        sign = 1 if settings.direction == "max" else -1
+        hits = (sign * metric >= sign * made_for).tolist()
+        losses = np.array([row["train_loss"], row["valid_loss"]], float)
+        alives = np.isfinite(losses).all(axis=0).tolist()
+        for step, reached, alive in zip(row["eval_steps"], hits, alives, strict=True):
+            found.saw(step, [run], [reached], [not alive])
     return found

@@ -239,9 +239,9 @@ def named_optimizers(given: Given | Sequence[Given]) -> dict[str, Optimizer | Ow
         ValueError: there is none, one comes twice, or a text names none.
         TypeError: one is no optimizer.
     """
-    one = isinstance(given, str) or callable(given)
+    several: Any = [given] if isinstance(given, str) or callable(given) else given
     found: dict[str, Optimizer | Own] = {}
-    for each in [given] if one else given:
+    for each in several:
         optimizer = as_optimizer(each)
         name = text_of(optimizer)
         if name in found:

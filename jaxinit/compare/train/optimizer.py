@@ -317,13 +317,15 @@ def _average(decay: float) -> optax.GradientTransformation:
     """What leaves updates alone, and averages the parameters that they lead to."""
     ema = optax.ema(decay, debias=False)
 
-    def update(updates: Any, state: Average, params: Any = None) -> tuple[Any, Average]:
-        _, new = ema.update(optax.apply_updates(params, updates), state.state)
-        return updates, Average(new)
+    def start(params: Any) -> Any:
+        begun: Any = ema.init(params)
+        return Average(begun)
 
-    return optax.GradientTransformation(
-        lambda params: Average(ema.init(params)), update
-    )
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        average: Any = ema.update(optax.apply_updates(params, updates), state.state)[1]
+        return updates, Average(average)
+
+    return optax.GradientTransformation(start, update)
 
 
 def evaluated(how: Optimizer | Own, params: Any, state: Any) -> Any:
