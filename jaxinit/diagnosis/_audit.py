@@ -16,7 +16,6 @@ from jaxinit.diagnosis import _leaves, _signal
 from jaxinit.diagnosis._deviations import Subject
 from jaxinit.diagnosis._diagnose import Options
 from jaxinit.diagnosis._finding import Finding
-from jaxinit.diagnosis._measure import noised
 from jaxinit.diagnosis._prepare import Prepared, prepare
 from jaxinit.diagnosis._report import Report
 from jaxinit.diagnosis._singular import on_host
@@ -213,38 +212,10 @@ def _cut_off(
     if not waiting:
         return
     named = [leaf.path for leaf in leaves_of(params)[0]]
-    leaves, tree = jax.tree.flatten(params)
-    arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
-    moved = [k for k in arrays if jnp.issubdtype(leaves[k].dtype, jnp.inexact)]
-    loss = ready.of_outputs(ready.labels)
-
-    def total(floats: list[Any]) -> Any:
-        own = list(leaves)
-        for k, leaf in zip(moved, floats, strict=True):
-            own[k] = leaf
-        out = ready.apply(tree.unflatten(own), *others)
-        return noised(out, ready.key) if loss is None else jnp.mean(loss(out))
-
-    @jax.jit
-    def step(floats: list[Any]) -> tuple[list[Any], list[Any]]:
-        grads = jax.grad(total)(floats)
-        size = lambda x: jnp.sqrt(jnp.mean(jnp.square(jnp.abs(x))))  # noqa: E731
-        sizes = [size(grad) for grad in grads]
-        rates = [
-            jnp.where(g > 0, jnp.maximum(size(x), 0.1) / jnp.maximum(g, 1e-30), 0)
-            for x, g in zip(floats, sizes, strict=True)
-        ]
-        after = [
-            x - (0.1 * rate).astype(x.dtype) * grad
-            for x, grad, rate in zip(floats, grads, rates, strict=True)
-        ]
-        return after, sizes
-
-    floats = [leaves[k] for k in moved]
-    paths = [named[arrays.index(k)] for k in moved]
+    arrays = [leaf for leaf in jax.tree.leaves((params, others)) if is_array(leaf)]
     for _ in range(_STEPS):
-        floats, sizes = step(floats)
-        waiting -= {p for p, g in zip(paths, sizes, strict=True) if float(g) != 0}
+        arrays, sizes = ready.descend(arrays)
+        waiting -= {p for p, g in zip(named, sizes, strict=True) if float(g) != 0}
         if not waiting:
             return
     for path in sorted(waiting):
