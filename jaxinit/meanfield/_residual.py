@@ -71,10 +71,10 @@ def residual_signal(
         >>> round(found.variance[-1]), round(found.gradient[0])
         (1024, 1024)
         >>> calm = residual_signal(
-        ...     "relu", 100, weight_variance=2.0, branch_variance=1 / 100
+        ...     "relu", 20, weight_variance=2.0, branch_variance=1 / 20
         ... )
         >>> round(float(calm.variance[-1]), 2)
-        2.7
+        2.65
 
     References:
         Yang and Schoenholz 2017, arXiv:1712.08969, section 4.
