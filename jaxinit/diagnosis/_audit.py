@@ -16,7 +16,6 @@ from jaxinit.diagnosis import _leaves, _signal
 from jaxinit.diagnosis._deviations import Subject
 from jaxinit.diagnosis._diagnose import Options
 from jaxinit.diagnosis._finding import Finding
-from jaxinit.diagnosis._measure import noised
 from jaxinit.diagnosis._prepare import Prepared, prepare
 from jaxinit.diagnosis._report import Report
 from jaxinit.diagnosis._singular import on_host
@@ -106,20 +105,30 @@ def audit(
         ['same values']
     """
     ready = prepare("audit", apply, params, inputs, **options)
-    leaves, _ = leaves_of(ready.params)
-    if any(_checks.is_traced(leaf.value) for leaf in leaves):
+    if any(_checks.is_traced(leaf.value) for leaf in leaves_of(ready.params)[0]):
         raise TypeError(
             "audit: params are traced; judge concrete ones, outside of jax.jit."
         )
-    report = ready.report()
+    return judged(ready, ready.params, ready.others, scheme)
+
+
+def judged(
+    ready: Prepared,
+    params: Any,
+    others: tuple[Any, ...],
+    scheme: SchemeLike | None = None,
+) -> Audit:
+    """The audit of parameters like those of a function that is ready."""
+    report = ready.report(params, others)
     layers = [_renamed(layer, ready) for layer in ready.measurement.layers]
+    leaves, _ = leaves_of(params)
     floating = [x for x in leaves if jnp.issubdtype(x.value.dtype, jnp.inexact)]
     values = {leaf.path: on_host(leaf.value) for leaf in floating}
     layers = [layer for layer in layers if layer.path in values]
     expected: dict[str, float] = {}
     uncut: dict[str, float] = {}
     if scheme is not None:
-        rows = describe(ready.params, scheme, ready.apply, ready.others)
+        rows = describe(params, scheme, ready.apply, others)
         drawn = [(row.path, row.std, row.init) for row in rows if row.init is not None]
         expected = {path: std for path, std, _ in drawn}
         bounds = ((path, _nearest_bound(init)) for path, _, init in drawn)
@@ -128,7 +137,7 @@ def audit(
     subject = Subject(layers, values, report, expected, uncut, joined)
     found = [
         *_leaves.findings(subject),
-        *_cut_off(ready, subject),
+        *_cut_off(ready, params, others, subject),
         *_signal.findings(report.signal),
     ]
     found.sort(key=lambda finding: not finding.serious)
@@ -183,7 +192,9 @@ _STEPS = 3
 """Of descent, after which a factor of zero has a gradient, if it ever has."""
 
 
-def _cut_off(ready: Prepared, subject: Subject) -> Iterator[Finding]:
+def _cut_off(
+    ready: Prepared, params: Any, others: tuple[Any, ...], subject: Subject
+) -> Iterator[Finding]:
     """Leaves of zeros that no gradient reaches, because a factor beside them is zero.
 
     One factor of zero is no harm: a branch or a head that begins with zeros moves at
@@ -200,39 +211,11 @@ def _cut_off(ready: Prepared, subject: Subject) -> Iterator[Finding]:
     }
     if not waiting:
         return
-    named = [leaf.path for leaf in leaves_of(ready.params)[0]]
-    leaves, tree = jax.tree.flatten(ready.params)
-    arrays = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
-    moved = [k for k in arrays if jnp.issubdtype(leaves[k].dtype, jnp.inexact)]
-    loss = ready.of_outputs(ready.labels)
-
-    def total(floats: list[Any]) -> Any:
-        own = list(leaves)
-        for k, leaf in zip(moved, floats, strict=True):
-            own[k] = leaf
-        out = ready.apply(tree.unflatten(own), *ready.others)
-        return noised(out, ready.key) if loss is None else jnp.mean(loss(out))
-
-    @jax.jit
-    def step(floats: list[Any]) -> tuple[list[Any], list[Any]]:
-        grads = jax.grad(total)(floats)
-        size = lambda x: jnp.sqrt(jnp.mean(jnp.square(jnp.abs(x))))  # noqa: E731
-        sizes = [size(grad) for grad in grads]
-        rates = [
-            jnp.where(g > 0, jnp.maximum(size(x), 0.1) / jnp.maximum(g, 1e-30), 0)
-            for x, g in zip(floats, sizes, strict=True)
-        ]
-        after = [
-            x - (0.1 * rate).astype(x.dtype) * grad
-            for x, grad, rate in zip(floats, grads, rates, strict=True)
-        ]
-        return after, sizes
-
-    floats = [leaves[k] for k in moved]
-    paths = [named[arrays.index(k)] for k in moved]
+    named = [leaf.path for leaf in leaves_of(params)[0]]
+    arrays = [leaf for leaf in jax.tree.leaves((params, others)) if is_array(leaf)]
     for _ in range(_STEPS):
-        floats, sizes = step(floats)
-        waiting -= {p for p, g in zip(paths, sizes, strict=True) if float(g) != 0}
+        arrays, sizes = ready.descend(arrays)
+        waiting -= {p for p, g in zip(named, sizes, strict=True) if float(g) != 0}
         if not waiting:
             return
     for path in sorted(waiting):

@@ -50,7 +50,9 @@ def _equal_units(subject: Subject) -> Iterator[Finding]:
         if not _alike(value, layer.out_axes):
             continue
         after = [layers[path] for path in layer.feeds if path != layer.path]
-        stuck = bool(after) and all(
+        # What a branch's end is added to tells its units apart.
+        stuck = bool(after) and not layer.residual
+        stuck = stuck and all(
             each.kind in KERNELS and _alike(subject.values[each.path], each.in_axes)
             for each in after
         )

@@ -131,7 +131,8 @@ def _change(growth: Growth) -> float | None:
 def _dead(signal: Signal) -> Iterator[Finding]:
     if signal.examples < ENOUGH:
         return
-    rows = [row for row in signal.rows if row.dead > 0.5]
+    # Half of them are dead wherever all examples have come to look alike.
+    rows = [row for row in signal.rows if row.dead > 0.75]
     if rows:
         worst = max(rows, key=lambda row: row.dead)
         yield Finding(

@@ -136,8 +136,9 @@ def of_rows(x: Array, full: bool) -> Sums:
     unit = jnp.where(unit > 0, unit, 1)
     units = jnp.broadcast_to(unit[:, None], (len(x), x.shape[2]))
     by = (1 / unit)[:, None, None]
-    square, by = jax.lax.optimization_barrier((jnp.square(x * by).sum(1), by))
-    return Sums(units, square, (x * by).sum(1) if full else None)
+    # Apart from the squares: XLA would keep a product that both of them read.
+    total = x.sum(1) * by[:, 0] if full else None
+    return Sums(units, jnp.square(x * by).sum(1), total)
 
 
 def merged(sums: Sums, axes: Sequence[int]) -> Sums:

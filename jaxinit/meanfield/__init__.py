@@ -33,3 +33,5 @@ from jaxinit.meanfield._maps import slope as slope
 from jaxinit.meanfield._maps import variance_map as variance_map
 from jaxinit.meanfield._phase import PhaseDiagram as PhaseDiagram
 from jaxinit.meanfield._phase import phase_diagram as phase_diagram
+from jaxinit.meanfield._residual import ResidualSignal as ResidualSignal
+from jaxinit.meanfield._residual import residual_signal as residual_signal
