@@ -19,7 +19,18 @@ LIBRARY = {
     for name, entry in _catalogue.catalogue().items()
     if _catalogue.builder_of(REGISTRY[name]).library
 }
-PUBLIC = {name: e for name, e in LIBRARY.items() if not name.startswith("tree.")}
+CALIBRATED = {
+    name: entry
+    for name, entry in LIBRARY.items()
+    if _catalogue.builder_of(REGISTRY[name]).build.__module__.startswith(
+        "jaxinit.calibrate."
+    )
+}
+PUBLIC = {
+    name: entry
+    for name, entry in LIBRARY.items()
+    if not name.startswith("tree.") and name not in CALIBRATED
+}
 WITHOUT_SOURCE = {
     *("zeros", "ones", "constant", "normal"),
     *("tree.rules", "tree.by_kind", "tree.combined", "tree.with_gain"),
@@ -30,6 +41,7 @@ def test_every_scheme_is_exported_and_has_its_row():
     for name, entry in PUBLIC.items():
         for each in (name, *entry.aliases):
             assert getattr(ji, each) is REGISTRY[each]
+    assert all(getattr(ji.calibrate, name) is REGISTRY[name] for name in CALIBRATED)
     rows = {case.init.name for case in CASES}
     inner = {
         arg.name
@@ -77,7 +89,7 @@ def test_the_docstrings_of_the_parameters_are_whole():
 def test_the_readme_lists_every_scheme():
     readme = (pathlib.Path(ji.__file__).parents[1] / "README.md").read_text()
     table = readme[readme.index("| scheme |") : readme.index("`jaxinit list`")]
-    for name, entry in PUBLIC.items():
+    for name, entry in {**PUBLIC, **CALIBRATED}.items():
         for each in (name, *entry.aliases):
             assert f"`{each}`" in table or f"`{each}(" in table, each
 

@@ -58,8 +58,16 @@ TREE = [
     tree.rules([(("*hf/bias", "*hi/bias"), ("chrono(9)", "chrono(9, 'input')"))]),
     tree.rules([(re.compile("Kernel$", re.I), ji.orthogonal()), ("*bias", None)]),
 ]
+CALIBRATED = [
+    ji.calibrate.lsuv(),
+    ji.calibrate.lsuv(None, {"*/kernel": 0.5}, branch="depth", head=0.1, logits=1),
+    ji.calibrate.weight_norm(),
+    ji.calibrate.metainit(steps=9),
+    ji.calibrate.gradinit(None, norm=2),
+    ji.calibrate.autoinit("he_normal", covariance=np.eye(2), like="data", examples=9),
+]
 OWN = [own_schemes.signs(2), own_schemes.quiet_heads(0.5)]
-VALUES = [*(case.init for case in CASES), *NESTED, *TREE, *OWN]
+VALUES = [*(case.init for case in CASES), *NESTED, *TREE, *CALIBRATED, *OWN]
 
 
 def test_every_scheme_of_the_library_is_here():

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxinit._checks import is_traced
 from jaxinit._types import Array, Key
-from jaxinit.calibrate._pass import Scales, applied, backward, forward, started
+from jaxinit.calibrate._pass import Scales, applied, at_hand, backward, forward, started
 from jaxinit.calibrate._units import Targets, planned
 from jaxinit.trace import Program, arrays_of
 from jaxinit.trace._walk import shape_of
@@ -80,6 +80,7 @@ class Balance:
         targets: Targets,
         direction: Direction = "forward",
         center: bool = False,
+        by_feature: bool = False,
     ) -> None:
         """See what there is to scale.
 
@@ -90,6 +91,7 @@ class Balance:
             targets: the deviations that are asked for.
             direction: "forward", "backward" or "both".
             center: whether biases shall centre outputs.
+            by_feature: whether each feature has a scale of its own.
 
         Raises:
             ValueError: there is no kernel, or a target names none.
@@ -97,7 +99,7 @@ class Balance:
         self._owner = owner
         paths = [leaf.path for leaf in leaves_of(params)[0]]
         self.direction: Direction = direction
-        self.plan = planned(owner, made, paths, targets, center)
+        self.plan = planned(owner, made, paths, targets, center, by_feature)
         if direction != "forward":
             self._forget_what_is_not_handed_back()
 
@@ -110,6 +112,7 @@ class Balance:
         """
         arrays = arrays_of(params, *inputs)
         begun = [started(u.axes, arrays[u.leaf], u.fan_in) for u in self.plan.units]
+        begun, xp = at_hand(begun)
         ways = (
             ("forward", "backward") if self.direction == "both" else (self.direction,)
         )
@@ -117,13 +120,10 @@ class Balance:
         scales, biases = found[0].scales, found[0].biases
         if len(found) == 2:
             pairs = zip(scales, found[1].scales, strict=True)
-            scales = [jnp.sqrt(one * other) for one, other in pairs]
+            scales = [xp.sqrt(one * other) for one, other in pairs]
             biases = {}
         made = self._with(arrays, scales, biases)
-        sizes = [
-            jnp.abs(arrays[unit.leaf]).max().astype(jnp.float32)
-            for unit in self.plan.units
-        ]
+        sizes = [_largest(arrays[unit.leaf]) for unit in self.plan.units]
         measured = Measured(
             tuple(each.deviations for each in found),
             sizes,
@@ -207,7 +207,8 @@ class Balance:
             """One pass. If the last one left nothing to do, it only measures."""
             busy = state.passes % 2 == 0 if one_does else state.error > 1
             live = busy & (state.passes < limit - 1)
-            biases = {k: jnp.where(live, 0, x) for k, x in state.biases.items()}
+            _, xp = at_hand((live, state))
+            biases = {k: xp.where(live, 0, x) for k, x in state.biases.items()}
             now = self._with(arrays, state.scales, biases)
             if way == "forward":
                 deviations, factors, centres = forward(self.plan, now, live)
@@ -216,33 +217,34 @@ class Balance:
                 deviations, factors = backward(self.plan, now, live, noise)
                 centres = state.biases
             errors = [
-                jnp.max(jnp.where(jnp.isfinite(std) & (std > 0), jnp.abs(by - 1), 0))
+                xp.max(xp.where(xp.isfinite(std) & (std > 0), xp.abs(by - 1), 0))
                 / unit.tolerance
                 for unit, std, by in zip(units, deviations, factors, strict=True)
                 if by.size
             ]
-            error = jnp.max(jnp.stack(errors))
+            error = xp.max(xp.stack(errors))
             pairs = zip(state.scales, factors, strict=True)
-            scales = [jnp.where(live, a * b, a) for a, b in pairs]
-            new = {k: jnp.where(live, x, state.biases[k]) for k, x in centres.items()}
-            return _State(scales, new, deviations, error, ~live, state.passes + 1)
+            scales = [xp.where(live, a * b, a).astype("float32") for a, b in pairs]
+            new = {k: xp.where(live, x, state.biases[k]) for k, x in centres.items()}
+            passes = state.passes + 1
+            return _State(scales, new, deviations, error, xp.logical_not(live), passes)
 
         def going(state: _State) -> Array:
-            good = state.verified & (state.error <= 1)
-            return ~(good | (state.verified & (state.passes >= limit)))
+            done = (state.error <= 1) | (state.passes >= limit)
+            return (state.verified & done) ^ True
 
         biases = {
-            unit.bias: jnp.zeros(arrays[unit.bias].shape, jnp.float32)
+            unit.bias: np.zeros(arrays[unit.bias].shape, np.float32)
             for unit in units
             if unit.bias is not None
         }
         state = _State(
             begun,
             biases,
-            [jnp.zeros(unit.sizes) for unit in units],
-            jnp.asarray(jnp.inf),
-            jnp.asarray(False),
-            jnp.asarray(0),
+            [np.zeros(unit.sizes, np.float32) for unit in units],
+            np.asarray(np.inf, np.float32),
+            np.asarray(False),
+            np.asarray(0, np.int32),
         )
         if not units:
             return state
@@ -254,10 +256,15 @@ class Balance:
         return state
 
     def _is_long(self) -> bool:
-        """Whether to run operation by operation: equal layers share what is compiled."""
+        """Whether to run operation by operation: equal layers share programs."""
         eqns = self.plan.program.jaxpr.eqns
         sizes = [math.prod(shape_of(var)) for eqn in eqns for var in eqn.outvars]
         return len(eqns) > LONG and sum(sizes) < LARGE
+
+
+@jax.jit
+def _largest(x: Array) -> Array:
+    return jnp.abs(x).max().astype(jnp.float32)
 
 
 def noised(out: Any, key: Key) -> Array:

@@ -9,13 +9,14 @@ with the gradient that a kernel hands back in place of its output.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxinit._checks import is_traced
 from jaxinit._types import Array
 from jaxinit.calibrate._units import Plan, Unit
 from jaxinit.diagnosis._statistics import cut
@@ -42,7 +43,7 @@ Scales: TypeAlias = list[Array]
 @functools.partial(jax.jit, static_argnums=0)
 def applied(axes: tuple[int, ...], leaf: Array, scale: Array) -> Array:
     """A leaf times scales along axes; in float32 or wider, and back in its dtype."""
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    wide = _at_least_32_bits(leaf.dtype)
     shape = [leaf.shape[k] if k in axes else 1 for k in range(leaf.ndim)]
     order = sorted(range(len(axes)), key=lambda k: axes[k])
     by = jnp.transpose(scale, order).reshape(shape).astype(wide)
@@ -58,7 +59,7 @@ def started(axes: tuple[int, ...], leaf: Array, fan_in: float) -> Array:
     """
     rest = [k for k in range(leaf.ndim) if k not in axes]
     sizes = [leaf.shape[k] for k in axes]
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    wide = _at_least_32_bits(leaf.dtype)
     rows = jnp.transpose(leaf, (*axes, *rest)).reshape(*sizes, -1)
     rows = rows.astype(wide)
     most = jnp.abs(rows).max(-1, keepdims=True)
@@ -93,17 +94,21 @@ def forward(
             unit = at.get((product.site, k))
             if unit is None or not jnp.issubdtype(result.dtype, jnp.inexact):
                 continue
-            features = product.features if unit.bias is not None else ()
-            how = part.span, features, unit.exact
+            told = unit.by_feature or unit.bias is not None
+            features = product.features if told else ()
+            centred = unit.bias is not None
+            how = _How(part.span, features, unit.exact, centred, unit.by_feature)
             result, emitted[k] = _scaled(how, result, unit.target, live)
         return result, emitted or None
 
     _, found = replay(plan.program, visit, arrays)
+    found, xp = at_hand(found)
     deviations = [
-        jnp.sqrt(_pooled(plan, unit, found, lambda seen: seen)) for unit in plan.units
+        xp.sqrt(_pooled(plan, unit, found, lambda seen: seen, xp))
+        for unit in plan.units
     ]
     pairs = zip(plan.units, deviations, strict=True)
-    factors = [_factor(unit.target, std) for unit, std in pairs]
+    factors = [_factor(unit.target, std, xp) for unit, std in pairs]
     centres: dict[int, Array] = {}
     for unit, by in zip(plan.units, factors, strict=True):
         if unit.bias is not None:
@@ -111,16 +116,16 @@ def forward(
             mean = found[site][k].mean
             by = by.reshape(by.shape + (1,) * (mean.ndim - by.ndim))
             bias = arrays[unit.bias]
-            centre = -(jnp.real(mean) * by).reshape(bias.shape)
-            centres[unit.bias] = jnp.where(jnp.isfinite(centre), centre, 0)
+            centre = -(xp.real(mean) * by).reshape(bias.shape)
+            centres[unit.bias] = xp.where(xp.isfinite(centre), centre, 0)
     for site, logits in plan.logits.items():
         # What counts of queries and keys is the deviation of their logits.
         own, by = found[site]
         for k in logits.units:
             shape = factors[k].shape
             told = plan.units[k].target * own.reshape(shape) / logits.target
-            deviations[k] = jnp.where(live, deviations[k], told)
-            factor = jnp.where(live, factors[k], 1) * jnp.sqrt(by).reshape(shape)
+            deviations[k] = xp.where(live, deviations[k], told)
+            factor = xp.where(live, factors[k], 1) * xp.sqrt(by).reshape(shape)
             factors[k] = factor
     return deviations, factors, centres
 
@@ -160,47 +165,75 @@ def backward(
     for site, k in at:
         loops = plan.program.products[site].loops
         dummies.setdefault(site, {})[k] = jnp.zeros(_lengths(loops))
-    found = jax.grad(total)(dummies)
-    squares = lambda x: Seen(jnp.zeros_like(x), jnp.square(x))  # noqa: E731
-    deviations = [jnp.sqrt(_pooled(plan, unit, found, squares)) for unit in plan.units]
+    found, xp = at_hand(jax.grad(total)(dummies))
+    squares = lambda x: Seen(xp.zeros_like(x), xp.square(x))  # noqa: E731
+    deviations = [
+        xp.sqrt(_pooled(plan, unit, found, squares, xp)) for unit in plan.units
+    ]
     return deviations, [
-        _factor(unit.target, std)
+        _factor(unit.target, std, xp)
         for unit, std in zip(plan.units, deviations, strict=True)
     ]
 
 
+class _How(NamedTuple):
+    """How an output is measured: what is compiled for it is shared by equal ones.
+
+    Attributes:
+        span: the part of the result.
+        features: the axes whose entries have means of their own.
+        exact: whether it is scaled on the way.
+        centred: whether the means are taken away then.
+        by_feature: whether each feature has a scale of its own.
+    """
+
+    span: tuple[int, int, int] | None
+    features: tuple[int, ...]
+    exact: bool
+    centred: bool
+    by_feature: bool
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _scaled(
-    how: tuple[tuple[int, int, int] | None, tuple[int, ...], bool],
-    result: Array,
-    target: float,
-    live: Array,
-) -> tuple[Array, Seen]:
+def _scaled(how: _How, result: Array, target: float, live: Array) -> tuple[Array, Seen]:
     """An output, scaled where one pass does and it is `live`, and what it was."""
-    span, features, exact = how
-    z = _wide(cut(result, span))
-    seen, middle = _moments(z, features)
-    if exact:
+    z = _wide(cut(result, how.span))
+    if how.features:
+        axes = tuple(k for k in range(z.ndim) if k not in how.features)
+        mean = jnp.mean(z, axes, keepdims=True)
+        square = jnp.square(jnp.abs(z - mean))
+        variance = jnp.mean(square, axes if how.by_feature else None)
+        seen = Seen(jnp.squeeze(mean, axes), variance)
+    else:
+        mean = _mean(z)
+        seen = Seen(mean, _mean(jnp.square(jnp.abs(z - mean))))
+    if how.exact:
         by = _factor(target, jnp.sqrt(seen.variance))
-        result = jnp.where(live, _put(result, by * (z - middle), span), result)
+        if how.by_feature:
+            by = by.reshape(
+                [n if k in how.features else 1 for k, n in enumerate(z.shape)]
+            )
+        z = by * (z - mean) if how.centred else by * z
+        result = jnp.where(live, _put(result, z, how.span), result)
     return result, seen
 
 
-def _factor(target: Any, deviation: Array) -> Array:
+def _factor(target: Any, deviation: Any, xp: Any = jnp) -> Any:
     """What brings a deviation to the target; 1 where nothing can."""
-    by = target / deviation
-    return jnp.where((deviation > 0) & jnp.isfinite(by), by, 1)
+    with np.errstate(all="ignore"):
+        by = target / deviation
+    return xp.where((deviation > 0) & xp.isfinite(by), by, 1)
 
 
-def _moments(z: Array, features: Sequence[int]) -> tuple[Seen, Array]:
-    """Mean and variance; and the mean as it is taken from z, 0 where it stays."""
-    if features:
-        axes = tuple(k for k in range(z.ndim) if k not in features)
-        mean = jnp.mean(z, axes, keepdims=True)
-        variance = jnp.mean(jnp.square(jnp.abs(z - mean)))
-        return Seen(jnp.squeeze(mean, axes), variance), mean
-    mean = _mean(z)
-    return Seen(mean, _mean(jnp.square(jnp.abs(z - mean)))), jnp.zeros((), z.dtype)
+def at_hand(found: Any) -> tuple[Any, Any]:
+    """What is known, as NumPy has it, with NumPy; what is traced, with JAX.
+
+    There are a few numbers of each layer, and a program for each size of them would
+    take longer to compile than they take.
+    """
+    if any(map(is_traced, jax.tree.leaves(found))):
+        return found, jnp
+    return jax.device_get(found), np
 
 
 def _mean(x: Array) -> Array:
@@ -212,7 +245,12 @@ def _mean(x: Array) -> Array:
 
 def _wide(x: Array) -> Array:
     """In float32 or wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(_at_least_32_bits(x.dtype))
+
+
+def _at_least_32_bits(dtype: Any) -> Any:
+    """A dtype, or float32 where it has fewer bits."""
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32
 
 
 def _put(x: Array, part: Array, span: tuple[int, int, int] | None) -> Array:
@@ -247,48 +285,54 @@ def _softened(
 
 
 def _pooled(
-    plan: Plan, unit: Unit, found: Mapping[Site, Any], read: Callable[[Any], Seen]
-) -> Array:
+    plan: Plan,
+    unit: Unit,
+    found: Mapping[Site, Any],
+    read: Callable[[Any], Seen],
+    xp: Any,
+) -> Any:
     """The variance over all uses of a unit, of the shape of its scales.
 
     What did not run counts nothing; it is NaN where nothing did.
     """
-    parts: list[tuple[Array, Array, float]] = []
+    parts: list[tuple[Array, Array]] = []
     for site, k in unit.uses:
         product = plan.program.products[site]
         if k not in found.get(site, {}):
             continue
         seen = read(found[site][k])
-        loops = [loop for loop in product.loops if loop.length is not None]
-        through = dict(zip((x.site for x in product.loops), _axes(unit, product, k)))
-        kept = [j for j, loop in enumerate(loops) if through[loop.site]]
-        pooled = [j for j, loop in enumerate(loops) if not through[loop.site]]
+        if unit.by_feature:
+            return seen.variance.reshape(unit.sizes)
+        part = product.parts[k]
+        through = [
+            axis in unit.axes
+            for axis, loop in zip(part.axes, product.loops, strict=True)
+            if loop.length is not None
+        ]
+        kept = [j for j, leads in enumerate(through) if leads]
+        pooled = [j for j, leads in enumerate(through) if not leads]
         order = (*kept, *pooled)
 
         def rows(x: Array, order: tuple[int, ...] = order) -> Array:
-            x = jnp.transpose(x, order) if x.ndim == len(order) else x
+            x = xp.transpose(x, order) if x.ndim == len(order) else x
             return x.reshape(*unit.sizes, -1)
 
         mean, variance = seen
         if unit.bias is not None:
-            mean = jnp.zeros_like(variance)
-        of_turns = [loops[j].length or 1 for j in pooled]
-        parts.append((rows(mean), rows(variance), float(math.prod(of_turns))))
+            mean = xp.zeros_like(variance)
+        parts.append((rows(mean), rows(variance)))
     if not parts:
-        return jnp.full(unit.sizes, jnp.nan)
-    mean = jnp.concatenate([each for each, _, _ in parts], -1)
-    variance = jnp.concatenate([each for _, each, _ in parts], -1)
-    ran = ~jnp.isnan(variance)
+        return xp.full(unit.sizes, xp.nan)
+    mean = xp.concatenate([each for each, _ in parts], -1)
+    variance = xp.concatenate([each for _, each in parts], -1)
+    ran = ~xp.isnan(variance)
     count = ran.sum(-1, dtype=variance.dtype)
-    middle = jnp.where(ran, mean, 0).sum(-1, keepdims=True) / count[..., None]
-    around = variance + jnp.square(jnp.abs(mean - middle))
-    return jnp.where(ran, around, 0).sum(-1) / count
-
-
-def _axes(unit: Unit, product: Product, k: int) -> list[bool]:
-    """For each loop around a product whether it leads from one scale to the next."""
-    part = product.parts[k]
-    return [axis is not None and axis in unit.axes for axis in part.axes]
+    with np.errstate(all="ignore"):
+        total = xp.where(ran, mean, 0).sum(-1, keepdims=True)
+        middle = total / count[..., None]
+    around = variance + xp.square(xp.abs(mean - middle))
+    with np.errstate(all="ignore"):
+        return xp.where(ran, around, 0).sum(-1) / count
 
 
 def _lengths(loops: Sequence[Loop]) -> tuple[int, ...]:
@@ -299,12 +343,13 @@ def _transposed(plan: Plan, site: Site) -> Callable[..., Array]:
     """What the operation at a site makes of a gradient, for its activations."""
     product = plan.program.products[site]
     *_, (_, eqn) = enclosing(plan.program.jaxpr, site)
-    place = product.operand
+    operand = product.operand
 
     def back(
         span: tuple[int, int, int] | None, operands: Sequence[Array], g: Array
     ) -> Array:
-        assert place is not None
+        assert operand is not None
+        place: int = operand
         if span is not None:
             g = _put(jnp.zeros_like(g), cut(g, span), span)
 

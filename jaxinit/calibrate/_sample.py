@@ -231,7 +231,8 @@ class _Lookups:
             every = none.union(*operands)
             if site in self.rows:
                 for k in every:
-                    self.found[k] = min(self.rows[site], self.found.get(k, 2**62))
+                    rows = self.rows[site]
+                    self.found[k] = min(rows, self.found.get(k, rows))
             outs = [every] * len(eqn.outvars)
             for prefix, inner in within(eqn).items():
                 body = _compat.body(inner)

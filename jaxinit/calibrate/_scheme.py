@@ -279,13 +279,7 @@ def _where_they_were(new: Any, old: Any) -> Any:
 def _base(owner: str, name: str, value: Any) -> Scheme | None:
     if value is None:
         return None
-    made = _alone(owner, name, value)
-    if isinstance(made, CalibratedScheme):
-        raise TypeError(
-            f"{owner}: {name} has {made!r}, which is calibrated itself; give it an "
-            "initializer or a scheme of jaxinit.tree."
-        )
-    return made
+    return _alone(owner, name, value)
 
 
 Base: TypeAlias = Annotated[Any, As(_base)]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 
 from jaxinit.diagnosis._rows import leaf_axes
@@ -24,6 +25,9 @@ Place: TypeAlias = tuple[Site, int]
 
 TOLERANCE = 1e-5
 """How far a deviation may be from its target in float32."""
+
+ROUNDED = 1e-3
+"""So too on accelerators, whose products of float32 round by default."""
 
 
 class Unit(NamedTuple):
@@ -39,6 +43,8 @@ class Unit(NamedTuple):
         fan_in: terms in each of its outputs; 1 for a table.
         uses: its products.
         bias: the number of the leaf that centres its outputs; None for none.
+        by_feature: whether the last of the axes are those of its outputs, each feature
+            with a scale of its own.
         tolerance: how far, relatively, the deviation may be from its target: what
             the dtypes of leaf and outputs allow.
     """
@@ -52,6 +58,7 @@ class Unit(NamedTuple):
     fan_in: float
     uses: tuple[Place, ...]
     bias: int | None = None
+    by_feature: bool = False
     tolerance: float = TOLERANCE
 
 
@@ -119,7 +126,12 @@ class Plan(NamedTuple):
 
 
 def planned(
-    owner: str, made: Program, paths: Sequence[str], targets: Targets, center: bool
+    owner: str,
+    made: Program,
+    paths: Sequence[str],
+    targets: Targets,
+    center: bool,
+    by_feature: bool = False,
 ) -> Plan:
     """What to scale in a program.
 
@@ -129,6 +141,7 @@ def planned(
         paths: what the program's leaves are called for users.
         targets: the deviations that are asked for.
         center: whether biases shall centre outputs.
+        by_feature: whether each feature has a scale of its own.
 
     Raises:
         ValueError: no kernel enters a product, or a pattern matches none.
@@ -165,12 +178,17 @@ def planned(
             left[path] = f"is multiplied with {paths[number[other]]}, which is scaled"
             continue
         axes, exact = _axes(layer, own)
+        if by_feature:
+            if why := _no_features(made, layer, own, exact):
+                left[path] = why
+                continue
+            axes = (*axes, *own[0][1].use.out_axes)
         sizes = tuple(layer.shape[axis] for axis in axes)
         target = targets.of(path, name, model)
         fan = layer.fan_in if own[0][1].use.kind in KERNELS else 1.0
         least = max(_epsilon(made, layer, site) for site, _ in places)
         unit = Unit(k, path, axes, sizes, exact, target, fan, tuple(places))
-        unit = unit._replace(tolerance=max(TOLERANCE, least))
+        unit = unit._replace(tolerance=max(TOLERANCE, least), by_feature=by_feature)
         if center and exact:
             unit = unit._replace(bias=_bias(layer, layers, number, own[0]))
         units.append(unit)
@@ -209,12 +227,33 @@ def _uses(
     return uses, shared
 
 
+def _no_features(
+    made: Program, layer: Layer, own: Sequence[tuple[Product, Part]], exact: bool
+) -> str:
+    """Why the features of a kernel cannot be scaled one by one; empty if they can."""
+    product, part = own[0]
+    if layer.kind not in KERNELS:
+        return "is a table"
+    if not exact:
+        return "is used more than once"
+    *_, (_, eqn) = enclosing(made.jaxpr, product.site)
+    shape: list[int] = list(getattr(eqn.outvars[0].aval, "shape", ()))
+    if part.span is not None:
+        axis, start, stop = part.span
+        shape[axis] = stop - start
+    outs = [layer.shape[axis] for axis in part.use.out_axes]
+    if [shape[axis] for axis in product.features] != outs:
+        return "has features that do not lie along axes of its own"
+    return ""
+
+
 def _epsilon(made: Program, layer: Layer, site: Site) -> float:
     """The relative step of a leaf, or of its outputs, where that is larger."""
     *_, (_, eqn) = enclosing(made.jaxpr, site)
     kinds = [layer.dtype, *(getattr(x.aval, "dtype", None) for x in eqn.outvars)]
     floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
-    return max(float(jnp.finfo(kind).eps) for kind in floats)
+    exact = jax.default_backend() == "cpu"
+    return max(0.0 if exact else ROUNDED, *(float(jnp.finfo(k).eps) for k in floats))
 
 
 def _part(products: Mapping[Site, Product], place: Place) -> Part:

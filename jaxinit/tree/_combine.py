@@ -12,7 +12,14 @@ from jaxinit._types import Array, Key
 from jaxinit.trace import KERNELS, Layer
 from jaxinit.tree._gain import Gain, check_gain, with_gain_of
 from jaxinit.tree._rules import Rule, rules
-from jaxinit.tree._scheme import Parts, Scheme, TreeScheme, keys_of, tree_scheme
+from jaxinit.tree._scheme import (
+    Parts,
+    Scheme,
+    TreeScheme,
+    calibration_of,
+    keys_of,
+    tree_scheme,
+)
 from jaxinit.tree._structure import Structure
 
 SchemeLike: TypeAlias = Scheme | str | Sequence[Rule] | tuple[Initializer, Initializer]
@@ -51,6 +58,11 @@ def is_pair(scheme: Any) -> TypeGuard[tuple[Initializer, Initializer]]:
 def _alone(owner: str, name: str, value: Any) -> Scheme:
     """What stands for a scheme that may be part of another."""
     scheme = as_scheme(value)
+    if calibration_of(scheme) is not None:
+        raise TypeError(
+            f"{owner}: {name} has {scheme!r}, which looks at the whole model after all "
+            "of it is drawn; make the rest its base= instead."
+        )
     if not isinstance(scheme, (Initializer, TreeScheme)):
         raise TypeError(
             f"{owner}: {name} has {scheme!r}, which is no value; make it one by "

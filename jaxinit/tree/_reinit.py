@@ -47,8 +47,9 @@ def reinit(
         params: any pytree of arrays or `jax.ShapeDtypeStruct`s: a Linen dictionary,
             with metadata boxes or without, an NNX state or module, a module of
             Equinox, parameters of Haiku.
-        scheme: an initializer for every kernel; a scheme of `jaxinit.tree` or of
-            `jaxinit.calibrate`, which needs `apply` and `inputs`; the text of each; or a list of rules, pairs (pattern, initializer), of which the
+        scheme: an initializer for every kernel; a scheme of `jaxinit.tree`, or one of
+            `jaxinit.calibrate`, which needs `apply` and a batch of inputs; the text of
+            each; or a list of rules, pairs (pattern, initializer), of which the
             first that matches decides. A pattern is a glob over the whole path
             ("*/kernel"), a regular expression searched for in it (compiled, or as text
             that begins with "re:"), or a function of the `jaxinit.trace.Layer`; None
@@ -97,16 +98,17 @@ def reinit(
             "inputs=."
         )
     scheme = as_scheme(scheme)
+    calibrate = calibration_of(scheme)
+    if calibrate is not None and apply is None:
+        raise ValueError(
+            f"reinit: {scheme!r} sets scales by what the model does; pass apply= and "
+            "inputs=."
+        )
     leaves, rebuild = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
     choices = choose(leaves, found, scheme, gain)
     new = rebuild(draw(key, leaves, choices, scheme, out_shardings))
-    if (calibrate := calibration_of(scheme)) is not None:
-        if apply is None:
-            raise ValueError(
-                f"reinit: {scheme!r} sets scales by what the model does; pass apply= "
-                "and inputs=."
-            )
+    if calibrate is not None:
         new = calibrate(key, new, apply, tuple(inputs))
     return join(new)
 

@@ -27,6 +27,7 @@ def _target(owner: str, name: str, value: Any) -> Any:
             isinstance(pair, (tuple, list))
             and len(pair) == 2
             and isinstance(pair[0], str)
+            and isinstance(pair[1], (int, float))
         ):
             raise TypeError(
                 f"{owner}: {name}={value!r} must be a number, or pairs of a glob over "
@@ -214,7 +215,8 @@ def autoinit(
         The passes are those of Mishkin and Matas 2016, arXiv:1511.06422.
     """
     _check("autoinit", direction, center, branch, head, logits)
-    _checks.choice("autoinit", "like", like, (None, "data"))
+    if like is not None:
+        _checks.choice("autoinit", "like", like, ("data",))
     if examples is not None and not (isinstance(examples, int) and examples > 1):
         raise ValueError(f"autoinit: examples={examples!r} must be 2 or more.")
     targets = _targets(target, branch, head, logits)
