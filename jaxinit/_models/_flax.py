@@ -53,6 +53,7 @@ def of_linen(module: Any) -> Model:
         apply,
         lambda params, state: {"params": params, **state},
         init_with_output,
+        joined="variables",
     )
 
 
@@ -109,7 +110,9 @@ def of_nnx(
         outputs = module(*args, **named, **train_flags(module, args, named, train))
         return outputs, pure(nnx.split(module, nnx.Param, ...)[2])
 
-    return Model(lambda key, x: split(key), apply, join, finished=finished)
+    return Model(
+        lambda key, x: split(key), apply, join, finished=finished, joined="model"
+    )
 
 
 def _keep_traced(module: Any) -> None:

@@ -61,6 +61,7 @@ class Model:
         init_with_output: `init_with_output(key, x) -> ((params, state), outputs)`, for
             a model that can be initialized and applied at once.
         finished: whether the model has its parameters already; `init` returns them.
+        joined: what its users call that which `join` returns.
     """
 
     init: Callable[[Keys, Any], tuple[Params, State]]
@@ -68,6 +69,7 @@ class Model:
     join: Callable[[Params, State], Any] = lambda params, state: (params, state)
     init_with_output: Callable[[Keys, Any], tuple[Any, Any]] | None = None
     finished: bool = False
+    joined: str = "params"
 
     def made(self, key: Keys, x: Any) -> tuple[tuple[Params, State], Any]:
         """Initialize and apply once: `((params, state), outputs)`."""

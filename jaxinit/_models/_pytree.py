@@ -130,7 +130,9 @@ def of_pytree(
         )
         return outputs, (arrays, carried)
 
-    return Model(lambda key, x: split(key), apply, join, finished=finished)
+    return Model(
+        lambda key, x: split(key), apply, join, finished=finished, joined="model"
+    )
 
 
 def _axis_name(module: Any) -> Any:

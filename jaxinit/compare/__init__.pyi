@@ -2,6 +2,7 @@
 from jaxinit._models import Model as Model
 from jaxinit._models import as_model as as_model
 from jaxinit.compare.machine import use_all_cores as use_all_cores
+from jaxinit.compare.report.advice import Advice as Advice
 from jaxinit.compare.report.ladder import Ladder as Ladder
 from jaxinit.compare.report.result import Result as Result
 from jaxinit.compare.report.result import load_result as load_result
@@ -12,6 +13,7 @@ from jaxinit.compare.stats.verdict import Verdict as Verdict
 from jaxinit.compare.store.folder import read_runs as read_runs
 from jaxinit.compare.store.settings import Settings as Settings
 from jaxinit.compare.store.sweep import Sweep as Sweep
+from jaxinit.compare.sweep.advise import advise as advise
 from jaxinit.compare.sweep.compare import compare as compare
 from jaxinit.compare.sweep.ladder import ladder as ladder
 from jaxinit.compare.task.builtin import autoencoder as autoencoder

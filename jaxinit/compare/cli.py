@@ -195,6 +195,49 @@ def _part(shard: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+@app.command(name="advise")
+def advise_command(
+    *,
+    task: str = "digits-mlp",
+    budget: str = "60s",
+    steps: int = 500,
+    learning_rates: tuple[float, ...] | None = None,
+    optimizer: str = "momentum",
+    platform: Literal["cpu", "gpu", "tpu"] | None = None,
+    out: pathlib.Path | None = None,
+    quiet: Flag = False,
+) -> None:
+    """Recommend an initialization for a task's model, or to keep what it has.
+
+    Args:
+        task: as for jaxinit compare.
+        budget: how long it may take, about: 60s, 10m, 1h, or 300 runs.
+        steps: optimizer steps of each run.
+        learning_rates: the grid; by default the optimizer's own.
+        optimizer: what trains, such as 'adamw(weight_decay=0.1)'.
+        platform: where to run; JAX's own choice by default.
+        out: folder for runs, figures and the page; results/advice by default.
+        quiet: show no progress.
+    """
+    with _status("loading JAX", quiet):
+        from jaxinit.compare import code
+        from jaxinit.compare.sweep.advise import advise
+
+        _prepare(platform)
+    _check_platform(platform)
+    found = advise(
+        code.task(task),
+        budget,
+        steps=steps,
+        learning_rates=learning_rates,
+        optimizers=optimizer,
+        out=out or pathlib.Path("results", "advice"),
+        quiet=quiet,
+    )
+    if quiet:
+        print(found)
+
+
 @app.command(name="merge")
 def merge_command(
     sources: tyro.conf.Positional[tuple[pathlib.Path, ...]],
