@@ -588,3 +588,47 @@ def test_plain_arrays_of_nnx_that_are_kernels_are_told(how, told, key):
             module = draw()
         assert float(module.head.kernel[...].std()) == pytest.approx(8**-0.5, rel=0.3)
         np.testing.assert_array_equal(module.plain, 1.0)
+
+
+def test_donated_leaves_never_take_more_than_one_leaf_beside_the_tree(monkeypatch):
+    from jaxinit.tree import _reinit
+
+    size = 256 * 256 * 4
+    params = {f"layer_{k}/kernel": jnp.ones((256, 256)) for k in range(6)}
+    params["norm/scale"] = jnp.ones(256)
+    jax.block_until_ready(params)
+    before = sum(each.nbytes for each in jax.live_arrays())
+    draw_leaf, peaks = _reinit.draw_leaf, []
+
+    def watched(*given):
+        made = jax.block_until_ready(draw_leaf(*given))
+        peaks.append(sum(each.nbytes for each in jax.live_arrays()))
+        return made
+
+    monkeypatch.setattr(_reinit, "draw_leaf", watched)
+    key = jax.random.key(0)
+    kept = ji.reinit(key, params, "he_normal")
+    assert max(peaks) >= before + 6 * size
+    del kept
+    peaks.clear()
+    new = ji.reinit(key, params, "he_normal", donate=True)
+    assert max(peaks) <= before + size
+    assert params["layer_0/kernel"].is_deleted()
+    assert new["norm/scale"] is params["norm/scale"]
+    assert float(jnp.std(new["layer_5/kernel"])) == pytest.approx(
+        1 / 128**0.5, rel=0.05
+    )
+
+
+def test_a_leaf_that_is_also_kept_is_not_given_up():
+    shared = jnp.ones((8, 8))
+    params = {"a/kernel": shared, "b/kernel": shared}
+    rules = [("a/*", ji.he_normal()), ("*", None)]
+    new = ji.reinit(jax.random.key(0), params, rules, donate=True)
+    np.testing.assert_array_equal(new["b/kernel"], np.ones((8, 8)))
+    with pytest.raises(
+        ValueError, match="donate=True gives up arrays, and a/kernel is"
+    ):
+        jax.jit(lambda p: ji.reinit(jax.random.key(0), p, "he_normal", donate=True))(
+            {"a/kernel": shared}
+        )

@@ -34,6 +34,7 @@ def reinit(
     *,
     gain: Gain | None = None,
     out_shardings: Shardings = None,
+    donate: bool = False,
 ) -> Any:
     """Draw the parameters of a model anew, by a scheme.
 
@@ -71,6 +72,9 @@ def reinit(
             axes the metadata of the boxes name; or a pair of a mesh and either a
             mapping from logical names to axes, or pairs (glob, PartitionSpec). By
             default a leaf stays where it is.
+        donate: whether the arrays of `params` that are drawn anew are given up, each
+            before its new values are made: memory then never holds more than the
+            parameters and one leaf. They cannot be used afterwards.
 
     Returns:
         A tree like `params`, boxes and what is no array included. Leaves that the
@@ -107,7 +111,7 @@ def reinit(
     leaves, rebuild = leaves_of(params)
     found = layers_of(leaves, params, apply, inputs)
     choices = choose(leaves, found, scheme, gain)
-    new = rebuild(draw(key, leaves, choices, scheme, out_shardings))
+    new = rebuild(draw(key, leaves, choices, scheme, out_shardings, donate))
     if calibrate is not None:
         new = calibrate(key, new, apply, tuple(inputs))
     return join(new)
@@ -119,15 +123,19 @@ def draw(
     choices: Mapping[str, Choice],
     scheme: SchemeLike,
     out_shardings: Shardings = None,
+    donate: bool = False,
 ) -> list[Any]:
     """The new value of each leaf, or its own where no scheme draws it."""
     shardings = _shardings(leaves, out_shardings)
+    kept = {id(leaf.value) for leaf in leaves if choices[leaf.path].init is None}
 
     def value(leaf: Leaf, sharding: NamedSharding | None) -> Any:
         choice = choices[leaf.path]
         if choice.init is not None:
             spot = spot_of(choice.layer, choice.fans)
             path = choice.key or leaf.path
+            if donate and id(leaf.value) not in kept:
+                _give_up(leaf)
             return draw_leaf(key, path, choice.init, spot, sharding)
         if out_shardings is None or sharding is None:
             return leaf.value
@@ -146,6 +154,17 @@ def draw(
         by_path.update(made)
         return list(by_path.values())
     return drawn
+
+
+def _give_up(leaf: Leaf) -> None:
+    """Free the memory of an array."""
+    if is_traced(leaf.value):
+        raise ValueError(
+            f"reinit: donate=True gives up arrays, and {leaf.path} is traced; leave it "
+            "out under jax.jit, whose donate_argnums does the same."
+        )
+    if isinstance(leaf.value, jax.Array):  # NumPy's, and shapes, have none to give
+        leaf.value.delete()
 
 
 def _shardings(leaves: Sequence[Leaf], asked: Shardings) -> list[NamedSharding | None]:
