@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -262,11 +263,17 @@ class InitialParams:
         """Draw once with each scheme that is new, by its seed, side by side.
 
         XLA compiles outside of Python's lock, and draws are half of what a small sweep
-        compiles.
+        compiles. A context such as `jax.default_device` is of its own thread: what
+        fails here is made, or raises, where it is asked for.
         """
+
+        def warm(run: tuple[str, int]) -> None:
+            with contextlib.suppress(Exception):
+                self._drawn_by(*run)
+
         new = [run for run in seeds.items() if run[0] not in self.seconds]
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda run: self._drawn_by(*run), new))
+            list(pool.map(warm, new))
 
     def _drawn_by(self, scheme: str, seed: int) -> Any:
         own = jax.tree.map(jnp.asarray, self._own[seed])
