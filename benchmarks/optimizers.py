@@ -4,7 +4,7 @@ Run from the root of the repository: `python benchmarks/optimizers.py`. Every sc
 tuned under every optimizer at rates of its own, and no run goes on beyond twice the
 fastest time of its optimizer (`stop_at`). Then the ladder: is the winner at a small
 width the winner at a larger one, and how do the best rates of the standard start and
-of muP go with the width? Results are `results/optimizers.json`.
+of muP go with the width? Results are `results/optimizers-cpu.json`.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ import pytest
 
 from jaxinit.compare import Metrics, cli, read_runs
 from jaxinit.compare.sweep import live
+from jaxinit.compare.train.trainer import Run
 
 RUNS = [
-    ("he_normal()", 0.1, 0),
-    ("he_normal()", 0.1, 1),
-    ("he_normal()", 0.03, 0),
-    ("tree/rules(*)", 0.1, 0),
+    Run("he_normal()", "sgd()", 0.1, 0),
+    Run("he_normal()", "sgd()", 0.1, 1),
+    Run("he_normal()", "sgd()", 0.03, 0),
+    Run("tree/rules(*)", "sgd()", 0.1, 0),
 ]
 
 
@@ -32,7 +33,7 @@ def logged(writer):
     writer.log(0, RUNS, metrics(0))
     writer.log(10, RUNS, metrics(10, dead=[3]))
     writer.log(20, RUNS, metrics(20, dead=[3])._replace(valid_loss=np.full(4, np.inf)))
-    writer.log(0, [("he_normal()", 0.1, 2)], metrics(0, 1))
+    writer.log(0, [Run("he_normal()", "sgd()", 0.1, 2)], metrics(0, 1))
     writer.close()
     writer.close()  # does no harm
 
@@ -64,14 +65,14 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
     logged(live.tensorboard(tmp_path / "new" / "board"))
     found = events(tmp_path / "new" / "board")
-    he = "he_normal()/lr=0.1"
+    he = "he_normal()/sgd()/lr=0.1"
     assert found[he, "train_loss/seed_0"] == [(0, 0), (10, 10), (20, 20)]
     assert found[he, "train_loss/seed_1"] == [(0, 1), (10, 11), (20, 21)]
     assert found[he, "valid_loss/seed_1"] == [(0, 1.25), (10, 11.25)]
     assert found[he, "valid_metric/seed_2"] == [(0, 0.5)]
-    assert found["he_normal()/lr=0.03", "train_loss/seed_0"][-1] == (20, 22)
+    assert found["he_normal()/sgd()/lr=0.03", "train_loss/seed_0"][-1] == (20, 22)
     (odd,) = {run for run, _ in found if "rules" in run}
-    assert odd.startswith("tree_rules(_)-") and odd.endswith("/lr=0.1")
+    assert odd.startswith("tree_rules(_)-") and odd.endswith("/sgd()/lr=0.1")
     assert found[odd, "train_loss/seed_0"] == [(0, 3)]  # and no NaN after
     assert len({run for run, _ in found}) == 3
 
@@ -82,7 +83,7 @@ def test_tensorboard_goes_on_in_a_folder(tmp_path):
         writer = live.tensorboard(tmp_path)
         writer.log(step, RUNS[:1], metrics(step, 1))
         writer.close()
-    points = events(tmp_path)["he_normal()/lr=0.1", "train_loss/seed_0"]
+    points = events(tmp_path)["he_normal()/sgd()/lr=0.1", "train_loss/seed_0"]
     assert points == [(0, 0), (10, 10)]
 
 
@@ -160,23 +161,24 @@ def test_wandb(tmp_path, offline):
     offline.teardown()  # and so all is on disk
     found = records(tmp_path)
     assert len(found) == 5
-    one = found["he_normal() lr=0.1 seed=1"]
-    assert one["group"] == "he_normal() lr=0.1"
+    one = found["he_normal() sgd() lr=0.1 seed=1"]
+    assert one["group"] == "he_normal() sgd() lr=0.1"
     assert one["config"] | {"_wandb": None} == {
         "_wandb": None,
         "task": "mine",
         "steps": 20,
         "scheme": "he_normal()",
+        "optimizer": "sgd()",
         "learning_rate": 0.1,
         "seed": 1,
     }
     points = [(p["_step"], p.get("train_loss")) for p in one["history"]]
     assert points == [(0, 1), (10, 11), (20, 21)]
     assert "valid_loss" not in one["history"][-1]
-    dead = found["tree/rules(*) lr=0.1 seed=0"]
+    dead = found["tree/rules(*) sgd() lr=0.1 seed=0"]
     assert [p.get("train_loss") for p in dead["history"]] == [3, None, None]
     assert dead["summary"]["diverged"] and one["summary"]["diverged"]
-    assert not found["he_normal() lr=0.1 seed=2"]["summary"]["diverged"]
+    assert not found["he_normal() sgd() lr=0.1 seed=2"]["summary"]["diverged"]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,9 @@ def test_a_sweep_is_logged_by_both(tmp_path, offline):
     rows = {row["seed"]: row for row in read_runs(tmp_path / "out").to_pylist()}
     board = events(tmp_path / "board")
     for seed, row in rows.items():
-        points = board["he_normal()/lr=0.1", f"train_loss/seed_{seed}"]
+        points = board["he_normal()/momentum()/lr=0.1", f"train_loss/seed_{seed}"]
         assert [step for step, _ in points] == row["eval_steps"] == [0, 2, 4]
         np.testing.assert_allclose([v for _, v in points], row["train_loss"], rtol=1e-6)
-    assert set(records(tmp_path)) == {f"he_normal() lr=0.1 seed={k}" for k in rows}
+    assert set(records(tmp_path)) == {
+        f"he_normal() momentum() lr=0.1 seed={k}" for k in rows
+    }
