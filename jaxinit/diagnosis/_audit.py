@@ -79,6 +79,10 @@ def audit(
     tied head as large as its embedding; the wrong matrix of a branch scaled by depth;
     biases and scales that are not what their role expects.
 
+    False alarms: 4,000 audits of twenty healthy models, 200 draws of each, had five
+    findings, all notices of a plain network of twenty layers whose loss began three
+    nats above ignorance by chance (`benchmarks/false_alarms.py`).
+
     Args:
         apply: as in `jaxinit.diagnose`.
         params: as in `jaxinit.diagnose`, concrete.

@@ -204,7 +204,7 @@ def _loss(signal: Signal) -> Iterator[Finding]:
     if signal.ignorance is None or not loss < math.inf:
         return
     excess = loss - signal.ignorance
-    if excess > 2:
+    if excess > 3:  # twenty layers at the right scale make up to two by chance
         head = signal.rows[-1]
         yield Finding(
             "loss",

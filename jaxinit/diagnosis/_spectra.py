@@ -103,7 +103,7 @@ class Asked(NamedTuple):
         apply: `apply(params, *others)`.
         params: its parameters.
         few: its other arguments with the first `EXAMPLES` of them.
-        count: how many examples there are in them.
+        examples: how many there are in them.
         rows: which leaves of `few` are inputs with an axis of examples.
         of_few: from outputs to losses, an example each; None where there is no loss.
         total: from parameters to the mean loss of all; None where there is none.
@@ -112,7 +112,7 @@ class Asked(NamedTuple):
     apply: Callable[..., Any]
     params: Any
     few: Any
-    count: int
+    examples: int
     rows: Sequence[int]
     of_few: Callable[[Any], Any] | None
     total: Callable[[Any], Array] | None
@@ -134,7 +134,7 @@ def measure(asked: Asked) -> tuple[Spectra, list[str]]:
     floats = [leaves[k] for k in moved]
     out = jax.eval_shape(lambda: asked.apply(asked.params, *asked.few))
     parts = (_jacobian, _tangent_kernel, _gradients)
-    if not any(_has_rows(x, asked.count) for x in jax.tree.leaves(out)):
+    if not any(_has_rows(x, asked.examples) for x in jax.tree.leaves(out)):
         notes.append(
             "No Jacobian and no tangent kernel is measured: the outputs have no axis "
             "of examples."
@@ -167,7 +167,7 @@ def _jacobian(asked: Asked, with_own: Any, floats: Sequence[Array]) -> Told:
             row = part.reshape(own[k].shape[1:]).astype(own[k].dtype)
             own[k] = jnp.asarray(own[k]).at[place].set(row)
         out = asked.apply(with_own(floats), *tree.unflatten(own))
-        return _rows(out, asked.count)[place]
+        return _rows(out, asked.examples)[place]
 
     def at(place: Any) -> Array:
         rows = [jnp.asarray(leaves[k])[place] for k in moved]
@@ -190,7 +190,7 @@ def _jacobian(asked: Asked, with_own: Any, floats: Sequence[Array]) -> Told:
     count = min(inputs, out.size)
     numbers: list[tuple[float, float, float]] = []
     errors: list[float] = []
-    for place in range(min(SEEN, asked.count)):
+    for place in range(min(SEEN, asked.examples)):
         if count <= DENSE:
             unit = jnp.eye(count, dtype=jnp.float32)
             matrix = (back if out.size <= inputs else forth)(floats, place, unit)
@@ -210,8 +210,12 @@ def _jacobian(asked: Asked, with_own: Any, floats: Sequence[Array]) -> Told:
         errors.append(float(sums.std(ddof=1)) / math.sqrt(_PROBES))
     most, least, square = np.mean(numbers, axis=0)
     error = math.hypot(*errors) / len(numbers) if errors else 0.0
-    names = ("largest", "smallest", "mean_square", "mean_square_error")
-    told = dict(zip(names, map(float, (most, least, square, error)), strict=True))
+    told: dict[str, float] = {
+        "largest": float(most),
+        "smallest": float(least),
+        "mean_square": float(square),
+        "mean_square_error": error,
+    }
     if count > DENSE:
         return told, (
             f"The smallest singular value of a Jacobian with {count} of them is not "
@@ -241,7 +245,7 @@ def _pushed(function: Any, at: Any, out: Any) -> Callable[[Any], Any]:
 
 def _tangent_kernel(asked: Asked, with_own: Any, floats: Sequence[Array]) -> Told:
     def outputs(floats: Sequence[Array]) -> Array:
-        return _rows(asked.apply(with_own(floats), *asked.few), asked.count)
+        return _rows(asked.apply(with_own(floats), *asked.few), asked.examples)
 
     shape = jax.eval_shape(outputs, floats)
     count, width = shape.shape
@@ -303,7 +307,7 @@ def _gradients(asked: Asked, with_own: Any, floats: Sequence[Array]) -> Told:
         return values.reshape(values.shape[0], -1).mean(1) if values.ndim else values
 
     told = {"gradient_quotient": float(quotient(floats))}
-    if jax.eval_shape(losses, floats).shape != (asked.count,):
+    if jax.eval_shape(losses, floats).shape != (asked.examples,):
         return told, (
             "No cosine of gradients is measured: the loss is one number and not one of "
             "each example"
@@ -315,14 +319,14 @@ def _gradients(asked: Asked, with_own: Any, floats: Sequence[Array]) -> Told:
 
         def add(state: Any, place: Array) -> tuple[Any, None]:
             total, count = state
-            (g,) = pull(jnp.zeros(asked.count).at[place].set(1.0))
+            (g,) = pull(jnp.zeros(asked.examples).at[place].set(1.0))
             norm = jnp.sqrt(_dot(g, g))
             by = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
             total = [a + by * b.astype(float) for a, b in zip(total, g, strict=True)]
             return (total, count + (norm > 0).astype(float)), None
 
         start = [jnp.zeros(x.shape, float) for x in floats], jnp.zeros(())
-        (total, count), _ = jax.lax.scan(add, start, jnp.arange(asked.count))
+        (total, count), _ = jax.lax.scan(add, start, jnp.arange(asked.examples))
         return (_dot(total, total) - count) / (count * (count - 1))
 
     return {**told, "gradient_cosine": float(cosine(floats))}, ""

@@ -158,7 +158,8 @@ def _grid(name: str, given: Sequence[float] | Floats | None, default: Floats) ->
             f"phase_diagram: {name} must be numbers that rise, and here are none, or "
             "some that do not; sort them."
         )
-    _checks.number("phase_diagram", minimum=0.0, **{name: float(values[0])})
+    first: dict[str, Any] = {name: float(values[0])}
+    _checks.number("phase_diagram", minimum=0.0, **first)
     return values
 
 

@@ -108,5 +108,5 @@ def residual_signal(
             "branch_variance."
         )
     variances = np.array(sizes)
-    back = np.cumprod([1.0, *growth[::-1]])[::-1]
+    back = np.array([math.prod(growth[k:]) for k in range(depth + 1)])
     return ResidualSignal(variances, np.array(products) / variances, back)
