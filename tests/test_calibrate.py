@@ -450,7 +450,7 @@ PLAIN = {"w": data(12, 8), "v": data(8, 4)}
         (lsuv(), plain, X[:1], "have one example"),
         (lsuv(), plain, jnp.ones((9, 12)), "are alike"),
         (lsuv(), plain, X.at[3, 3].set(jnp.inf), "not finite"),
-        (lsuv(), plain, jax.ShapeDtypeStruct((9, 12), float), "shapes alone"),
+        (lsuv(), plain, jax.ShapeDtypeStruct((9, 12), jnp.float32), "shapes alone"),
         (autoinit(mean=(1.0, 2.0)), plain, X, "12 entries"),
         (autoinit(covariance=-np.eye(12)), plain, X, "negative eigenvalue"),
         (

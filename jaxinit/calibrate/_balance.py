@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Between two passes.
+    """Between two passes; arrays of JAX where they are traced, else of NumPy.
 
     Attributes:
         scales: of each unit so far. biases: of what centres outputs.
@@ -57,11 +57,11 @@ class _State(NamedTuple):
     """
 
     scales: Scales
-    biases: dict[int, Array]
+    biases: dict[int, Any]
     deviations: Scales
-    error: Array
-    verified: Array
-    passes: Array
+    error: Any
+    verified: Any
+    passes: Any
 
 
 class Balance:

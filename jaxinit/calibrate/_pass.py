@@ -36,8 +36,8 @@ class Seen(NamedTuple):
     variance: Array
 
 
-Scales: TypeAlias = list[Array]
-"""For each unit float32 scales, of the shape `unit.sizes`."""
+Scales: TypeAlias = list[Any]
+"""For each unit float32 scales, of the shape `unit.sizes`, of JAX or of NumPy."""
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -110,7 +110,7 @@ class Sampler:
                 chosen = jax.random.randint(key, to.shape[:1], 0, len(given))
                 return given[chosen]
             # As many normal numbers as there are examples, mixed as these lie.
-            middle = given.mean(0)
+            middle = given.mean(0, keepdims=True)
             apart = (given - middle).reshape(len(given), -1)
             normal = jax.random.normal(key, (to.shape[0], len(given)), to.dtype)
             mixed = normal @ apart / max(1, len(given) - 1) ** 0.5
@@ -143,7 +143,8 @@ class Sampler:
             normal = mixed.reshape(to.shape)
         else:
             normal = normal * jnp.asarray(np.sqrt(spread), to.dtype)
-        middle = middle.reshape(example) if middle.size == size else middle.reshape(())
+        shape = (1, *example) if middle.size == size and example else ()
+        middle = middle.reshape(shape)
         return normal + jnp.asarray(middle, to.dtype)
 
     def _range(self, given: Any, rows: int | None) -> tuple[int, int]:

@@ -106,8 +106,8 @@ def gradinit(
     otherwise,
 
     over the scales, which stay above a bound. The loss after the step is taken on other
-    examples, half of which the gradient has seen. All steps are one compiled loop, by
-    Adam.
+    examples, half of which the gradient has seen. All steps are one compiled loop. They
+    are Adam's, with a rate that is a choice of this library.
 
     Args:
         base: the scheme that draws first; None keeps the parameters as they come.
@@ -135,8 +135,7 @@ def gradinit(
         (8, 16)
 
     References:
-        Zhu et al. 2021, arXiv:2102.08098, algorithm 1 for gradient descent; the
-        optimizer of the scales, Adam with a rate of 0.01, is a choice of this library.
+        Zhu et al. 2021, arXiv:2102.08098, algorithm 1 for gradient descent.
     """
     _check_steps("gradinit", steps)
     _checks.number("gradinit", positive=True, step_size=step_size, norm=norm)

@@ -142,8 +142,7 @@ def lsuv(
         1.0
 
     References:
-        Mishkin and Matas 2016, arXiv:1511.06422; here the deviation is exact, not
-        within a tolerance of 0.1.
+        Mishkin and Matas 2016, arXiv:1511.06422, who stop within a tenth of 1.
     """
     _check("lsuv", direction, center, branch, head, logits)
     targets = _targets(target, branch, head, logits)
