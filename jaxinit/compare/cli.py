@@ -6,10 +6,7 @@ What a command needs is imported in it, so that `jaxinit --help` needs not even 
 from __future__ import annotations
 
 import contextlib
-import inspect
-import json as jsonlib
 import logging
-import math
 import os
 import pathlib
 import re
@@ -24,7 +21,7 @@ from jaxinit.compare import understanding
 from jaxinit.compare.options import Options
 
 if TYPE_CHECKING:
-    from jaxinit._initializer import Initializer
+    pass
 
 app = tyro.extras.SubcommandApp()
 
@@ -330,106 +327,11 @@ def _is_one_of_one(out: pathlib.Path, folders: tuple[pathlib.Path, ...]) -> bool
     return len(folders) == 1 and out.exists() and out.samefile(folders[0])
 
 
-app.command(name="diagnose")(understanding.diagnose)
-app.command(name="theory")(understanding.theory)
+for _name, _command in understanding.COMMANDS.items():
+    app.command(name=_name)(_command)
 
 
-@app.command(name="list")
-def list_command(
-    *,
-    family: str | None = None,
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
-    """List the schemes: name, what they are, formula, source.
-
-    Args:
-        family: only the schemes of one family, such as orthogonal or gates.
-        json: print everything that is known of each, as JSON.
-    """
-    import rich.box
-    import rich.markup
-    import rich.table
-
-    from jaxinit import _catalogue, _checks
-    from jaxinit.compare.report import terminal
-
-    entries = list(_catalogue.catalogue().values())
-    if family is not None:
-        _checks.choice("list", "family", family, sorted({e.family for e in entries}))
-        entries = [each for each in entries if each.family == family]
-    if json:
-        print(jsonlib.dumps([each._asdict() for each in entries], indent=2))
-        return
-    table = rich.table.Table(box=rich.box.SIMPLE)
-    for column in ("scheme", "what it is", "formula", "from", "family"):
-        table.add_column(column, overflow="fold")
-    for each in entries:
-        names = ", ".join((each.name, *each.aliases))
-        source = each.references[0] if each.references else ""
-        texts = (names, each.summary, each.formula, source)
-        table.add_row(*map(rich.markup.escape, texts), each.family)
-    terminal.console().print(table)
-
-
-@app.command(name="show")
-def show_command(
-    scheme: Annotated[str, tyro.conf.Positional],
-    /,
-    *,
-    shape: tuple[int, ...] = (256, 256),
-    cite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-) -> None:
-    """Show what a scheme is and what it draws.
-
-    Args:
-        scheme: its text, such as 'he_normal(gain=2)'.
-        shape: shape of the array to draw, of an initializer.
-        cite: print the sources as BibTeX, and nothing else.
-    """
-    from jaxinit import _catalogue
-    from jaxinit._initializer import Initializer
-    from jaxinit._text import parse
-    from jaxinit.compare.task.made_for import MADE_FOR
-
-    entries = _catalogue.catalogue()
-    if cite:
-        entry = entries[scheme if scheme in entries else parse(scheme).name]
-        print(entry.bibtex() or f"{entry.name} names no source.")
-        return
-    init = parse(scheme)
-    entry = entries[init.name]
-    print(f"{init!r}: {entry.summary}\n\n{entry.description}")
-    if isinstance(init, Initializer):
-        _show_draw(init, shape)
-    for reference in entry.references:
-        print(f"\n{reference}.")
-    if entry.name in MADE_FOR:
-        print(f"\nA task that it is made for: {MADE_FOR[entry.name]}.")
-
-
-def _show_draw(init: Initializer, shape: tuple[int, ...]) -> None:
-    """Fans, moments and histogram of a draw."""
-    import jax
-    import numpy as np
-
-    from jaxinit._fans import compute_fans
-    from jaxinit.compare import machine
-    from jaxinit.compare.sweep.progress import histogram
-
-    machine.keep_programs()
-    needed = 16.0 * math.prod(shape)  # float32, and as float64 with what sorts it
-    machine.check_room(f"show: an array of shape {shape}", needed, "take a smaller one")
-    x = np.asarray(init(jax.random.key(0), shape), np.float64)
-    print(f"\nshape  {shape}")
-    if "in_axis" in init.arguments and init.arguments.get("fan") is None:
-        names = inspect.signature(compute_fans).parameters
-        layout = {k: v for k, v in init.arguments.items() if k in names}
-        fan_in, fan_out = compute_fans(shape, **layout)
-        print(f"fans   in {fan_in:g}, out {fan_out:g}")
-    print(f"mean   {x.mean():.4g}\nstd    {x.std():.4g}\n\n{histogram(x)}")
-
-
-_ABOUT = "Weight initialization: list, show, theory, diagnose, compare, report, merge."
+_ABOUT = "Weight initialization: list, show, theory, diagnose, advise, compare, report."
 
 
 def run(arguments: list[str] | None = None) -> int:
