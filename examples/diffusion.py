@@ -45,7 +45,8 @@ def denoising(params, state, x, key, train):
     return jnp.square(told - noise).mean(), (state, {})
 
 
-x = (load_digits().data / 8 - 1).astype("float32")
+pixels, _ = load_digits(return_X_y=True)
+x = (pixels / 8 - 1).astype("float32")
 task = make_task(
     make,
     x[:1400],

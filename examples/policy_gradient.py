@@ -23,7 +23,7 @@ class Policy(nn.Module):
         return nn.Dense(2)(x)
 
 
-def act(params, x):
+def act(params, x) -> Any:
     """The logits of a policy."""
     return Policy().apply({"params": params}, x)
 

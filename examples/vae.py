@@ -38,7 +38,8 @@ def negative_elbo(params, state, x, key, train):
     return reconstruction + kl, (state, {"reconstruction": reconstruction, "kl": kl})
 
 
-x = (load_digits().data / 16).astype("float32")
+pixels, _ = load_digits(return_X_y=True)
+x = (pixels / 16).astype("float32")
 task = make_task(
     VAE(),
     x[:1400],
