@@ -170,7 +170,7 @@ def test_what_the_command_warns_of_acts_on_nothing(kind, monkeypatch, capsys):
         warnings.warn(f"careful with\n{NAMES[kind]}", stacklevel=1)
         logging.getLogger("jaxinit").warning("mind %s\nplease", NAMES[kind])
 
-    monkeypatch.setattr(cli, "compare", compare)
+    monkeypatch.setattr("jaxinit.compare.sweep.compare.compare", compare)
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])  # pytest has its own there
     before = warnings.formatwarning, logging.lastResort
