@@ -177,8 +177,11 @@ def diagnosis() -> dict[str, Any]:
     def apply(params: Any, x: Any) -> Any:
         return model.apply(params, state, x, key, False)[0]
 
+    of = task.loss
+    assert of is not None
+
     def loss(params: Any) -> Any:
-        return task.loss(apply(params, x), y).mean()
+        return of(apply(params, x), y).mean()
 
     grad = jax.jit(jax.value_and_grad(loss))
     contenders: dict[str, Callable[[], Any]] = {

@@ -293,7 +293,7 @@ def _inverse(s: Array) -> Array:
         row, column = i[:, None] >> level, i[None] >> level
         return everywhere((row + 1 == column) & (column % 2 == 1))
 
-    def double(level: Array, t: Array) -> Array:
+    def double(level: Array | int, t: Array) -> Array:
         return t - matmul(matmul(t, jnp.where(corners(level), s, 0)), t)
 
     d = 1 / jnp.diagonal(s, axis1=-2, axis2=-1)[..., None, :]

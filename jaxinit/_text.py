@@ -184,7 +184,7 @@ def _scheme(node: ast.expr, text: str) -> Any:
             f"{shortened(text)} names the unknown scheme {shortened(call.name)}; the "
             f"nearest is {close!r}."
         )
-    public = schemes[call.name]
+    public: Any = schemes[call.name]
     if isinstance(public, Value) and (call.args or call.kwargs):
         raise ValueError(
             f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
