@@ -185,7 +185,7 @@ def _scheme(node: ast.expr, text: str) -> Any:
             f"nearest is {close!r}."
         )
     public: Any = schemes[call.name]
-    if isinstance(public, Value) and (call.args or call.kwargs):
+    if isinstance(schemes[call.name], Value) and (call.args or call.kwargs):
         raise ValueError(
             f"{shortened(text)}: {call.name} takes no arguments in a scheme's text."
         )

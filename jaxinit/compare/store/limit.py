@@ -9,10 +9,10 @@ known, is only longer than it is read.
 Misses at the end are censored like those at the budget. In simulated sweeps of six
 schemes like the default one (`benchmarks/inference.py`), of which two lead, ending at
 1.5 to 2 times leaves the test of two leaders that are alike sound (false in 4 to 5 %
-at given rates, 2 % at 3 times, where 1 % without an end: schemes that are never seen at the target
-count as no comparison, so that Holm's correction is for fewer). With rates chosen as
-by default false calls are 5 to 10 %, where 3 to 7 % without; a factor of 1.27 is shown
-in 81 to 90 %, where 77 to 82 % without.
+at given rates, 2 % at 3 times, where 1 % without an end: schemes that are never seen at
+the target count as no comparison, so that Holm's correction is for fewer). With rates
+chosen as by default false calls are 5 to 10 %, where 3 to 7 % without; a factor of 1.27
+is shown in 81 to 90 %, where 77 to 82 % without.
 """
 
 from __future__ import annotations
