@@ -518,10 +518,11 @@ def stopped(world: Setting, grid: str, sweeps: int) -> list[dict[str, Any]]:
         budget = np.minimum(ends, world.budget)[:, None, None]
         cut = np.where(times > budget[..., None], math.inf, times)
         at, rates = tuned(cut, tuning, runoff, scoring, budget[..., None])
-        calls = shown(at, budget, world.every, RULES["now"])
+        rule = RULES["all pairs counted" if math.isfinite(multiple) else "now"]
+        calls = shown(at, budget, world.every, rule)
         right, wrong = calls[:, 0, 1], calls[:, 1, 0]
         given = cut[:, :, int(np.argmin(world.rates)), tuning:]
-        known = shown(given, budget, world.every, RULES["now"])
+        known = shown(given, budget, world.every, rule)
         row: dict[str, Any] = {"world": world.name, "grid": grid}
         row["stop_at"] = multiple if math.isfinite(multiple) else None
         regret = np.array(world.rates)[rates[:, :2]]

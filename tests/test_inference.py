@@ -173,6 +173,24 @@ def test_pairs_that_never_reach_are_no_hypotheses():
     assert sum(p.could_show for p in comparisons.pairwise(times, 500)) == 9
 
 
+def test_pairs_that_never_reach_count_where_the_fastest_ends_runs():
+    rng = np.random.default_rng(1)
+    times = {name: rng.normal(300, 30, 6) for name in "ab"}
+    times |= {name: np.full(6, np.inf) for name in "cd"}
+    given = {"times": times, "budget": 500}
+    few, all_of_them = (
+        comparisons.pairwise(**given, counted=counted) for counted in (False, True)
+    )
+    assert [pair.could_show for pair in few].count(False) == 1
+    assert all(pair.could_show for pair in all_of_them)
+    p_values = [pair.ratio.p_value for pair in all_of_them]
+    expected = comparisons.holm(p_values)
+    np.testing.assert_array_equal([pair.p_value for pair in all_of_them], expected)
+    assert few[0].p_value <= all_of_them[0].p_value
+    ranks = comparisons.rank_intervals(**given, counted=True)
+    assert ranks.keys() == times.keys()
+
+
 def test_pairwise_against_a_baseline_makes_fewer_comparisons():
     times = {"b": B, "a": A, "c": [101, 95, 104, 99]}
     pairs = comparisons.pairwise(times, 500, baseline="a")

@@ -468,6 +468,7 @@ def test_a_run_that_ended_is_a_miss_at_the_end(ended):
     assert first.summary.scheme == "he_normal()" and first.summary.reached == 3
     assert second.summary.reached == 0 and second.mean == budget
     (pair,) = short.judge().pairs
+    assert pair.could_show
     ratio = budget / np.exp(np.log(first.times).mean())
     assert pair.ratio.ratio == pytest.approx(ratio)
     assert f"within {budget} steps" in short.sentence()

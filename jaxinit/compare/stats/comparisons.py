@@ -23,7 +23,8 @@ class Comparison(NamedTuple):
             is of this pair alone.
         p_value: two-sided, adjusted by Holm for the comparisons that could show
             anything; 1 for the others.
-        could_show: whether it could show anything: a run of either reached the target.
+        could_show: whether it is one of those: a run of either reached the target, or
+            all pairs count.
     """
 
     faster: str
@@ -86,6 +87,7 @@ def pairwise(
     confidence: float = 0.95,
     baseline: str | None = None,
     every: float = 0.0,
+    counted: bool = False,
 ) -> list[Comparison]:
     """All comparisons of two schemes, with p-values adjusted for their number.
 
@@ -119,6 +121,9 @@ def pairwise(
         baseline: compare with this scheme alone: fewer comparisons, more power.
         every: steps between the evaluations that times are read at; 0 for times that
             are exact.
+        counted: whether pairs that never reach count in Holm's number all the same, as
+            they must where the fastest decides when runs end: a slow scheme then never
+            reaches because another one is fast.
 
     Returns:
         A comparison a pair, in the order of `times`.
@@ -153,7 +158,7 @@ def pairwise(
         name: bool((np.asarray(each, float) <= budget).any())
         for name, each in times.items()
     }
-    could = np.array([reach[a] or reach[b] for a, b in pairs])
+    could = np.array([counted or reach[a] or reach[b] for a, b in pairs])
     adjusted = np.ones(len(pairs))
     adjusted[could] = holm(np.array([ratio.p_value for ratio in ratios])[could])
     return [
@@ -171,6 +176,7 @@ def rank_intervals(
     budget: float,
     confidence: float = 0.95,
     every: float = 0.0,
+    counted: bool = False,
 ) -> dict[str, RankInterval]:
     """Ranks of schemes by time to target, with simultaneous intervals.
 
@@ -184,6 +190,7 @@ def rank_intervals(
         budget: time at which misses are censored.
         confidence: of all intervals at once.
         every: as for `pairwise`.
+        counted: likewise.
 
     Returns:
         Scheme to its rank and interval, the fastest first.
@@ -202,7 +209,7 @@ def rank_intervals(
     """
     shown = [
         pair
-        for pair in pairwise(times, budget, confidence, every=every)
+        for pair in pairwise(times, budget, confidence, every=every, counted=counted)
         if pair.p_value <= 1 - confidence
     ]
     means = {

@@ -37,6 +37,7 @@ def look_at(
     leaders: int = 1,
     shown: frozenset[tuple[str, str]] = frozenset(),
     every: float = 0.0,
+    counted: bool = False,
 ) -> Race:
     r"""Whether the order of the leaders is settled, at one of several planned looks.
 
@@ -65,6 +66,7 @@ def look_at(
         shown: `shown` of the look before.
         every: steps between the evaluations that times are read at; 0 for times that
             are exact.
+        counted: as for `comparisons.pairwise`.
 
     Returns:
         Order, race, and whether it is settled. A scheme leaves the race when so many
@@ -98,7 +100,7 @@ def look_at(
         raise ValueError(f"race: level={level!r} must lie between 0 and 1.")
     shown = shown | {
         (pair.faster, pair.slower)
-        for pair in comparisons.pairwise(times, budget, every=every)
+        for pair in comparisons.pairwise(times, budget, every=every, counted=counted)
         if pair.p_value <= level / looks and (pair.slower, pair.faster) not in shown
     }
     beaten = {name: sum(slower == name for _, slower in shown) for name in times}

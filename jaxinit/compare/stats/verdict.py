@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -139,8 +139,9 @@ def judge(
     times = summary.times(scoring, found)
     budget, every = float(settings.budget), settings.eval_every
     paired = len(times) > 1 and _paired(times)
-    pairs = comparisons.pairwise(times, budget, every=every) if paired else []
-    ranks = comparisons.rank_intervals(times, budget, every=every) if paired else {}
+    how: Any = {"every": every, "counted": settings.stop_at is not None}
+    pairs = comparisons.pairwise(times, budget, **how) if paired else []
+    ranks = comparisons.rank_intervals(times, budget, **how) if paired else {}
     if len(times) == 1:
         ranks = {scheme: comparisons.RankInterval(1, 1, 1) for scheme in times}
     verdict = Verdict(

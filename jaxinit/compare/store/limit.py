@@ -6,13 +6,13 @@ some scheme at some learning rate, none of them diverged by the multiple of it. 
 the same whichever runs are made first, and a run that is made early, while nothing is
 known, is only longer than it is read.
 
-Misses at the end are censored like those at the budget. In simulated sweeps of six
-schemes like the default one (`benchmarks/inference.py`), of which two lead, ending at
-1.5 to 2 times leaves the test of two leaders that are alike sound (false in 4 to 5 %
-at given rates, 2 % at 3 times, where 1 % without an end: schemes that are never seen at
-the target count as no comparison, so that Holm's correction is for fewer). With rates
-chosen as by default false calls are 5 to 10 %, where 3 to 7 % without; a factor of 1.27
-is shown in 81 to 90 %, where 77 to 82 % without.
+Misses at the end are censored like those at the budget. Pairs of schemes that are never
+seen at the target then count in Holm's number all the same: left out, as they are where
+runs have the whole budget, two leaders that are alike would be told apart in 6 to 10 %
+of sweeps. In simulated sweeps of six schemes like the default one
+(`benchmarks/inference.py`), of which two lead, false calls are 2 to 3 % at 1.5 to 3
+times, rates chosen as by default, and a factor of 1.27 is shown in 65 to 69 %, where
+77 to 82 % without an end.
 """
 
 from __future__ import annotations

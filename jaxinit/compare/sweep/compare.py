@@ -313,8 +313,9 @@ def _raced(maker: Maker, asked: Settings, best: dict[str, float]) -> Sweep:
         ]
         times = summary.times(scoring, at_best)
         found = race.look_at(
-            times, cut.settings.budget, look, looks, shown=shown, every=asked.eval_every
-        )
+            times, cut.settings.budget, look, looks, shown=shown,
+            every=asked.eval_every, counted=asked.stop_at is not None,
+        )  # fmt: skip
         shown, running = found.shown, found.in_race
         if found.settled or look == looks:
             said = dataclasses.replace(asked, settled=found.settled)
