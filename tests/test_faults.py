@@ -25,6 +25,7 @@ from jaxinit.compare.store import folder
 from jaxinit.compare.store.sweep import SCHEMA
 from jaxinit.compare.sweep import checkpoints, chunks, make
 from jaxinit.compare.sweep.plan import Plan
+from jaxinit.compare.train.trainer import Run
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +250,7 @@ def test_parts_are_of_equal_size_and_make_the_whole(
         self._keep(pa.Table.from_pylist([rows[n] for n in pending], SCHEMA), 0.0)
 
     monkeypatch.setattr(make.Maker, "_train", train)
-    monkeypatch.setattr(make.Maker, "_made", lambda self, asked, pending: _Map())
+    monkeypatch.setattr(make.Maker, "_made", lambda self, *given: _Map())
     for i in range(parts):
         made = sweep(seeds=seeds, out=tmp_path / str(i), shard=(i, parts))
         assert made.runs.num_rows == folder.finished(tmp_path / str(i)).__len__()
@@ -271,21 +272,24 @@ def read_settings_and_count(path):
 
 def test_parts_spread_rates_and_schemes_and_stay_when_seeds_are_added():
     names = {
-        hashlib.sha256(f"{scheme} {rate} {seed}".encode()).hexdigest(): (
-            scheme, rate, seed
+        hashlib.sha256(f"{scheme} {rate} {seed}".encode()).hexdigest(): Run(
+            scheme, "momentum()", rate, seed
         )
         for scheme in "abcdef" for rate in range(6) for seed in range(5)
     }  # fmt: skip
-    few = {name: run for name, run in names.items() if run[2] < 4}
+    few = {name: run for name, run in names.items() if run.seed < 4}
 
-    plan = Plan(None, {}, settings(["a"]), (0, 6))
+    plan = Plan(None, {}, {}, settings(["a"]), (0, 6))
     for i in range(6):
         part = plan._replace(part=(i, 6))
         ours, before = part.ours(names), part.ours(few)
         assert before <= ours and len(ours) == 30 and len(before) == 24
-        assert len({names[name][:2] for name in ours}) > 20
-    tuned = Plan(None, dict.fromkeys("abcdef"), settings(["a"], tuning_seeds=1), (1, 4))
-    assert {names[name][0] for name in tuned.ours(names)} == {"b", "f"}
+        assert (
+            len({(names[name].scheme, names[name].learning_rate) for name in ours}) > 20
+        )
+    schemes, asked = dict.fromkeys("abcdef"), settings(["a"], tuning_seeds=1)
+    tuned = Plan(None, schemes, {}, asked, (1, 4))
+    assert {names[name].scheme for name in tuned.ours(names)} == {"b", "f"}
 
 
 def test_an_empty_part_alone_is_a_part(tmp_path, capsys):
