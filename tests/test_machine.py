@@ -183,7 +183,7 @@ def test_memory_that_runs_out_anyway_is_a_sentence(error, monkeypatch, capsys):
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(cli, "compare", fails)
+    monkeypatch.setattr("jaxinit.compare.sweep.compare.compare", fails)
     assert cli.run(["compare"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("jaxinit: out of memory") and said.count("\n") == 1

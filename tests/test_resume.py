@@ -151,12 +151,12 @@ def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whol
     monkeypatch.setattr(room._Clock, "is_due", lambda self: True)
     out, real = tmp_path / "out", room.Runs.train
 
-    def killed(self, chunk, show, save, at):
+    def killed(self, chunk, show, *given):
         def until_ten(step, runs, metrics):
             if step == 15:
                 raise KeyboardInterrupt
 
-        return real(self, chunk, until_ten, save, at)
+        return real(self, chunk, until_ten, *given)
 
     monkeypatch.setattr(room.Runs, "train", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -166,11 +166,11 @@ def test_unfinished_runs_go_on_from_their_checkpoint(monkeypatch, tmp_path, whol
 
     steps = []
 
-    def watched(self, chunk, show, save, at):
+    def watched(self, chunk, show, *given):
         def see(step, runs, metrics):
             steps.append((step, len(runs)))
 
-        return real(self, chunk, see, save, at)
+        return real(self, chunk, see, *given)
 
     monkeypatch.setattr(room.Runs, "train", watched)
     # Of a smaller sweep, only its own runs go on; the others begin anew.
