@@ -127,7 +127,7 @@ def test_an_array_of_parts_is_joined(slurm, tmp_path):
 
 
 def test_a_job_of_two_processes_is_killed_and_requeued(slurm, tmp_path):
-    sweep = {**SWEEP, "steps": 60_000, "eval_every": 200, "strategy": "map"}
+    sweep = {**SWEEP, "steps": 20_000, "eval_every": 200, "strategy": "map"}
     said = slurm(
         "sbatch", f"--chdir={tmp_path}", "--nodes=1", "--ntasks-per-node=2",
         "--cpus-per-task=1", "--gpus-per-node=0",
