@@ -81,7 +81,8 @@ def audit(
 
     False alarms: 4,000 audits of twenty healthy models, 200 draws of each, had five
     findings, all notices of a plain network of twenty layers whose loss began three
-    nats above ignorance by chance (`benchmarks/false_alarms.py`).
+    nats above ignorance by chance (`benchmarks/false_alarms.py`). Two thresholds of
+    notices were settled on these very draws, so that others may have more.
 
     Args:
         apply: as in `jaxinit.diagnose`.
