@@ -8,6 +8,7 @@ and listings are measured in units of `python -c "import jax"`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -140,7 +141,7 @@ def sweep_command(name: str, work: Work) -> dict[str, Any]:
         seconds([*work.command, "--out", str(out)], folder)  # fills the folder
         report = [*JAXINIT, "report", str(out), "--quiet"]
         calls["report"] = lambda: seconds(report, folder)
-        times = in_turn(calls, timing.sized(3, 1))
+        times = in_turn(calls, timing.sized(2, 1))
     row: dict[str, Any] = {"command": name}
     for what, each in times.items():
         row[f"{what}_s"] = round(float(np.median(each)), 2)
@@ -166,17 +167,15 @@ def default_command() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a row a command, and write the results."""
+    """Print a row a command, and write what there is after each."""
     rows = short_commands()
     for row in rows:
         print(row, flush=True)
-    for name, work in SWEEPS.items():
-        rows.append(sweep_command(name, work))
+    parts = [functools.partial(sweep_command, *work) for work in SWEEPS.items()]
+    for part in [*timing.sized([default_command], []), *parts]:
+        rows.append(part())
         print(rows[-1], flush=True)
-    if not timing.SMOKE:
-        rows.append(default_command())
-        print(rows[-1], flush=True)
-    timing.write("commands", rows)
+        timing.write("commands", rows)
 
 
 if __name__ == "__main__":
