@@ -65,13 +65,19 @@ def times_as_fast(
     ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float = 2.0
 ) -> float:
     """Median over rounds of their time by ours."""
-    contenders = {
-        name: lambda run=run: jax.block_until_ready(run())
-        for name, run in (("ours", ours), ("theirs", theirs))
-    }
-    for run in contenders.values():
-        run()
+    contenders = ready({"ours": ours, "theirs": theirs})
     return ratio(take_turns(contenders, seconds), "theirs", "ours")
+
+
+def ready(contenders: Mapping[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+    """Contenders that wait for their results, each run once."""
+    waiting = {
+        name: lambda run=run: jax.block_until_ready(run())
+        for name, run in contenders.items()
+    }
+    for run in waiting.values():
+        run()
+    return waiting
 
 
 def compile_seconds(run: Callable[[], Any]) -> float:

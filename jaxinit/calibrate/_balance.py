@@ -15,6 +15,7 @@ from jaxinit._checks import is_traced
 from jaxinit._types import Array, Key
 from jaxinit.calibrate._pass import Scales, applied, at_hand, backward, forward, started
 from jaxinit.calibrate._units import Targets, planned
+from jaxinit.diagnosis._measure import noised
 from jaxinit.trace import Program, arrays_of
 from jaxinit.trace._walk import shape_of
 from jaxinit.tree._leaves import leaves_of
@@ -265,14 +266,3 @@ class Balance:
 @jax.jit
 def _largest(x: Array) -> Array:
     return jnp.abs(x).max().astype(jnp.float32)
-
-
-def noised(out: Any, key: Key) -> Array:
-    """The product of all outputs with normal noise."""
-    arrays = [x for x in arrays_of(out) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    keys = jax.random.split(key, max(1, len(arrays)))
-    total = jnp.zeros(())
-    for one, x in zip(keys, arrays, strict=False):
-        noise = jax.random.normal(one, x.shape, x.dtype)
-        total = total + jnp.real(jnp.sum(x * noise)).astype(float)
-    return total

@@ -158,9 +158,8 @@ class CalibratedScheme(Value):
         Raises:
             ValueError: the model has no kernel, or the inputs do not serve.
         """
-        plain = () if self.base is None else self.base
-        if plain:
-            params = reinit(key, params, plain, apply, inputs)
+        if self.base is not None:
+            params = reinit(key, params, self.base, apply, inputs)
         return self.calibrate(key, params, apply, inputs, loss)
 
     def calibrate(
@@ -221,11 +220,6 @@ class CalibratedScheme(Value):
                 "schemes of compare, which knows one."
             )
         return self._make(Situation(apply, params, inputs, loss))
-
-    @staticmethod
-    def _restored(made_by: str | Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """A value from its pickle; that names this module, which enters the schemes."""
-        return Value._restored(made_by, arguments)
 
 
 def check_inputs(owner: str, inputs: Sequence[Any]) -> None:

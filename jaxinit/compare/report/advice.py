@@ -43,25 +43,23 @@ class Advice:
                 f"Keep what you have: no candidate reaches the target within {budget} "
                 "steps, so that nothing is known; take an easier target or more steps."
             )
-        ratio = self.pair.ratio
-        interval = f"95 % interval {words.number(ratio.low)} to "
-        interval += words.number(ratio.high)
+        times = words.number(self.pair.ratio.ratio)
+        interval = words.interval(self.pair)
         if self.scheme is not None:
             return (
-                f"Use {self.scheme}: it reaches the target {words.number(ratio.ratio)} "
-                f"times sooner than what the model has now ({interval}), each at its "
-                "best learning rate."
+                f"Use {self.scheme}: it reaches the target {times} times sooner than "
+                f"what the model has now{interval}, each at its best learning rate."
             )
         rival = self.pair.faster if self.pair.faster != PRESENT else self.pair.slower
         if self.pair.faster == PRESENT:
             return (
                 f"Keep what you have: of the candidates {rival} comes next, and takes "
-                f"{words.number(ratio.ratio)} times as long ({interval})."
+                f"{times} times as long{interval}."
             )
         return (
             f"Keep what you have: nothing is shown to be better. {rival} comes first, "
-            f"{words.number(ratio.ratio)} times sooner ({interval}), which may be "
-            "chance; a larger budget would tell."
+            f"{times} times sooner{interval}, which may be chance; a larger budget "
+            "would tell."
         )
 
     def __str__(self) -> str:

@@ -118,13 +118,13 @@ def sentence(verdict: Verdict, settings: Settings) -> str:
         pair = verdict.pair(first, level[0])
         return (
             f"No difference is shown between {first} and {_any_of(level, others)}"
-            f"{_interval(pair, in_full=True)}{_beaten(others, level)}.{_power(verdict)}"
+            f"{interval(pair, in_full=True)}{_beaten(others, level)}.{_power(verdict)}"
         )
     pair = verdict.pair(first, others[0])
     sooner = number(pair.ratio.ratio)
     return (
         f"On this task {first} reaches the target {sooner} times sooner than "
-        f"{others[0]}{_interval(pair)}{_rest(others)}."
+        f"{others[0]}{interval(pair)}{_rest(others)}."
     )
 
 
@@ -268,7 +268,7 @@ def _rest(others: Sequence[str]) -> str:
     return f", the next of {len(others)} that it is shown to beat"
 
 
-def _interval(pair: Comparison, in_full: bool = False) -> str:
+def interval(pair: Comparison, in_full: bool = False) -> str:
     """The interval of a pair, in brackets; in full, also the ratio's meaning."""
     ratio = pair.ratio
     if math.isnan(ratio.low):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -207,11 +207,18 @@ def rank_intervals(
         Mogstad, Romano, Shaikh and Wilhelm 2024, Rev. Econ. Stud. 91:476, section 3
         (ranks from stepwise tests of all pairs; there one-sided, here two-sided).
     """
-    shown = [
-        pair
-        for pair in pairwise(times, budget, confidence, every=every, counted=counted)
-        if pair.p_value <= 1 - confidence
-    ]
+    pairs = pairwise(times, budget, confidence, every=every, counted=counted)
+    return ranks_of(times, budget, pairs, 1 - confidence)
+
+
+def ranks_of(
+    times: Mapping[str, ArrayLike],
+    budget: float,
+    pairs: Iterable[Comparison],
+    level: float,
+) -> dict[str, RankInterval]:
+    """As `rank_intervals`, of the comparisons of all pairs at a level."""
+    shown = [pair for pair in pairs if pair.p_value <= level]
     means = {
         name: inference.geometric_mean(each, budget) for name, each in times.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -139,9 +139,12 @@ def judge(
     times = summary.times(scoring, found)
     budget, every = float(settings.budget), settings.eval_every
     paired = len(times) > 1 and _paired(times)
-    how: Any = {"every": every, "counted": settings.stop_at is not None}
-    pairs = comparisons.pairwise(times, budget, **how) if paired else []
-    ranks = comparisons.rank_intervals(times, budget, **how) if paired else {}
+    pairs: list[comparisons.Comparison] = []
+    ranks: dict[str, comparisons.RankInterval] = {}
+    if paired:
+        counted = settings.stop_at is not None
+        pairs = comparisons.pairwise(times, budget, every=every, counted=counted)
+        ranks = comparisons.ranks_of(times, budget, pairs, LEVEL)
     if len(times) == 1:
         ranks = {scheme: comparisons.RankInterval(1, 1, 1) for scheme in times}
     verdict = Verdict(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxinit.compare.store import provenance
 from jaxinit.compare.store.settings import Settings
-from jaxinit.compare.task.check import program_of
+from jaxinit.compare.task.check import form, program_of
 from jaxinit.compare.task.programs import Fingerprint, fingerprint
 from jaxinit.compare.task.task import Task
 from jaxinit.compare.task.values import Digests
@@ -153,15 +153,9 @@ def _optimizer(how: Optimizer | Own, steps: int, params: Any) -> Fingerprint:
             f"this task ({type(error).__name__}: {said})."
         ) from error
     for what, old, new in (("updates", params, updates), ("a state", state, after)):
-        if _form(old) != _form(new):
+        if form(old) != form(new):
             raise ValueError(
                 f"compare: the optimizer {text_of(how)} gives {what} of another form "
                 "than it takes; its update must keep structure, shapes and dtypes."
             )
     return fingerprint(begun, step)
-
-
-def _form(tree: Any) -> Any:
-    """Structure, shapes and dtypes."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -21,9 +21,10 @@ from jaxinit.compare.stats.verdict import LEVEL
 from jaxinit.compare.sweep.compare import compare
 from jaxinit.compare.task.builtin import parse_task
 from jaxinit.compare.task.task import Task
-from jaxinit.compare.train.health import health
-from jaxinit.compare.train.initial import Draws
+from jaxinit.compare.train.initial import Draws, InitialParams
+from jaxinit.compare.train.signal import reports
 from jaxinit.compare.train.trainer import Config
+from jaxinit.diagnosis import Report
 from jaxinit.tree._structure import Structure
 
 TUNING, ROUND, LOOKS = 2, 6, 5
@@ -162,17 +163,21 @@ def _judged(task: Task, result: Result, looks: int, left_out: dict[str, str]) ->
 def _suited(task: Task) -> tuple[dict[str, Any], dict[str, str]]:
     """The present initialization and what suits the model; what does not, and why."""
     structure = Structure(Draws(task, Config(), {}).layers)
+    tried = [parse(text) for text, suits in CANDIDATES.items() if suits(structure)]
+    starts, left_out = {}, {}
+    for name, scheme in zip(map(repr, tried), tried, strict=True):
+        try:
+            starts[name] = InitialParams(task, Config(), {name: scheme}, 1).one(name, 0)
+        except ValueError as error:
+            said = str(error).partition("\n")[0].rstrip(".")
+            left_out[name] = f"which does not fit: {said}"
+    known = reports(task, starts)
+    for name in starts:
+        reason = _unfit(known.get(name))
+        if reason is not None:
+            left_out[name] = reason
     found: dict[str, Any] = {PRESENT: present_initialization}
-    left_out = {}
-    for text, suits in CANDIDATES.items():
-        if not suits(structure):
-            continue
-        scheme = parse(text)
-        reason = _unfit(task, scheme)
-        if reason is None:
-            found[repr(scheme)] = scheme
-        else:
-            left_out[repr(scheme)] = reason
+    found |= {repr(each): each for each in tried if repr(each) not in left_out}
     if len(found) < 2:
         raise ValueError(
             f"advise: no candidate fits the model of task {task.name}; compare schemes "
@@ -186,13 +191,10 @@ def present_initialization(key: Any, params: Any, apply: Any, batch: Any) -> Any
     return params
 
 
-def _unfit(task: Task, scheme: Any) -> str | None:
-    """Why a scheme cannot train this model; None if nothing speaks against it."""
-    try:
-        report = health(task, scheme).report
-    except ValueError as error:
-        said = str(error).partition("\n")[0].rstrip(".")
-        return f"which does not fit: {said}"
+def _unfit(report: Report | None) -> str | None:
+    """Why what starts so cannot train; None if nothing speaks against it."""
+    if report is None:
+        return "of whose signal at step 0 nothing is known"
     if not math.isfinite(float(report.loss)):
         return "with which the loss is not finite at step 0"
     gradients = [float(row.kernel_gradient) for row in report.rows]

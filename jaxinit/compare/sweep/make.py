@@ -8,7 +8,6 @@ import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
-import jax
 import pyarrow as pa
 
 from jaxinit.compare import cluster
@@ -226,10 +225,7 @@ def signal_of(
     """The signal at step 0 of some schemes."""
     if initial is None:
         initial = InitialParams(plan.task, plan.settings.config("sgd"), schemes, 1)
-    found = {}
-    for scheme in schemes:
-        params, states = initial.of([(scheme, 0)])
-        found[scheme] = jax.tree.map(lambda leaf: leaf[0], (params, states))
+    found = {scheme: initial.one(scheme, 0) for scheme in schemes}
     return signal.signals(plan.task, found)
 
 

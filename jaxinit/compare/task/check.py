@@ -124,7 +124,7 @@ def traced(
 
 def check_kept(by: str, state: Any, after: Any) -> None:
     """Raise unless a step keeps the form of its state."""
-    if _form(state) != _form(after):
+    if form(state) != form(after):
         raise ValueError(
             f"{by} returns a state of other structure, shapes or dtypes than it was "
             "given; a step must keep them."
@@ -196,10 +196,19 @@ def explained(what: str, **given: Any) -> Iterator[None]:
         ) from error
 
 
-def _form(tree: Any) -> tuple[Any, ...]:
+def form(tree: Any) -> tuple[Any, ...]:
     """The structure, shapes and dtypes of a tree."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def is_measured(dtype: Any, what: str) -> bool:
+    """Whether values may have this dtype; a "loss" must have a gradient."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return True
+    return what != "loss" and (
+        jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+    )
 
 
 def check_params(named: str, params: Any) -> None:
@@ -277,9 +286,7 @@ def _scored(what: str, aim: Aim, outputs: Any, labels: trees.Tree) -> Any:
             f"{named} of {count} examples has shape {scores.shape}; a value for "
             f"each example, of shape ({count}, ...), is needed."
         )
-    real = jnp.issubdtype(scores.dtype, jnp.floating)
-    whole = jnp.issubdtype(scores.dtype, jnp.integer) or scores.dtype == bool
-    if not real and (what == "loss" or not whole):
+    if not is_measured(scores.dtype, what):
         raise ValueError(
             f"{named} has values of dtype {scores.dtype}; real numbers are needed."
         )

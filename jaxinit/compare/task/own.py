@@ -19,6 +19,7 @@ from jaxinit.compare.task.check import (
     check_kept,
     check_params,
     explained,
+    is_measured,
     paths_of,
     program_of,
 )
@@ -220,9 +221,7 @@ def _check_real(by: str, name: str, value: Any) -> None:
         raise ValueError(
             f"{by} gives {name!r} as a {type(value).__name__}; one number is needed."
         )
-    floating = jnp.issubdtype(value.dtype, jnp.floating)
-    whole = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
-    if not floating and (name == "loss" or not whole):
+    if not is_measured(value.dtype, name):
         raise ValueError(
             f"{by} gives {name!r} of dtype {value.dtype}; real numbers are needed."
         )

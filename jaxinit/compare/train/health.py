@@ -43,9 +43,7 @@ def health(
         >>> [row.name for row in found.report.rows]
         ['Dense_0/kernel', 'Dense_1/kernel']
     """
-    starts = InitialParams(task, Config(), {"": scheme}, seed + 1)
-    params, state = starts.of([("", seed)])
-    params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
+    starts = InitialParams(task, Config(), {"": scheme}, seed + 1).one("", seed)
     key = jax.random.key(seed)
     options = {"learning_rate": learning_rate, "spectra": spectra}
-    return audit(task, (params, state), key=key, **options)
+    return audit(task, starts, key=key, **options)

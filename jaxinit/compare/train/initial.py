@@ -259,6 +259,11 @@ class InitialParams:
         states = jax.tree.map(lambda leaf: leaf[np.array(seeds)], self._states)
         return params, states
 
+    def one(self, scheme: str, seed: int) -> tuple[Any, Any]:
+        """Parameters and model state of one run."""
+        params, states = self.of([(scheme, seed)])
+        return jax.tree.map(lambda leaf: leaf[0], (params, states))
+
     def _compile(self, seeds: Mapping[str, int]) -> None:
         """Draw once with each scheme that is new, by its seed, side by side.
 

@@ -84,10 +84,20 @@ def signals(
         By scheme a row for each layer, in order of execution. What overflows is inf or
         NaN.
     """
-    if not initial:
+    found = reports(task, initial)
+    return {scheme: _rows(found[scheme]) if found else [] for scheme in initial}
+
+
+def reports(
+    task: Task, initial: Mapping[str, tuple[Params, State]]
+) -> dict[str, Report]:
+    """The reports of several initializations, by one program; args as of `signals`.
+
+    Returns:
+        By scheme its report; empty where nothing is known of the layers.
+    """
+    if not initial or task.seen is None:
         return {}
-    if task.seen is None:
-        return {scheme: [] for scheme in initial}
     key = jax.random.key(0)
     with jax.default_matmul_precision("highest"):
         try:
@@ -95,13 +105,12 @@ def signals(
         except ValueError as error:
             if NO_KERNEL not in str(error):
                 raise
-            return {scheme: [] for scheme in initial}
-    found: dict[str, list[LayerSignal]] = {}
-    for scheme, (params, state) in initial.items():
-        batch, _, key = ready.others
-        report = ready.report(params, (batch, state, key))
-        found[scheme] = _rows(report)
-    return found
+            return {}
+    batch, _, key = ready.others
+    return {
+        scheme: ready.report(params, (batch, state, key))
+        for scheme, (params, state) in initial.items()
+    }
 
 
 def explanation(rows: Sequence[LayerSignal]) -> str:
