@@ -68,8 +68,7 @@ def _rebuilt(out: pathlib.Path, settings: Settings) -> Settings:
             rows += run_file.read(file).runs.to_pylist()
     except (OSError, ValueError):
         rows.clear()  # whatever it is, it is left as it is
-    which = ("scheme", "optimizer", "learning_rate", "seed")
-    runs = [Run(*(row[name] for name in which)) for row in rows]
+    runs = [Run.of(row) for row in rows]
     names = [run_id(settings, *run) for run in runs]
     if not rows or names != [row["run_id"] for row in rows]:
         raise FileExistsError(

@@ -96,7 +96,7 @@ def limit_of(settings: Settings, rows: Sequence[dict[str, Any]]) -> Limit:
     found = Limit(settings)
     made_for = settings.target if settings.made_for is None else settings.made_for
     for row in rows:
-        run = Run(*(row[name] for name in Run._fields))
+        run = Run.of(row)
         metric = np.array(row["valid_metric"], float)
         sign = 1 if settings.direction == "max" else -1
         hits: list[bool] = np.greater_equal(sign * metric, sign * made_for).tolist()

@@ -110,7 +110,7 @@ def traced(
         grad = jax.grad(loss, has_aux=True)
         gradient, (_, after) = program_of(grad, params, state, x, y, key)
     check_kept(named, state, after)
-    paths = [paths_of(tree) for tree in (params, state)]
+    paths = [trees.paths_of(tree) for tree in (params, state)]
     fingerprint = Programs().fingerprint
     own_metric = () if aim.metric is aim.loss else (measured,)
     parts = {
@@ -166,11 +166,6 @@ def program_of(function: Callable[..., Any], *given: Any) -> tuple[Any, Any]:
     """
     traced = jax.jit(lambda *arguments: function(*arguments)).trace(*given)
     return traced.jaxpr, traced.out_info
-
-
-def paths_of(tree: Any) -> list[str]:
-    """The paths of a tree's leaves, by which schemes choose."""
-    return [jax.tree_util.keystr(at) for at, _ in jax.tree.leaves_with_path(tree)]
 
 
 @contextlib.contextmanager

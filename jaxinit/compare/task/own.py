@@ -20,7 +20,6 @@ from jaxinit.compare.task.check import (
     check_params,
     explained,
     is_measured,
-    paths_of,
     program_of,
 )
 from jaxinit.compare.task.objective import Aim
@@ -70,7 +69,7 @@ def traced_objective(
     check_kept(by, state, found[1][0])
     grad = jax.grad(whole(True), has_aux=True)
     gradient, _ = program_of(grad, params, state, batch, key)
-    paths = [paths_of(tree) for tree in (params, state)]
+    paths = [trees.paths_of(tree) for tree in (params, state)]
     fingerprint = Programs().fingerprint
     parts = {
         "model": fingerprint(start, outputs, about=paths),
@@ -136,7 +135,7 @@ def traced_training(
         trained = [measured]
     fingerprint = Programs().fingerprint
     parts = {
-        "model": fingerprint(*programs, about=paths_of(params)),
+        "model": fingerprint(*programs, about=trees.paths_of(params)),
         "loss": fingerprint(*trained),
         "metric": fingerprint(measured, about=(metric, direction)),
     }

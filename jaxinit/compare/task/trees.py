@@ -99,6 +99,11 @@ def check_alike(ours: str, one: Tree, theirs: str, other: Tree) -> None:
             )
 
 
+def paths_of(tree: Any) -> list[str]:
+    """The paths of a tree's leaves, by which schemes choose."""
+    return [jax.tree_util.keystr(at) for at, _ in jax.tree.leaves_with_path(tree)]
+
+
 def count(tree: Tree) -> int:
     """How many examples a tree of arrays holds."""
     return len(jax.tree.leaves(tree)[0])
@@ -130,7 +135,7 @@ def _with(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
 
 def _paths(tree: Tree) -> str:
     """What a tree is, in words: one array, or where its arrays are."""
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    paths = paths_of(tree)
     return "one array" if paths == [""] else f"arrays at {', '.join(paths)}"
 
 

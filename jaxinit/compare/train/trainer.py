@@ -40,6 +40,11 @@ class Run(NamedTuple):
     learning_rate: float
     seed: int
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Run:
+        """The run that a row of a table is of."""
+        return cls(*(row[name] for name in cls._fields))
+
 
 class Config(NamedTuple):
     """What all runs of a sweep share.
