@@ -10,8 +10,8 @@ Misses at the end are censored like those at the budget. Pairs of schemes that a
 seen at the target then count in Holm's number all the same: left out, as they are where
 runs have the whole budget, two leaders that are alike would be told apart in 6 to 10 %
 of sweeps. In simulated sweeps of six schemes like the default one
-(`benchmarks/inference.py`), of which two lead, false calls are 2 to 3 % at 1.5 to 3
-times, rates chosen as by default, and a factor of 1.27 is shown in 65 to 69 %, where
+(`benchmarks/inference.py`), of which two lead, false calls are 1.5 to 3.2 % at 1.5 to
+3 times, rates chosen as by default, and a factor of 1.27 is shown in 63 to 69 %, where
 77 to 82 % without an end.
 """
 
